@@ -1,0 +1,158 @@
+"""Entries as files: one safetensors file each, named by the sha256 of its bytes.
+
+Knows the file format and the folder; does not know who trained the entry or who serves it.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load, save
+
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.errors import DataLoss, NotFound
+
+FORMAT_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryManifest:
+    """What an entry is, beside its tensors."""
+
+    edit_id: str
+    fingerprint: str
+    """Base model that the keys are valid for."""
+    site: str
+    value_mode: ValueMode
+    span: int
+    """Answer positions that the value is written at (>= 1)."""
+    target_ids: tuple[int, ...]
+    """Token ids of the target, without the end token."""
+    normalised_prompt: str
+    """The prompt as the upsert rule compares it (``core.admission.normalise_prompt``)."""
+    trained_end: bool
+    """Whether the last position of the span predicts the end token."""
+    loss: float
+    """Mean cross-entropy in nats a token at the stored value."""
+    steps: int
+    """Optimiser steps taken."""
+    format_version: int = FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryArtifact:
+    """One entry: keys, values and manifest."""
+
+    keys: torch.Tensor
+    """[keys, d_in] float32, unit rows: pre-refinement queries in the codebook's routing space (section 2.3)."""
+    values: torch.Tensor
+    """[span or 1, d_out] float32, added to the site's output."""
+    manifest: EntryManifest
+
+
+def encode_entry(entry: EntryArtifact) -> bytes:
+    """Return the file content of `entry`; equal entries give equal bytes."""
+    manifest = json.dumps(asdict(entry.manifest), sort_keys=True)
+    tensors = {"keys": entry.keys.float().contiguous(), "values": entry.values.float().contiguous()}
+    data: bytes = save(tensors, metadata={"horen": manifest})
+    return data
+
+
+def decode_entry(data: bytes) -> EntryArtifact:
+    """Read what `encode_entry` wrote.
+
+    Raises
+    ------
+    DataLoss
+        ``artifact_unreadable``, when the bytes are not an entry of a known format version.
+    """
+    try:
+        header_bytes = int.from_bytes(data[:8], "little")
+        header: dict[str, Any] = json.loads(data[8 : 8 + header_bytes])
+        fields: dict[str, Any] = json.loads(header["__metadata__"]["horen"])
+        if fields["format_version"] != FORMAT_VERSION:
+            message = f"entry has format version {fields['format_version']}; this build reads {FORMAT_VERSION}."
+            raise DataLoss(message, code="artifact_unreadable")
+        tensors = load(data)
+        fields["value_mode"] = ValueMode(fields["value_mode"])
+        fields["target_ids"] = tuple(fields["target_ids"])
+        return EntryArtifact(keys=tensors["keys"], values=tensors["values"], manifest=EntryManifest(**fields))
+    except (KeyError, TypeError, ValueError) as exc:
+        message = "the file is not a horen entry."
+        raise DataLoss(message, code="artifact_unreadable") from exc
+
+
+class ArtifactFolder:
+    """A folder of immutable files named by content hash.
+
+    Parameters
+    ----------
+    root
+        The folder; made on first write.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def path(self, digest: str) -> Path:
+        """Return where the file with this sha256 (hex) stands, whether it exists or not."""
+        return self._root / digest[:2] / f"{digest}.safetensors"
+
+    def put(self, data: bytes) -> str:
+        """Store `data` durably (temp, fsync, rename) and return its sha256 in hex; storing twice is harmless."""
+        digest = hashlib.sha256(data).hexdigest()
+        target = self.path(digest)
+        if target.exists():
+            return digest
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".put-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+        return digest
+
+    def read(self, digest: str) -> bytes:
+        """Return the bytes with this sha256.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_artifact``, when there is no such file.
+        DataLoss
+            ``artifact_corrupt``, when its bytes have another hash.
+        """
+        return read_verified(self.path(digest), digest)
+
+
+def read_verified(path: Path, digest: str) -> bytes:
+    """Return the content of `path` if its sha256 is `digest`; raises as `ArtifactFolder.read`."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as exc:
+        message = f"artifact {digest} is not in the artifact folder."
+        raise NotFound(message, code="unknown_artifact") from exc
+    if hashlib.sha256(data).hexdigest() != digest:
+        message = f"artifact {digest} does not have the content it was stored with."
+        raise DataLoss(message, code="artifact_corrupt")
+    return data
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself must survive a power cut, not only the file's content.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,1 @@
+"""The method: routing space, query window, refinement, match, admission, paging. Torch and stdlib, no I/O."""

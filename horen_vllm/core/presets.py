@@ -1,0 +1,216 @@
+"""Presets: named sets of method parameters, and the paper's per-model table (Table 3, appendix D.4.3).
+
+Knows parameters only; who applies them is ``core.match`` in the server and ``editor`` in training.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, Final
+
+from horen_vllm.errors import InvalidArgument
+
+
+class ValueMode(StrEnum):
+    """Which answer positions a value is written at (architecture.md, rule *Inject*)."""
+
+    SEQUENCE = "sequence"
+    """One vector for each answer position of the span."""
+    ANSWER = "answer"
+    """One vector, at every answer position of the span (the paper's section 2.4)."""
+    LAST = "last"
+    """One vector, at the prompt's last token only (the paper's released code)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodParameters:
+    """Everything that decides how a codebook routes, trains and injects."""
+
+    preset: str
+    """Name of the preset that these parameters started from."""
+    window_ratio: float = 0.6
+    """Share of the query span, counted from its end, that is averaged (section 2.2)."""
+    threshold: float
+    """c: an entry matches when its score is greater than this cosine (section 2.2)."""
+    beta: float = 20.0
+    """Inverse temperature of the Hopfield softmax (eq. 2)."""
+    gamma: float = 0.0
+    """Damping: the step's share of the refined query (eq. 3)."""
+    steps: int = 0
+    """M: number of refinement steps; 0 is plain cosine."""
+    epsilon: float = 1e-5
+    """A row stops refining when its attractor is nearer than this (Alg. 1)."""
+    value_mode: ValueMode = ValueMode.SEQUENCE
+    """Where the value is written."""
+    learning_rate: float = 0.3
+    """Adam step size, times the site output's rms when `scale_learning_rate`."""
+    scale_learning_rate: bool = True
+    """Whether `learning_rate` is relative to the rms of the site's output."""
+    max_steps: int = 60
+    """Most optimiser steps for one edit."""
+    stop_loss: float | None = 0.05
+    """Training may stop when the mean cross-entropy (nats a token) is below this; None: never."""
+    patience: int | None = None
+    """Training stops after this many steps without a lower loss; None: never."""
+    stop_when_greedy: bool = True
+    """Whether stopping at `stop_loss` also needs the arg-max to be right at every position."""
+    train_end: bool = True
+    """Whether the position that predicts the end of the answer is trained and written too."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        checks = {
+            "window_ratio": 0.0 < self.window_ratio <= 1.0,
+            "threshold": -1.0 <= self.threshold <= 1.0,
+            "beta": self.beta > 0.0,
+            "gamma": 0.0 <= self.gamma < 1.0,
+            "steps": 0 <= self.steps <= 64,
+            "epsilon": self.epsilon >= 0.0,
+            "learning_rate": self.learning_rate > 0.0,
+            "max_steps": self.max_steps >= 1,
+        }
+        for name, holds in checks.items():
+            if not holds:
+                message = f"{name} = {getattr(self, name)} is outside its range."
+                raise InvalidArgument(message, code="invalid_parameter")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, for storage and for the wire."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "MethodParameters":
+        """Read what `to_dict` wrote.
+
+        Raises
+        ------
+        InvalidArgument
+            ``invalid_parameter``, for an unknown field or a value out of range.
+        """
+        unknown = set(data) - {field.name for field in fields(cls)}
+        if unknown:
+            message = f"unknown method parameter {min(unknown)!r}."
+            raise InvalidArgument(message, code="invalid_parameter")
+        return cls(**{**data, "value_mode": ValueMode(data["value_mode"])})
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """What the paper and the released code publish for one model."""
+
+    site: str
+    window_ratio: float
+    paper_threshold: float
+    reference_threshold: float
+
+
+def _down_proj(layer: int) -> str:
+    return f"model.layers.{layer}.mlp.down_proj"
+
+
+KNOWN_MODELS: Final = {
+    "meta-llama-3-8b-instruct": KnownModel(_down_proj(29), 0.5, 0.80, 0.85),
+    "llama-3.1-8b-instruct": KnownModel(_down_proj(29), 0.6, 0.85, 0.85),
+    "deepseek-r1-distill-llama-8b": KnownModel(_down_proj(29), 0.6, 0.85, 0.80),
+    "qwen2.5-7b-instruct": KnownModel(_down_proj(24), 0.6, 0.55, 0.55),
+    "qwen-sea-lion-v4-32b-it": KnownModel(_down_proj(56), 0.6, 0.55, 0.55),
+    "deepseek-r1-distill-qwen-1.5b": KnownModel(_down_proj(27), 0.6, 0.60, 0.80),
+    "gpt-oss-20b": KnownModel("model.layers.20.self_attn.o_proj", 0.6, 0.80, 0.85),
+}
+"""By the last path component of the model's name, lower case."""
+
+PRESETS: Final = ("horen-paper", "horen-reference", "cosine")
+"""Presets that this version implements."""
+
+
+def known_model(model: str) -> KnownModel | None:
+    """Return the published settings of `model` (a hub name or a folder), or None when there are none."""
+    name = model.rstrip("/").rsplit("/", 1)[-1].lower()
+    return KNOWN_MODELS.get(name) or KNOWN_MODELS.get(f"meta-{name}")
+
+
+def default_site(model: str, num_layers: int) -> str:
+    """Return the edit site's module name: the paper's for its models, else ``num_layers - 3`` (appendix D.4.3)."""
+    known = known_model(model)
+    return known.site if known else _down_proj(max(num_layers - 3, 0))
+
+
+def preset_parameters(preset: str, model: str, threshold: float | None = None) -> MethodParameters:
+    """Return the parameters of `preset` for `model`.
+
+    Parameters
+    ----------
+    preset
+        One of `PRESETS`.
+    model
+        Hub name or folder; decides the published threshold and window ratio.
+    threshold
+        Cosine c that replaces the published one; needed when none is published.
+
+    Raises
+    ------
+    InvalidArgument
+        ``unknown_preset``; ``threshold_required`` when neither the caller nor the paper gives a threshold.
+    """
+    if preset not in PRESETS:
+        message = f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}."
+        raise InvalidArgument(message, code="unknown_preset")
+    known = known_model(model)
+    if threshold is None:
+        threshold = _published_threshold(preset, known)
+    if threshold is None:
+        message = f"preset {preset!r} has no published threshold for {model!r}: give one (a cosine, e.g. 0.85)."
+        raise InvalidArgument(message, code="threshold_required")
+    ratio = known.window_ratio if known else 0.6
+    return _PRESET_BUILDERS[preset](ratio, threshold)
+
+
+def _published_threshold(preset: str, known: KnownModel | None) -> float | None:
+    if known is None or preset == "cosine":
+        return None
+    return known.reference_threshold if preset == "horen-reference" else known.paper_threshold
+
+
+def _horen_paper(ratio: float, threshold: float) -> MethodParameters:
+    return MethodParameters(
+        preset="horen-paper",
+        window_ratio=ratio,
+        threshold=threshold,
+        gamma=0.01,
+        steps=1,
+        value_mode=ValueMode.ANSWER,
+        learning_rate=0.1,
+        scale_learning_rate=False,
+        max_steps=50,
+        stop_loss=1e-2,
+        patience=3,
+        stop_when_greedy=False,
+        train_end=False,
+    )
+
+
+def _horen_reference(ratio: float, threshold: float) -> MethodParameters:
+    return MethodParameters(
+        preset="horen-reference",
+        window_ratio=ratio,
+        threshold=threshold,
+        gamma=0.1,
+        steps=1,
+        value_mode=ValueMode.LAST,
+        learning_rate=1.0,
+        scale_learning_rate=False,
+        max_steps=50,
+        stop_loss=None,
+        stop_when_greedy=False,
+        train_end=False,
+    )
+
+
+def _cosine(ratio: float, threshold: float) -> MethodParameters:
+    return MethodParameters(preset="cosine", window_ratio=ratio, threshold=threshold)
+
+
+_PRESET_BUILDERS: Final = {
+    "horen-paper": _horen_paper,
+    "horen-reference": _horen_reference,
+    "cosine": _cosine,
+}

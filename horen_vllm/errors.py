@@ -1,0 +1,79 @@
+"""Every error that a user of horen-vllm can meet, each with a stable code.
+
+::
+
+    HorenError
+    ├── InvalidArgument      the request itself is wrong
+    ├── NotFound             it names something that is not there
+    ├── AlreadyExists        it would make something twice
+    ├── FailedPrecondition   right request, wrong state or model
+    ├── Unavailable          try again later
+    ├── DataLoss             stored bytes are not what was written
+    └── Internal             our fault
+
+The class decides the transport status (one table in each of ``control/status.py``, ``serving/problem.py`` and
+``cli/exits.py``); the ``code`` slug names the exact case and never changes once released.
+"""
+
+from typing import ClassVar
+
+
+class HorenError(Exception):
+    """Base of every error that horen-vllm raises on purpose.
+
+    Parameters
+    ----------
+    message
+        One sentence for the person who must act on it.
+    code
+        Stable slug of the exact case; the class's own when not given.
+    """
+
+    default_code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+
+
+class InvalidArgument(HorenError):
+    """The request is malformed or breaks a limit, whatever the state of the system."""
+
+    default_code = "invalid_argument"
+
+
+class NotFound(HorenError):
+    """The request names a codebook, edit, revision or model that does not exist for this tenant."""
+
+    default_code = "not_found"
+
+
+class AlreadyExists(HorenError):
+    """The request would create something that exists with other content."""
+
+    default_code = "already_exists"
+
+
+class FailedPrecondition(HorenError):
+    """The request is valid, but the model, the codebook or the environment does not allow it."""
+
+    default_code = "failed_precondition"
+
+
+class Unavailable(HorenError):
+    """A part that is needed does not answer; the same request may succeed later."""
+
+    default_code = "unavailable"
+
+
+class DataLoss(HorenError):
+    """Stored bytes differ from what was written; nothing was served from them."""
+
+    default_code = "data_loss"
+
+
+class Internal(HorenError):
+    """A defect of horen-vllm itself; the log carries the details under the same id."""
+
+    default_code = "internal"

@@ -1,0 +1,104 @@
+"""Rules in the engine core: what tagged requests may read from and leave in the prefix cache, and the way back
+of their decisions.
+
+Why: a KV block at position P - 1 or later may carry an edit, and a routed request must compute its whole query
+window itself. How: two functions of the KV cache and two of the scheduler are wrapped. The block hash chain makes
+every block after the first tainted one private too. Remove when: vLLM lets a request bound its cache hit and salt
+its blocks by position.
+"""
+
+import functools
+import secrets
+from typing import Any, Final
+
+from horen_vllm.plugin.compat import check_parameters
+from horen_vllm.plugin.runner_v1 import DECISIONS_ATTRIBUTE
+from horen_vllm.plugin.tag import tag_of
+
+RESULT_KEY: Final = "horen"
+"""Entry of a finished request's ``kv_transfer_params`` that holds its decision."""
+_NONCE: Final = "_horen_nonce"
+_HELD: Final = "_horen_decisions"
+
+
+def install() -> None:
+    """Wrap the engine core's functions in this process."""
+    from vllm.v1.core import block_pool, kv_cache_manager, kv_cache_utils  # noqa: PLC0415
+    from vllm.v1.core.sched.scheduler import Scheduler  # noqa: PLC0415
+
+    check_parameters(
+        kv_cache_utils.generate_block_hash_extra_keys,
+        ("request", "start_token_idx", "end_token_idx", "start_mm_idx"),
+    )
+    check_parameters(kv_cache_manager.KVCacheManager.get_computed_blocks, ("self", "request"))
+    tainted = _taint(kv_cache_utils.generate_block_hash_extra_keys)
+    kv_cache_utils.generate_block_hash_extra_keys = tainted
+    block_pool.generate_block_hash_extra_keys = tainted
+    _cap_hits(kv_cache_manager.KVCacheManager)
+    _carry_decisions(Scheduler)
+
+
+def _taint(original: Any) -> Any:
+    @functools.wraps(original)
+    def extra_keys(request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int) -> Any:
+        keys, next_mm_idx = original(request, start_token_idx, end_token_idx, start_mm_idx)
+        if end_token_idx >= request.num_prompt_tokens and tag_of(request.sampling_params) is not None:
+            keys = (*(keys or ()), ("horen", _nonce(request)))
+        return keys, next_mm_idx
+
+    return extra_keys
+
+
+def _nonce(request: Any) -> str:
+    nonce: str | None = getattr(request, _NONCE, None)
+    if nonce is None:
+        nonce = secrets.token_hex(16)
+        setattr(request, _NONCE, nonce)
+    return nonce
+
+
+def _cap_hits(manager_class: Any) -> None:
+    original = manager_class.get_computed_blocks
+
+    @functools.wraps(original)
+    def get_computed_blocks(self: Any, request: Any) -> Any:
+        tag = tag_of(request.sampling_params)
+        if tag is None:
+            return original(self, request)
+        cap = tag.window_start(request.num_prompt_tokens)
+        coordinator = self.coordinator
+        find = coordinator.find_longest_cache_hit
+
+        # A smaller maximum, not a truncated result: sliding-window groups need the blocks before the cut.
+        def find_capped(block_hashes: Any, max_cache_hit_length: int) -> Any:
+            return find(block_hashes, min(max_cache_hit_length, cap))
+
+        coordinator.find_longest_cache_hit = find_capped
+        try:
+            return original(self, request)
+        finally:
+            del coordinator.find_longest_cache_hit
+
+    manager_class.get_computed_blocks = get_computed_blocks
+
+
+def _carry_decisions(scheduler_class: Any) -> None:
+    update, free = scheduler_class.update_from_output, scheduler_class._free_request
+
+    @functools.wraps(update)
+    def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        fresh = getattr(model_runner_output, DECISIONS_ATTRIBUTE, None)
+        if fresh:
+            self.__dict__.setdefault(_HELD, {}).update(fresh)
+        return update(self, scheduler_output, model_runner_output)
+
+    @functools.wraps(free)
+    def free_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        kv_transfer_params, other = free(self, request, *args, **kwargs)
+        decision = self.__dict__.get(_HELD, {}).pop(request.request_id, None)
+        if decision is not None:
+            kv_transfer_params = {**(kv_transfer_params or {}), RESULT_KEY: decision}
+        return kv_transfer_params, other
+
+    scheduler_class.update_from_output = update_from_output
+    scheduler_class._free_request = free_request

@@ -1,0 +1,203 @@
+"""Codebooks on the device: entries in paged, preallocated buffers, revisions as lists of entries, pins.
+
+An entry's rows are written once and shared by every revision that contains it; they are freed when the last
+revision that has it is gone, and a revision stays while a request that was admitted under it is alive.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from horen_vllm.artifact import EntryArtifact
+from horen_vllm.core.match import NO_ENTRY, KeyTable
+from horen_vllm.core.paging import RowAllocator
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.core.values import value_stride
+from horen_vllm.errors import FailedPrecondition
+
+
+@dataclass(slots=True)
+class ResidentEntry:
+    """An entry whose keys and values stand in the buffers."""
+
+    edit_id: str
+    sequence: int
+    key_row: int
+    num_keys: int
+    value_row: int
+    span: int
+    stride: int
+    references: int = 0
+
+
+@dataclass(slots=True)
+class RevisionView:
+    """One revision as the router reads it.
+
+    `key_rows` [N] and `owners` [N] list the keys; `sequences`, `value_rows`, `spans` and `strides` [E + 1] are
+    indexed by entry, and their last element stands for `NO_ENTRY` (index -1).
+    """
+
+    codebook: str
+    revision: int
+    parameters: MethodParameters
+    entries: Mapping[str, ResidentEntry]
+    edit_ids: Sequence[str]
+    key_rows: torch.Tensor
+    owners: torch.Tensor
+    sequences: torch.Tensor
+    value_rows: torch.Tensor
+    spans: torch.Tensor
+    strides: torch.Tensor
+    pins: int = field(default=0)
+
+
+class PagedCodebooks:
+    """All codebooks of one rank.
+
+    Parameters
+    ----------
+    d_in, d_out
+        Widths of the site's input (on this rank) and output.
+    num_keys, num_values
+        Rows of the key buffer (float32) and of the value buffer (`dtype`).
+    """
+
+    def __init__(
+        self, *, d_in: int, d_out: int, num_keys: int, num_values: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.keys = torch.zeros(num_keys, d_in, dtype=torch.float32, device=device)
+        self.values = torch.zeros(num_values, d_out, dtype=dtype, device=device)
+        self._key_rows = RowAllocator(num_keys)
+        self._value_rows = RowAllocator(num_values)
+        self._current: dict[str, RevisionView] = {}
+
+    def current(self, codebook: str) -> RevisionView | None:
+        """Return the applied revision of a codebook; None when the codebook is not here."""
+        return self._current.get(codebook)
+
+    def applied(self) -> dict[str, int]:
+        """Return the applied revision number of every codebook."""
+        return {name: view.revision for name, view in self._current.items()}
+
+    def pin(self, codebook: str) -> RevisionView | None:
+        """Return the applied revision and keep it until `unpin`; None when the codebook is not here."""
+        view = self._current.get(codebook)
+        if view is not None:
+            view.pins += 1
+        return view
+
+    def unpin(self, view: RevisionView) -> None:
+        """Give one pin back; the last one frees a revision that is no longer current."""
+        view.pins -= 1
+        if view.pins == 0 and self._current.get(view.codebook) is not view:
+            self._release(view)
+
+    def apply(
+        self,
+        codebook: str,
+        *,
+        base_revision: int,
+        revision: int,
+        parameters: MethodParameters,
+        added: Sequence[tuple[int, EntryArtifact]],
+        removed: Sequence[str],
+    ) -> None:
+        """Move a codebook to `revision` in one go; on any error it stays where it was.
+
+        `added` pairs edit sequence numbers with entries; `base_revision` 0 replaces everything.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``revision_gap`` when the codebook is not at `base_revision`; ``capacity_exhausted`` when the buffers
+            are full; ``wrong_shape`` when an entry does not fit this model.
+        """
+        before = self._current.get(codebook)
+        if base_revision and (before is None or before.revision != base_revision):
+            at = before.revision if before else "nothing"
+            message = f"{codebook} is at {at}; the update starts from revision {base_revision}."
+            raise FailedPrecondition(message, code="revision_gap")
+        kept = {} if before is None or base_revision == 0 else dict(before.entries)
+        for edit_id in removed:
+            kept.pop(edit_id, None)
+        fresh = self._load(added)
+        entries = {**kept, **{entry.edit_id: entry for entry in fresh}}
+        view = self._view(codebook, revision, parameters, entries)
+        self._current[codebook] = view
+        if before is not None and before.pins == 0:
+            self._release(before)
+
+    def table(self, view: RevisionView) -> KeyTable:
+        """Return the revision's keys, gathered from their pages, as the matcher takes them."""
+        return KeyTable(self.keys[view.key_rows], view.owners, view.sequences[:NO_ENTRY])
+
+    def _load(self, added: Sequence[tuple[int, EntryArtifact]]) -> list[ResidentEntry]:
+        fresh: list[ResidentEntry] = []
+        try:
+            fresh.extend(self._place(sequence, artifact) for sequence, artifact in added)
+        except BaseException:
+            for entry in fresh:
+                self._free(entry)
+            raise
+        return fresh
+
+    def _place(self, sequence: int, artifact: EntryArtifact) -> ResidentEntry:
+        keys, values = artifact.keys, artifact.values
+        if keys.shape[1:] != self.keys.shape[1:] or values.shape[1:] != self.values.shape[1:]:
+            message = f"entry {artifact.manifest.edit_id} has widths {keys.shape[1]} and {values.shape[1]}."
+            raise FailedPrecondition(message, code="wrong_shape")
+        key_row = self._key_rows.allocate(keys.shape[0])
+        try:
+            value_row = self._value_rows.allocate(values.shape[0])
+        except FailedPrecondition:
+            self._key_rows.free(key_row)
+            raise
+        self.keys[key_row : key_row + keys.shape[0]].copy_(keys)
+        self.values[value_row : value_row + values.shape[0]].copy_(values)
+        manifest = artifact.manifest
+        return ResidentEntry(
+            edit_id=manifest.edit_id,
+            sequence=sequence,
+            key_row=key_row,
+            num_keys=keys.shape[0],
+            value_row=value_row,
+            span=manifest.span,
+            stride=value_stride(manifest.value_mode),
+        )
+
+    def _view(
+        self, codebook: str, revision: int, parameters: MethodParameters, entries: dict[str, ResidentEntry]
+    ) -> RevisionView:
+        ordered = sorted(entries.values(), key=lambda entry: entry.sequence)
+        for entry in ordered:
+            entry.references += 1
+        key_rows = [entry.key_row + key for entry in ordered for key in range(entry.num_keys)]
+        owners = [index for index, entry in enumerate(ordered) for _ in range(entry.num_keys)]
+        return RevisionView(
+            codebook=codebook,
+            revision=revision,
+            parameters=parameters,
+            entries=entries,
+            edit_ids=[entry.edit_id for entry in ordered],
+            key_rows=self._column(key_rows),
+            owners=self._column(owners),
+            sequences=self._column([*(entry.sequence for entry in ordered), NO_ENTRY]),
+            value_rows=self._column([*(entry.value_row for entry in ordered), NO_ENTRY]),
+            spans=self._column([*(entry.span for entry in ordered), 0]),
+            strides=self._column([*(entry.stride for entry in ordered), 0]),
+        )
+
+    def _column(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self.keys.device)
+
+    def _release(self, view: RevisionView) -> None:
+        for entry in view.entries.values():
+            entry.references -= 1
+            if entry.references == 0:
+                self._free(entry)
+
+    def _free(self, entry: ResidentEntry) -> None:
+        self._key_rows.free(entry.key_row)
+        self._value_rows.free(entry.value_row)

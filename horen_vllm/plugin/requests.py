@@ -1,0 +1,83 @@
+"""What a rank remembers of each tagged request, from its first scheduled token until it finishes or aborts."""
+
+from dataclasses import dataclass
+
+from horen_vllm.plugin.codebooks import PagedCodebooks, RevisionView
+from horen_vllm.plugin.tag import RequestTag
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDecision:
+    """A request's decision on the host; `value_row` is -1 when nothing matched."""
+
+    value_row: int
+    span: int
+    stride: int
+    edit_id: str | None
+    score: float
+    runner_up: str | None
+    runner_up_score: float
+
+
+@dataclass(slots=True)
+class TrackedRequest:
+    """A live tagged request.
+
+    Its revision is pinned at admission, the first step that schedules one of its tokens. The decision, once
+    made, survives preemption; the slot (its row in the device tables) does not.
+    """
+
+    request_id: str
+    tag: RequestTag
+    prompt_length: int
+    view: RevisionView
+    slot: int | None = None
+    decision: HeldDecision | None = None
+
+
+class RequestTable:
+    """All live tagged requests of a rank and their slots.
+
+    Parameters
+    ----------
+    codebooks
+        Where revisions are pinned.
+    num_slots
+        Most requests that can run at once.
+    """
+
+    def __init__(self, codebooks: PagedCodebooks, num_slots: int) -> None:
+        self._codebooks = codebooks
+        self._free_slots = list(range(num_slots))
+        self._live: dict[str, TrackedRequest] = {}
+
+    def __len__(self) -> int:
+        """Count the live tagged requests."""
+        return len(self._live)
+
+    def admit(self, request_id: str, tag: RequestTag, prompt_length: int) -> TrackedRequest | None:
+        """Return the request, pinning the applied revision if this is its first step; None without a codebook."""
+        tracked = self._live.get(request_id)
+        if tracked is None:
+            view = self._codebooks.pin(tag.codebook)
+            if view is None:
+                return None
+            tracked = TrackedRequest(request_id, tag, prompt_length, view)
+            self._live[request_id] = tracked
+        if tracked.slot is None:
+            tracked.slot = self._free_slots.pop()
+        return tracked
+
+    def preempt(self, request_id: str) -> None:
+        """Take the slot of a request that will run again later; its pin and decision stay."""
+        tracked = self._live.get(request_id)
+        if tracked is not None and tracked.slot is not None:
+            self._free_slots.append(tracked.slot)
+            tracked.slot = None
+
+    def finish(self, request_id: str) -> None:
+        """Forget a request that finished or was aborted, and give its pin back."""
+        self.preempt(request_id)
+        tracked = self._live.pop(request_id, None)
+        if tracked is not None:
+            self._codebooks.unpin(tracked.view)

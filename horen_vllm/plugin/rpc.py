@@ -1,0 +1,63 @@
+"""Calls that reach every worker between two engine steps (``collective_rpc``): apply an update, report status.
+
+Requests and answers are JSON text: vLLM's transport carries plain types only.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from horen_vllm.artifact import decode_entry, read_verified
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.errors import FailedPrecondition, HorenError
+from horen_vllm.plugin.attach import SITE_ATTRIBUTE
+from horen_vllm.plugin.site import EditSite
+
+
+def install(worker_class: Any) -> None:
+    """Add the calls to vLLM's worker class."""
+    worker_class.horen_apply = _answering(apply)
+    worker_class.horen_status = _answering(status)
+
+
+def apply(site: EditSite, text: str) -> dict[str, Any]:
+    """Move one codebook to a revision.
+
+    `text` is a JSON object: ``codebook``, ``base_revision``, ``revision``, ``parameters``, ``added`` (objects with
+    ``edit_id``, ``sequence``, ``artifact``, ``path``) and ``removed`` (edit ids).
+    """
+    update: dict[str, Any] = json.loads(text)
+    added = [
+        (int(entry["sequence"]), decode_entry(read_verified(Path(entry["path"]), entry["artifact"])))
+        for entry in update["added"]
+    ]
+    site.codebooks.apply(
+        update["codebook"],
+        base_revision=update["base_revision"],
+        revision=update["revision"],
+        parameters=MethodParameters.from_dict(update["parameters"]),
+        added=added,
+        removed=update["removed"],
+    )
+    return {"codebook": update["codebook"], "revision": update["revision"]}
+
+
+def status(site: EditSite, _text: str) -> dict[str, Any]:
+    """Return the applied revision of every codebook and the number of live tagged requests."""
+    return {"applied": site.codebooks.applied(), "live_requests": len(site.requests)}
+
+
+def _answering(call: Callable[[EditSite, str], dict[str, Any]]) -> Callable[[Any, str], str]:
+    def answer(worker: Any, text: str = "{}") -> str:
+        # An exception here would take the engine down with it; a refused update must not.
+        try:
+            site = getattr(worker, SITE_ATTRIBUTE, None)
+            if site is None:
+                message = "this engine has no edit site: start it with additional_config.horen."
+                raise FailedPrecondition(message, code="no_edit_site")
+            return json.dumps(call(site, text))
+        except HorenError as exc:
+            return json.dumps({"error": {"code": exc.code, "message": exc.message}})
+
+    return answer

@@ -1,0 +1,49 @@
+"""``additional_config["horen"]``: the structure of the engine half, nothing that changes while it serves.
+
+vLLM hashes it into its compile cache, so revisions and paths never go in here.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from horen_vllm.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What the plugin must know before a model is traced."""
+
+    site: str
+    """Module name of the edit site, e.g. ``model.layers.29.mlp.down_proj``."""
+    key_budget_mib: int = 256
+    """Memory for keys on each rank, in MiB; preallocated."""
+    value_budget_mib: int = 64
+    """Memory for value vectors on each rank, in MiB; preallocated."""
+
+    @classmethod
+    def from_additional_config(cls, config: Any) -> "EngineSettings | None":
+        """Return the settings, or None when the configuration does not mention horen.
+
+        Raises
+        ------
+        InvalidArgument
+            ``invalid_engine_settings``, naming the field that is unknown, missing or out of range.
+        """
+        section = config.get("horen") if isinstance(config, dict) else None
+        if section is None:
+            return None
+        known = {field.name for field in fields(cls)}
+        unknown = set(section) - known - {"build"}
+        if unknown:
+            message = f"additional_config.horen has an unknown field {min(unknown)!r}; known: {sorted(known)}."
+            raise InvalidArgument(message, code="invalid_engine_settings")
+        if not isinstance(section.get("site"), str):
+            message = "additional_config.horen needs 'site', the module name of the linear layer to wrap."
+            raise InvalidArgument(message, code="invalid_engine_settings")
+        settings = cls(**{name: value for name, value in section.items() if name in known})
+        for name in ("key_budget_mib", "value_budget_mib"):
+            value = getattr(settings, name)
+            if not isinstance(value, int) or value < 1:
+                message = f"additional_config.horen.{name} = {value!r}: give a whole number of MiB, at least 1."
+                raise InvalidArgument(message, code="invalid_engine_settings")
+        return settings

@@ -1,0 +1,37 @@
+"""The tag that marks a request as a codebook's: two entries of ``SamplingParams.extra_args``.
+
+Only the API server's middleware writes them; what a client sends under these names is refused there.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from horen_vllm.core.query import query_window
+
+CODEBOOK_KEY: Final = "horen_codebook"
+RATIO_KEY: Final = "horen_window_ratio"
+RESERVED_PREFIX: Final = "horen_"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTag:
+    """Which codebook a request is routed through, and the query window it will need."""
+
+    codebook: str
+    window_ratio: float
+
+    def window_start(self, prompt_length: int) -> int:
+        """Return the first prompt position whose site input counts (section 2.2)."""
+        return query_window(prompt_length, self.window_ratio)[0]
+
+    def to_extra_args(self) -> dict[str, str | float]:
+        """Return the entries that carry the tag through vLLM."""
+        return {CODEBOOK_KEY: self.codebook, RATIO_KEY: self.window_ratio}
+
+
+def tag_of(sampling_params: Any) -> RequestTag | None:
+    """Read a request's tag; None for a request of the clean model."""
+    extra = getattr(sampling_params, "extra_args", None)
+    if not extra or CODEBOOK_KEY not in extra:
+        return None
+    return RequestTag(str(extra[CODEBOOK_KEY]), float(extra[RATIO_KEY]))

@@ -1,0 +1,1 @@
+"""The SQL registry: codebooks, edits, revisions and replicas; ports for everyone else."""

@@ -1,0 +1,162 @@
+"""Records that the registry hands out: frozen, transport-free, the same for every store."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.ids import CodebookName, EditId
+
+
+class EditState(StrEnum):
+    """How far an edit has come (architecture.md, *Acknowledgements*); SERVING is the control plane's to derive."""
+
+    COMMITTED = "committed"
+    TRAINING = "training"
+    TRAINED = "trained"
+    PUBLISHED = "published"
+    FAILED = "failed"
+
+
+class RevisionKind(StrEnum):
+    """What made a revision."""
+
+    CREATE = "create"
+    PUBLISH = "publish"
+    RETIRE = "retire"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditSpec:
+    """What a user submits."""
+
+    prompt: str
+    target: str
+    subject: str | None = None
+    aliases: tuple[str, ...] = ()
+    paraphrases: tuple[str, ...] = ()
+    must_not_fire: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookRecord:
+    """A codebook as it is now."""
+
+    name: CodebookName
+    model: str
+    """Name under which the base model is served."""
+    fingerprint: str
+    """Fingerprint of the base model that the keys are valid for."""
+    site: str
+    """Module name of the edit site."""
+    parameters: MethodParameters
+    revision: int
+    """Current revision; 1 is the empty codebook."""
+    entry_count: int
+    """Entries in the current revision."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditRecord:
+    """An edit and its whole story."""
+
+    edit_id: EditId
+    codebook: CodebookName
+    sequence: int
+    """Grows with every edit of the codebook; of equal scores the higher one wins."""
+    spec: EditSpec
+    state: EditState
+    reason_code: str | None
+    """Why it failed: a stable slug."""
+    reason: str | None
+    """Why it failed: one sentence with the numbers."""
+    attempt: int
+    """Times that a worker has claimed it."""
+    artifact: str | None
+    """Content hash (sha256, hex) of its entry; None before publication and when it was already there."""
+    same_as: EditId | None
+    """The edit that already said the same (same prompt, same target); then there is no entry of its own."""
+    alias_of: EditId | None
+    """The edit whose value this entry reuses (overlapping basin, same target)."""
+    supersedes: tuple[EditId, ...]
+    """Edits with the same normalised prompt whose entries this one replaced."""
+    overlaps: tuple[EditId, ...]
+    """Edits with another target into whose basin the prompt falls."""
+    published_revision: int | None
+    """Revision that first contained it."""
+    active: bool
+    """Whether its entry is part of the current revision."""
+    created_at: datetime
+    updated_at: datetime
+    published_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRef:
+    """An entry of one revision, by the edit that made it and the content hash of its artifact."""
+
+    edit_id: EditId
+    sequence: int
+    artifact: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionRecord:
+    """One immutable state of a codebook."""
+
+    codebook: CodebookName
+    number: int
+    kind: RevisionKind
+    edit_id: EditId | None
+    """The edit that was published or retired; None for the others."""
+    restored: int | None
+    """The revision that a rollback restored."""
+    entry_count: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What changed in a codebook between two revisions; ``base == 0`` stands for nothing at all."""
+
+    codebook: CodebookRecord
+    base: int
+    revision: int
+    added: tuple[EntryRef, ...]
+    removed: tuple[EditId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A worker's right to finish one edit: valid until the lease ends, void once a newer attempt exists."""
+
+    edit: EditRecord
+    worker: str
+    attempt: int
+    """Fencing token: every write of the claim is refused when the edit's attempt has moved on."""
+    lease_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """What a worker wants the next revision to contain for its claim."""
+
+    artifact: str
+    base_revision: int
+    """Revision the entry was verified against; publishing fails if the codebook has moved on."""
+    supersedes: tuple[EditId, ...] = ()
+    alias_of: EditId | None = None
+    overlaps: tuple[EditId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaRecord:
+    """A server with an unexpired lease and what it has applied."""
+
+    replica_id: str
+    model: str
+    fingerprint: str
+    applied: dict[CodebookName, int]
+    lease_expires_at: datetime

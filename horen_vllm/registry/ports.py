@@ -1,0 +1,130 @@
+"""Ports: what the control plane and the editor worker need of a registry, whatever stores it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.ids import CodebookName, EditId, TenantId
+from horen_vllm.registry.models import (
+    Claim,
+    CodebookRecord,
+    Delta,
+    EditRecord,
+    EditSpec,
+    EntryRef,
+    Publication,
+    ReplicaRecord,
+    RevisionRecord,
+)
+
+
+class CodebookStore(Protocol):
+    """Codebooks and their revisions. Every method raises NotFound ``unknown_codebook`` for a name it lacks."""
+
+    def create_codebook(
+        self, name: CodebookName, *, model: str, fingerprint: str, site: str, parameters: MethodParameters
+    ) -> CodebookRecord:
+        """Create an empty codebook at revision 1; AlreadyExists ``codebook_exists`` if the name is taken."""
+        ...
+
+    def get_codebook(self, name: CodebookName) -> CodebookRecord:
+        """Return the codebook as it is now."""
+        ...
+
+    def list_codebooks(self, tenant: TenantId | None = None) -> Sequence[CodebookRecord]:
+        """Return all codebooks (of `tenant`, when given) by name."""
+        ...
+
+    def list_revisions(self, name: CodebookName, *, after: int = 0, limit: int = 1000) -> Sequence[RevisionRecord]:
+        """Return revisions with a number greater than `after`, oldest first."""
+        ...
+
+    def entries(self, name: CodebookName, revision: int | None = None) -> Sequence[EntryRef]:
+        """Return the entries of `revision` (default: current) by sequence; NotFound ``unknown_revision``."""
+        ...
+
+    def delta(self, name: CodebookName, since: int) -> Delta:
+        """Return what changed after revision `since` (0: everything); NotFound ``unknown_revision``."""
+        ...
+
+    def rollback(self, name: CodebookName, to: int) -> RevisionRecord:
+        """Make a new revision with exactly the entries of revision `to`; NotFound ``unknown_revision``."""
+        ...
+
+
+class EditQueue(Protocol):
+    """Edits and the work on them."""
+
+    def submit(self, name: CodebookName, spec: EditSpec, *, request_id: str | None = None) -> EditRecord:
+        """Store an edit durably as COMMITTED.
+
+        The same `request_id` with the same `spec` returns the first record; with another one it raises
+        AlreadyExists ``request_id_reused``.
+        """
+        ...
+
+    def get_edit(self, edit_id: EditId) -> EditRecord:
+        """Return an edit; NotFound ``unknown_edit``."""
+        ...
+
+    def list_edits(self, name: CodebookName, *, after_sequence: int = 0, limit: int = 1000) -> Sequence[EditRecord]:
+        """Return the codebook's edits with a greater sequence, oldest first."""
+        ...
+
+    def claim(self, worker: str, *, lease_s: float, fingerprint: str) -> Claim | None:
+        """Take the oldest edit of a codebook with this base-model `fingerprint` that is COMMITTED, or whose
+        lease has expired; None when there is none. The edit becomes TRAINING and its attempt grows by one.
+        Edits of one codebook are handed out in order, one at a time."""
+        ...
+
+    def extend(self, claim: Claim, *, lease_s: float) -> Claim:
+        """Move the lease's end; FailedPrecondition ``claim_lost`` when a newer attempt exists."""
+        ...
+
+    def publish(self, claim: Claim, publication: Publication) -> EditRecord:
+        """Make the next revision with the new entry and without the superseded ones, in one transaction.
+
+        Raises FailedPrecondition ``claim_lost``, or ``revision_moved`` when the codebook is no longer at
+        `publication.base_revision`.
+        """
+        ...
+
+    def finish_same(self, claim: Claim, same_as: EditId) -> EditRecord:
+        """Close the edit as already there: PUBLISHED, no entry, ``same_as`` set, no new revision."""
+        ...
+
+    def fail(self, claim: Claim, code: str, reason: str) -> EditRecord:
+        """Close the edit as FAILED with its reason; FailedPrecondition ``claim_lost``."""
+        ...
+
+
+class ReplicaStore(Protocol):
+    """Serving replicas and what they have applied."""
+
+    def heartbeat(
+        self,
+        replica_id: str,
+        *,
+        model: str,
+        fingerprint: str,
+        applied: Mapping[CodebookName, int],
+        lease_s: float,
+    ) -> ReplicaRecord:
+        """Renew a replica's lease and record the revision of each codebook that it serves."""
+        ...
+
+    def live_replicas(self, fingerprint: str | None = None) -> Sequence[ReplicaRecord]:
+        """Return replicas with an unexpired lease (of one base model, when given)."""
+        ...
+
+
+class Registry(CodebookStore, EditQueue, ReplicaStore, Protocol):
+    """All of it, as one store implements it."""
+
+    def check_schema(self) -> None:
+        """Raise FailedPrecondition ``schema_out_of_date`` unless the database is at this version's migration."""
+        ...
+
+    def close(self) -> None:
+        """Release the connections."""
+        ...

@@ -1,0 +1,74 @@
+"""Query window, value positions and parameters at their edges."""
+
+import pytest
+import torch
+
+from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
+from horen_vllm.core.query import query_window
+from horen_vllm.core.routing import unit_queries_from_sums, unit_query
+from horen_vllm.core.values import value_index, value_rows, value_span
+from horen_vllm.errors import InvalidArgument
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ratio", "window"),
+    [(1, 0.6, (0, 1)), (2, 0.6, (0, 2)), (5, 0.6, (2, 5)), (10, 0.6, (4, 10)), (10, 1.0, (0, 10)), (3, 0.01, (2, 3))],
+)
+def test_window_is_the_last_ceil_of_the_share(tokens: int, ratio: float, window: tuple[int, int]) -> None:
+    assert query_window(tokens, ratio) == window
+
+
+def test_window_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no query window"):
+        query_window(0, 0.6)
+
+
+def test_sums_and_rows_give_the_same_query() -> None:
+    rows = torch.randn(7, 32, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    torch.testing.assert_close(unit_query(rows), unit_queries_from_sums(rows.float().sum(0)[None])[0])
+
+
+def test_value_positions_of_each_mode() -> None:
+    offsets = torch.arange(-2, 5)
+    assert value_index(offsets, ValueMode.SEQUENCE, 3).tolist() == [-1, -1, 0, 1, 2, -1, -1]
+    assert value_index(offsets, ValueMode.ANSWER, 3).tolist() == [-1, -1, 0, 0, 0, -1, -1]
+    assert value_index(offsets, ValueMode.LAST, 1).tolist() == [-1, -1, 0, -1, -1, -1, -1]
+
+
+def test_span_counts_the_end_token_only_when_it_is_trained() -> None:
+    with_end = MethodParameters(preset="cosine", threshold=0.9)
+    assert value_span(4, with_end) == 5
+    assert value_rows(ValueMode.SEQUENCE, 5) == 5
+    paper = preset_parameters("horen-paper", "any", 0.9)
+    assert value_span(4, paper) == 4
+    assert value_rows(paper.value_mode, 4) == 1
+    assert value_span(4, preset_parameters("horen-reference", "any", 0.9)) == 1
+
+
+def test_parameters_survive_storage() -> None:
+    original = preset_parameters("horen-paper", "any", 0.7)
+    assert MethodParameters.from_dict(original.to_dict()) == original
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"threshold": 1.5}, "invalid_parameter"),
+        ({"gamma": 1.0}, "invalid_parameter"),
+        ({"gama": 0.1}, "invalid_parameter"),
+    ],
+)
+def test_bad_parameters_are_refused(change: dict[str, float], code: str) -> None:
+    stored = preset_parameters("cosine", "any", 0.7).to_dict()
+    with pytest.raises(InvalidArgument) as caught:
+        MethodParameters.from_dict({**stored, **change})
+    assert caught.value.code == code
+
+
+def test_presets_refuse_what_nobody_published() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        preset_parameters("horen-paper", "my-own-model")
+    assert caught.value.code == "threshold_required"
+    with pytest.raises(InvalidArgument) as caught:
+        preset_parameters("nonsense", "my-own-model", 0.9)
+    assert caught.value.code == "unknown_preset"
