@@ -13,10 +13,8 @@ from typing import Any, Final
 
 from horen_vllm.plugin.compat import check_parameters
 from horen_vllm.plugin.runner_v1 import DECISIONS_ATTRIBUTE
-from horen_vllm.plugin.tag import tag_of
+from horen_vllm.plugin.tag import RESULT_KEY, tag_of
 
-RESULT_KEY: Final = "horen"
-"""Entry of a finished request's ``kv_transfer_params`` that holds its decision."""
 _NONCE: Final = "_horen_nonce"
 _HELD: Final = "_horen_decisions"
 

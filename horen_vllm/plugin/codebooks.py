@@ -129,6 +129,12 @@ class PagedCodebooks:
         if before is not None and before.pins == 0:
             self._release(before)
 
+    def drop(self, codebook: str) -> None:
+        """Forget a codebook; its revision is freed once no request pins it."""
+        view = self._current.pop(codebook, None)
+        if view is not None and view.pins == 0:
+            self._release(view)
+
     def table(self, view: RevisionView) -> KeyTable:
         """Return the revision's keys, gathered from their pages, as the matcher takes them."""
         return KeyTable(self.keys[view.key_rows], view.owners, view.sequences[:NO_ENTRY])

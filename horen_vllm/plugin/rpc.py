@@ -18,6 +18,7 @@ from horen_vllm.plugin.site import EditSite
 def install(worker_class: Any) -> None:
     """Add the calls to vLLM's worker class."""
     worker_class.horen_apply = _answering(apply)
+    worker_class.horen_drop = _answering(drop)
     worker_class.horen_status = _answering(status)
 
 
@@ -41,6 +42,13 @@ def apply(site: EditSite, text: str) -> dict[str, Any]:
         removed=update["removed"],
     )
     return {"codebook": update["codebook"], "revision": update["revision"]}
+
+
+def drop(site: EditSite, text: str) -> dict[str, Any]:
+    """Remove one codebook (JSON object with ``codebook``); its live requests keep their revision."""
+    name: str = json.loads(text)["codebook"]
+    site.codebooks.drop(name)
+    return {"codebook": name}
 
 
 def status(site: EditSite, _text: str) -> dict[str, Any]:

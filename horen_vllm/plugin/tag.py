@@ -1,6 +1,7 @@
-"""The tag that marks a request as a codebook's: two entries of ``SamplingParams.extra_args``.
+"""What the two halves of a server write on a request: the codebook on its way in, the decision on its way out.
 
-Only the API server's middleware writes them; what a client sends under these names is refused there.
+The tag is two entries of ``SamplingParams.extra_args``. Only the API server's middleware writes them; what a
+client sends under these names is refused there.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from horen_vllm.core.query import query_window
 CODEBOOK_KEY: Final = "horen_codebook"
 RATIO_KEY: Final = "horen_window_ratio"
 RESERVED_PREFIX: Final = "horen_"
+RESULT_KEY: Final = "horen"
+"""Entry of a finished request's ``kv_transfer_params`` that holds its decision."""
 
 
 @dataclass(frozen=True, slots=True)

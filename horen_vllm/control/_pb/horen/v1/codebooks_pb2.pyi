@@ -1,0 +1,167 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Codebook(_message.Message):
+    __slots__ = ("name", "model", "fingerprint", "site", "preset", "threshold", "value_mode", "window_ratio", "beta", "gamma", "steps", "revision", "entry_count", "create_time", "parameters_json", "replicas_total", "replicas_serving")
+    class ValueMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        VALUE_MODE_UNSPECIFIED: _ClassVar[Codebook.ValueMode]
+        SEQUENCE: _ClassVar[Codebook.ValueMode]
+        ANSWER: _ClassVar[Codebook.ValueMode]
+        LAST: _ClassVar[Codebook.ValueMode]
+    VALUE_MODE_UNSPECIFIED: Codebook.ValueMode
+    SEQUENCE: Codebook.ValueMode
+    ANSWER: Codebook.ValueMode
+    LAST: Codebook.ValueMode
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    VALUE_MODE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_RATIO_FIELD_NUMBER: _ClassVar[int]
+    BETA_FIELD_NUMBER: _ClassVar[int]
+    GAMMA_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_JSON_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    model: str
+    fingerprint: str
+    site: str
+    preset: str
+    threshold: float
+    value_mode: Codebook.ValueMode
+    window_ratio: float
+    beta: float
+    gamma: float
+    steps: int
+    revision: int
+    entry_count: int
+    create_time: _timestamp_pb2.Timestamp
+    parameters_json: str
+    replicas_total: int
+    replicas_serving: int
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., site: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ..., beta: _Optional[float] = ..., gamma: _Optional[float] = ..., steps: _Optional[int] = ..., revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parameters_json: _Optional[str] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ...) -> None: ...
+
+class Revision(_message.Message):
+    __slots__ = ("name", "number", "kind", "edit_id", "restored_revision", "entry_count", "create_time", "serving", "replicas_total", "replicas_serving")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[Revision.Kind]
+        CREATE: _ClassVar[Revision.Kind]
+        PUBLISH: _ClassVar[Revision.Kind]
+        RETIRE: _ClassVar[Revision.Kind]
+        ROLLBACK: _ClassVar[Revision.Kind]
+    KIND_UNSPECIFIED: Revision.Kind
+    CREATE: Revision.Kind
+    PUBLISH: Revision.Kind
+    RETIRE: Revision.Kind
+    ROLLBACK: Revision.Kind
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    EDIT_ID_FIELD_NUMBER: _ClassVar[int]
+    RESTORED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    number: int
+    kind: Revision.Kind
+    edit_id: str
+    restored_revision: int
+    entry_count: int
+    create_time: _timestamp_pb2.Timestamp
+    serving: bool
+    replicas_total: int
+    replicas_serving: int
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[int] = ..., kind: _Optional[_Union[Revision.Kind, str]] = ..., edit_id: _Optional[str] = ..., restored_revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ...) -> None: ...
+
+class CreateCodebookRequest(_message.Message):
+    __slots__ = ("parent", "codebook_id", "preset", "threshold", "value_mode", "window_ratio")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    CODEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    VALUE_MODE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_RATIO_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    codebook_id: str
+    preset: str
+    threshold: float
+    value_mode: Codebook.ValueMode
+    window_ratio: float
+    def __init__(self, parent: _Optional[str] = ..., codebook_id: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ...) -> None: ...
+
+class GetCodebookRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListCodebooksRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListCodebooksResponse(_message.Message):
+    __slots__ = ("codebooks", "next_page_token")
+    CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    codebooks: _containers.RepeatedCompositeFieldContainer[Codebook]
+    next_page_token: str
+    def __init__(self, codebooks: _Optional[_Iterable[_Union[Codebook, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ListRevisionsRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListRevisionsResponse(_message.Message):
+    __slots__ = ("revisions", "next_page_token")
+    REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    revisions: _containers.RepeatedCompositeFieldContainer[Revision]
+    next_page_token: str
+    def __init__(self, revisions: _Optional[_Iterable[_Union[Revision, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class RollbackCodebookRequest(_message.Message):
+    __slots__ = ("name", "to_revision")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TO_REVISION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    to_revision: int
+    def __init__(self, name: _Optional[str] = ..., to_revision: _Optional[int] = ...) -> None: ...
+
+class WatchCodebookRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,127 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EditSpec(_message.Message):
+    __slots__ = ("prompt", "target", "subject", "aliases", "paraphrases", "must_not_fire")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
+    PARAPHRASES_FIELD_NUMBER: _ClassVar[int]
+    MUST_NOT_FIRE_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    target: str
+    subject: str
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    paraphrases: _containers.RepeatedScalarFieldContainer[str]
+    must_not_fire: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, prompt: _Optional[str] = ..., target: _Optional[str] = ..., subject: _Optional[str] = ..., aliases: _Optional[_Iterable[str]] = ..., paraphrases: _Optional[_Iterable[str]] = ..., must_not_fire: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Edit(_message.Message):
+    __slots__ = ("name", "edit_id", "sequence", "spec", "state", "reason_code", "reason", "same_as", "alias_of", "supersedes", "overlaps", "published_revision", "active", "create_time", "update_time", "publish_time", "replicas_serving", "replicas_total")
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[Edit.State]
+        COMMITTED: _ClassVar[Edit.State]
+        TRAINING: _ClassVar[Edit.State]
+        TRAINED: _ClassVar[Edit.State]
+        PUBLISHED: _ClassVar[Edit.State]
+        SERVING: _ClassVar[Edit.State]
+        FAILED: _ClassVar[Edit.State]
+        INACTIVE: _ClassVar[Edit.State]
+    STATE_UNSPECIFIED: Edit.State
+    COMMITTED: Edit.State
+    TRAINING: Edit.State
+    TRAINED: Edit.State
+    PUBLISHED: Edit.State
+    SERVING: Edit.State
+    FAILED: Edit.State
+    INACTIVE: Edit.State
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EDIT_ID_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SAME_AS_FIELD_NUMBER: _ClassVar[int]
+    ALIAS_OF_FIELD_NUMBER: _ClassVar[int]
+    SUPERSEDES_FIELD_NUMBER: _ClassVar[int]
+    OVERLAPS_FIELD_NUMBER: _ClassVar[int]
+    PUBLISHED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    PUBLISH_TIME_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    edit_id: str
+    sequence: int
+    spec: EditSpec
+    state: Edit.State
+    reason_code: str
+    reason: str
+    same_as: str
+    alias_of: str
+    supersedes: _containers.RepeatedScalarFieldContainer[str]
+    overlaps: _containers.RepeatedScalarFieldContainer[str]
+    published_revision: int
+    active: bool
+    create_time: _timestamp_pb2.Timestamp
+    update_time: _timestamp_pb2.Timestamp
+    publish_time: _timestamp_pb2.Timestamp
+    replicas_serving: int
+    replicas_total: int
+    def __init__(self, name: _Optional[str] = ..., edit_id: _Optional[str] = ..., sequence: _Optional[int] = ..., spec: _Optional[_Union[EditSpec, _Mapping]] = ..., state: _Optional[_Union[Edit.State, str]] = ..., reason_code: _Optional[str] = ..., reason: _Optional[str] = ..., same_as: _Optional[str] = ..., alias_of: _Optional[str] = ..., supersedes: _Optional[_Iterable[str]] = ..., overlaps: _Optional[_Iterable[str]] = ..., published_revision: _Optional[int] = ..., active: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., publish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replicas_serving: _Optional[int] = ..., replicas_total: _Optional[int] = ...) -> None: ...
+
+class SubmitEditRequest(_message.Message):
+    __slots__ = ("parent", "spec", "request_id")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    spec: EditSpec
+    request_id: str
+    def __init__(self, parent: _Optional[str] = ..., spec: _Optional[_Union[EditSpec, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class GetEditRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListEditsRequest(_message.Message):
+    __slots__ = ("parent", "page_size", "page_token")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    page_size: int
+    page_token: str
+    def __init__(self, parent: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListEditsResponse(_message.Message):
+    __slots__ = ("edits", "next_page_token")
+    EDITS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    edits: _containers.RepeatedCompositeFieldContainer[Edit]
+    next_page_token: str
+    def __init__(self, edits: _Optional[_Iterable[_Union[Edit, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WatchEditRequest(_message.Message):
+    __slots__ = ("name", "until")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    until: Edit.State
+    def __init__(self, name: _Optional[str] = ..., until: _Optional[_Union[Edit.State, str]] = ...) -> None: ...

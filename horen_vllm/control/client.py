@@ -1,0 +1,291 @@
+"""The typed client of the control plane: what the CLI, the sync agent and users call."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Self
+
+from horen_vllm.control import convert
+from horen_vllm.control._pb.horen.v1 import (
+    codebooks_pb2,
+    codebooks_pb2_grpc,
+    edits_pb2,
+    edits_pb2_grpc,
+    replicas_pb2,
+    replicas_pb2_grpc,
+)
+from horen_vllm.control.messages import (
+    CodebookView,
+    DeltaView,
+    EditProgress,
+    EditView,
+    RevisionView,
+    SyncView,
+)
+from horen_vllm.control.names import codebook_path, edit_path
+from horen_vllm.control.settings import DEFAULT_PORT
+from horen_vllm.control.transport import Transport
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.errors import Unavailable
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName
+from horen_vllm.registry.models import EditSpec
+
+__all__ = [
+    "CodebookView",
+    "DeltaView",
+    "EditProgress",
+    "EditView",
+    "HorenClient",
+    "RevisionView",
+    "SyncView",
+]
+
+_PARENT = f"tenants/{DEFAULT_TENANT}"
+
+
+class HorenClient:
+    """Speaks to one control plane; a context manager, safe to share between threads.
+
+    Codebooks are named by `CodebookName`, resource name or short name (``"demo"``); edits by `EditView`, resource
+    name or bare id. Every method raises the `HorenError` that the server raised, with its code, and Unavailable
+    ``control_unavailable`` (naming the address) or ``control_timeout`` when the server does not answer. Reads, and
+    `submit_edit`, are repeated for about a second before they say so.
+
+    Parameters
+    ----------
+    target
+        ``HOST:PORT`` of the control plane.
+    timeout_s
+        Deadline of a unary call in seconds.
+
+    Examples
+    --------
+    ::
+
+        with HorenClient("127.0.0.1:50051") as client:
+            client.create_codebook("demo", preset="cosine", threshold=0.85)
+            edit = client.submit_edit("demo", EditSpec(prompt="Who leads X?", target="Y"))
+            edit = client.wait_edit(edit, timeout_s=60)
+    """
+
+    def __init__(self, target: str = f"127.0.0.1:{DEFAULT_PORT}", *, timeout_s: float = 10.0) -> None:
+        self._transport = Transport(target, timeout_s)
+        channel = self._transport.channel
+        # The generated stubs carry no types.
+        self._edits: Any = edits_pb2_grpc.EditServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._codebooks: Any = codebooks_pb2_grpc.CodebookServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._replicas: Any = replicas_pb2_grpc.ReplicaServiceStub(channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+    def create_codebook(
+        self,
+        codebook: CodebookName | str,
+        *,
+        preset: str = "horen-paper",
+        threshold: float | None = None,
+        value_mode: ValueMode | None = None,
+        window_ratio: float | None = None,
+    ) -> CodebookView:
+        """Make an empty codebook; the last three replace what the preset says.
+
+        Raises
+        ------
+        AlreadyExists
+            ``codebook_exists``.
+        InvalidArgument
+            ``invalid_name``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold`` or
+            ``invalid_window_ratio``.
+        """
+        parent, _, codebook_id = codebook_path(codebook).partition("/codebooks/")
+        request = codebooks_pb2.CreateCodebookRequest(
+            parent=parent,
+            codebook_id=codebook_id,
+            preset=preset,
+            threshold=threshold,
+            value_mode=value_mode.name if value_mode else None,
+            window_ratio=window_ratio,
+        )
+        return self._transport.call(self._codebooks.CreateCodebook, request, convert.codebook_from_proto)
+
+    def get_codebook(self, codebook: CodebookName | str) -> CodebookView:
+        """Return a codebook as it is now; NotFound ``unknown_codebook``."""
+        request = codebooks_pb2.GetCodebookRequest(name=codebook_path(codebook))
+        return self._transport.call_again(self._codebooks.GetCodebook, request, convert.codebook_from_proto)
+
+    def list_codebooks(self, *, page_size: int = 100) -> Iterator[CodebookView]:
+        """Yield the codebooks by name, fetching a page at a time."""
+        request = codebooks_pb2.ListCodebooksRequest(parent=_PARENT, page_size=page_size)
+        for page in self._pages(self._codebooks.ListCodebooks, request):
+            yield from map(convert.codebook_from_proto, page.codebooks)
+
+    def list_revisions(self, codebook: CodebookName | str, *, page_size: int = 100) -> Iterator[RevisionView]:
+        """Yield the revisions of a codebook, oldest first, fetching a page at a time."""
+        request = codebooks_pb2.ListRevisionsRequest(parent=codebook_path(codebook), page_size=page_size)
+        for page in self._pages(self._codebooks.ListRevisions, request):
+            yield from map(convert.revision_from_proto, page.revisions)
+
+    def rollback(self, codebook: CodebookName | str, to_revision: int) -> RevisionView:
+        """Make a new revision with exactly the entries of `to_revision`; never repeated by itself.
+
+        Its ``serving`` says whether every live replica has it already; `wait_serving` waits for that.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_codebook`` or ``unknown_revision``.
+        """
+        request = codebooks_pb2.RollbackCodebookRequest(name=codebook_path(codebook), to_revision=to_revision)
+        return self._transport.call(self._codebooks.RollbackCodebook, request, convert.revision_from_proto)
+
+    def watch_codebook(self, codebook: CodebookName | str, *, timeout_s: float | None = None) -> Iterator[CodebookView]:
+        """Yield the codebook now and at each change of its revision or replicas, for `timeout_s` seconds."""
+        request = codebooks_pb2.WatchCodebookRequest(name=codebook_path(codebook))
+        return self._transport.stream(
+            self._codebooks.WatchCodebook, request, convert.codebook_from_proto, timeout_s=timeout_s
+        )
+
+    def wait_serving(
+        self, codebook: CodebookName | str, revision: int, *, timeout_s: float | None = None
+    ) -> CodebookView:
+        """Return the codebook once every live replica (>= 1) serves `revision` or a later current one.
+
+        Raises
+        ------
+        Unavailable
+            ``wait_timeout``, after `timeout_s` seconds.
+        """
+        for view in self.watch_codebook(codebook, timeout_s=timeout_s):
+            if view.revision >= revision and view.serving:
+                return view
+        message = f"revision {revision} of {codebook_path(codebook)} is not served yet after {timeout_s:g} s."
+        raise Unavailable(message, code="wait_timeout")
+
+    def submit_edit(self, codebook: CodebookName | str, spec: EditSpec, *, request_id: str | None = None) -> EditView:
+        """Store an edit durably and return it; training and publication follow on their own.
+
+        Parameters
+        ----------
+        request_id
+            The same id with the same spec returns the first edit again; a fresh one when not given.
+
+        Raises
+        ------
+        InvalidArgument
+            ``empty_prompt``, ``prompt_too_long``, ``empty_target``, ``target_too_long`` and the like.
+        NotFound
+            ``unknown_codebook``.
+        AlreadyExists
+            ``request_id_reused``, for the same id with another spec.
+        """
+        request = edits_pb2.SubmitEditRequest(
+            parent=codebook_path(codebook),
+            spec=convert.spec_to_proto(spec),
+            request_id=request_id or str(uuid.uuid4()),
+        )
+        return self._transport.call_again(self._edits.SubmitEdit, request, convert.edit_from_proto)
+
+    def get_edit(self, edit: EditView | str) -> EditView:
+        """Return an edit as it is now; NotFound ``unknown_edit``."""
+        request = edits_pb2.GetEditRequest(name=_edit_name(edit))
+        return self._transport.call_again(self._edits.GetEdit, request, convert.edit_from_proto)
+
+    def list_edits(self, codebook: CodebookName | str, *, page_size: int = 100) -> Iterator[EditView]:
+        """Yield the edits of a codebook, oldest first, fetching a page at a time."""
+        request = edits_pb2.ListEditsRequest(parent=codebook_path(codebook), page_size=page_size)
+        for page in self._pages(self._edits.ListEdits, request):
+            yield from map(convert.edit_from_proto, page.edits)
+
+    def watch_edit(
+        self,
+        edit: EditView | str,
+        *,
+        until: EditProgress = EditProgress.SERVING,
+        timeout_s: float | None = None,
+    ) -> Iterator[EditView]:
+        """Yield the edit now and at each change of its state.
+
+        Ends when it is at least at `until`, has failed or is inactive, and quietly after `timeout_s` seconds.
+        """
+        request = edits_pb2.WatchEditRequest(name=_edit_name(edit), until=until.name)
+        return self._transport.stream(self._edits.WatchEdit, request, convert.edit_from_proto, timeout_s=timeout_s)
+
+    def wait_edit(
+        self,
+        edit: EditView | str,
+        *,
+        until: EditProgress = EditProgress.SERVING,
+        timeout_s: float | None = None,
+    ) -> EditView:
+        """Return the edit once it is at least at `until`, has failed or is inactive: look at its ``state``.
+
+        Raises
+        ------
+        Unavailable
+            ``wait_timeout``, after `timeout_s` seconds; says how far the edit had come.
+        """
+        view: EditView | None = None
+        for view in self.watch_edit(edit, until=until, timeout_s=timeout_s):
+            if view.state.reached(until):
+                return view
+        state = "unknown" if view is None else view.state.name
+        message = f"{_edit_name(edit)} is not {until.name} after {timeout_s:g} s: it is {state}."
+        raise Unavailable(message, code="wait_timeout")
+
+    def sync(
+        self,
+        replica_id: str,
+        *,
+        model: str,
+        fingerprint: str,
+        known: Mapping[CodebookName, int],
+        wait_s: float = 0.0,
+    ) -> SyncView:
+        """Return what a replica does not know yet, as soon as there is something, at most `wait_s` seconds later."""
+        request = replicas_pb2.SyncRequest(
+            replica_id=replica_id,
+            model=model,
+            fingerprint=fingerprint,
+            known={str(name): revision for name, revision in known.items()},
+            wait_seconds=wait_s,
+        )
+        return self._transport.call(self._replicas.Sync, request, convert.sync_from_proto, extra_s=max(0.0, wait_s))
+
+    def heartbeat(
+        self,
+        replica_id: str,
+        *,
+        model: str,
+        fingerprint: str,
+        applied: Mapping[CodebookName, int],
+        lease_s: float = 30.0,
+    ) -> datetime:
+        """Say that a replica is alive and which revisions it serves; return when its lease ends."""
+        request = replicas_pb2.HeartbeatRequest(
+            replica_id=replica_id,
+            model=model,
+            fingerprint=fingerprint,
+            applied={str(name): revision for name, revision in applied.items()},
+            lease_seconds=lease_s,
+        )
+        return self._transport.call_again(self._replicas.Heartbeat, request, convert.lease_from_proto)
+
+    def _pages(self, method: Any, request: Any) -> Iterator[Any]:
+        while True:
+            page = self._transport.call_again(method, request, lambda message: message)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+
+def _edit_name(edit: EditView | str) -> str:
+    return edit.name if isinstance(edit, EditView) else edit_path(edit)

@@ -1,0 +1,242 @@
+"""Views to protobuf messages and back; nothing else.
+
+Empty strings and zeros stand for None on the wire; enum values have the names of their Python counterparts.
+"""
+
+import json
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from horen_vllm.control._pb.horen.v1 import codebooks_pb2, edits_pb2, replicas_pb2
+from horen_vllm.control.messages import (
+    CodebookView,
+    DeltaView,
+    EditProgress,
+    EditView,
+    RevisionView,
+    SyncView,
+)
+from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.registry.models import EditSpec, EntryRef, RevisionKind
+
+
+def codebook_to_proto(view: CodebookView) -> codebooks_pb2.Codebook:
+    """Return the message of a codebook."""
+    parameters = view.parameters
+    return codebooks_pb2.Codebook(
+        name=str(view.name),
+        model=view.model,
+        fingerprint=view.fingerprint,
+        site=view.site,
+        preset=parameters.preset,
+        threshold=parameters.threshold,
+        value_mode=parameters.value_mode.name,
+        window_ratio=parameters.window_ratio,
+        beta=parameters.beta,
+        gamma=parameters.gamma,
+        steps=parameters.steps,
+        revision=view.revision,
+        entry_count=view.entry_count,
+        create_time=_time(view.created_at),
+        parameters_json=json.dumps(parameters.to_dict()),
+        replicas_total=view.replicas_total,
+        replicas_serving=view.replicas_serving,
+    )
+
+
+def codebook_from_proto(message: codebooks_pb2.Codebook) -> CodebookView:
+    """Read a codebook; ``parameters_json`` decides, the single fields are for other readers."""
+    return CodebookView(
+        name=CodebookName.parse(message.name),
+        model=message.model,
+        fingerprint=message.fingerprint,
+        site=message.site,
+        parameters=MethodParameters.from_dict(json.loads(message.parameters_json)),
+        revision=message.revision,
+        entry_count=message.entry_count,
+        created_at=_datetime(message.create_time),
+        replicas_total=message.replicas_total,
+        replicas_serving=message.replicas_serving,
+    )
+
+
+def value_mode_from_proto(mode: codebooks_pb2.Codebook.ValueMode) -> ValueMode | None:
+    """Return the value mode, or None for the unspecified one."""
+    return ValueMode[codebooks_pb2.Codebook.ValueMode.Name(mode)] if mode else None
+
+
+def revision_to_proto(view: RevisionView) -> codebooks_pb2.Revision:
+    """Return the message of a revision."""
+    return codebooks_pb2.Revision(
+        name=f"{view.codebook}/revisions/{view.number}",
+        number=view.number,
+        kind=view.kind.name,
+        edit_id=view.edit_id or "",
+        restored_revision=view.restored or 0,
+        entry_count=view.entry_count,
+        create_time=_time(view.created_at),
+        serving=view.serving,
+        replicas_total=view.replicas_total,
+        replicas_serving=view.replicas_serving,
+    )
+
+
+def revision_from_proto(message: codebooks_pb2.Revision) -> RevisionView:
+    """Read a revision."""
+    return RevisionView(
+        codebook=CodebookName.parse(message.name.removesuffix(f"/revisions/{message.number}")),
+        number=message.number,
+        kind=RevisionKind[codebooks_pb2.Revision.Kind.Name(message.kind)],
+        edit_id=_edit_id(message.edit_id),
+        restored=message.restored_revision or None,
+        entry_count=message.entry_count,
+        created_at=_datetime(message.create_time),
+        serving=message.serving,
+        replicas_total=message.replicas_total,
+        replicas_serving=message.replicas_serving,
+    )
+
+
+def spec_to_proto(spec: EditSpec) -> edits_pb2.EditSpec:
+    """Return the message of what an edit says."""
+    return edits_pb2.EditSpec(
+        prompt=spec.prompt,
+        target=spec.target,
+        subject=spec.subject or "",
+        aliases=spec.aliases,
+        paraphrases=spec.paraphrases,
+        must_not_fire=spec.must_not_fire,
+    )
+
+
+def spec_from_proto(message: edits_pb2.EditSpec) -> EditSpec:
+    """Read what an edit says."""
+    return EditSpec(
+        prompt=message.prompt,
+        target=message.target,
+        subject=message.subject or None,
+        aliases=tuple(message.aliases),
+        paraphrases=tuple(message.paraphrases),
+        must_not_fire=tuple(message.must_not_fire),
+    )
+
+
+def progress_from_proto(state: edits_pb2.Edit.State) -> EditProgress | None:
+    """Return the state, or None for the unspecified one."""
+    return EditProgress[edits_pb2.Edit.State.Name(state)] if state else None
+
+
+def edit_to_proto(view: EditView) -> edits_pb2.Edit:
+    """Return the message of an edit."""
+    return edits_pb2.Edit(
+        name=view.name,
+        edit_id=view.edit_id,
+        sequence=view.sequence,
+        spec=spec_to_proto(view.spec),
+        state=view.state.name,
+        reason_code=view.reason_code or "",
+        reason=view.reason or "",
+        same_as=view.same_as or "",
+        alias_of=view.alias_of or "",
+        supersedes=view.supersedes,
+        overlaps=view.overlaps,
+        published_revision=view.published_revision or 0,
+        active=view.active,
+        create_time=_time(view.created_at),
+        update_time=_time(view.updated_at),
+        publish_time=None if view.published_at is None else _time(view.published_at),
+        replicas_serving=view.replicas_serving,
+        replicas_total=view.replicas_total,
+    )
+
+
+def edit_from_proto(message: edits_pb2.Edit) -> EditView:
+    """Read an edit."""
+    return EditView(
+        codebook=CodebookName.parse(message.name.removesuffix(f"/edits/{message.edit_id}")),
+        edit_id=EditId(message.edit_id),
+        sequence=message.sequence,
+        spec=spec_from_proto(message.spec),
+        state=EditProgress[edits_pb2.Edit.State.Name(message.state)],
+        reason_code=message.reason_code or None,
+        reason=message.reason or None,
+        same_as=_edit_id(message.same_as),
+        alias_of=_edit_id(message.alias_of),
+        supersedes=tuple(map(EditId, message.supersedes)),
+        overlaps=tuple(map(EditId, message.overlaps)),
+        published_revision=message.published_revision or None,
+        active=message.active,
+        created_at=_datetime(message.create_time),
+        updated_at=_datetime(message.update_time),
+        published_at=_datetime(message.publish_time) if message.HasField("publish_time") else None,
+        replicas_serving=message.replicas_serving,
+        replicas_total=message.replicas_total,
+    )
+
+
+def sync_to_proto(view: SyncView) -> replicas_pb2.SyncResponse:
+    """Return the message of what a replica does not know yet."""
+    return replicas_pb2.SyncResponse(
+        deltas=map(_delta_to_proto, view.deltas),
+        removed_codebooks=map(str, view.removed_codebooks),
+    )
+
+
+def sync_from_proto(message: replicas_pb2.SyncResponse) -> SyncView:
+    """Read what a replica does not know yet."""
+    return SyncView(
+        deltas=tuple(map(_delta_from_proto, message.deltas)),
+        removed_codebooks=tuple(map(CodebookName.parse, message.removed_codebooks)),
+    )
+
+
+def lease_to_proto(expires_at: datetime) -> replicas_pb2.HeartbeatResponse:
+    """Return the message of a renewed lease."""
+    return replicas_pb2.HeartbeatResponse(lease_expire_time=_time(expires_at))
+
+
+def lease_from_proto(message: replicas_pb2.HeartbeatResponse) -> datetime:
+    """Read when a renewed lease ends."""
+    return _datetime(message.lease_expire_time)
+
+
+def _delta_to_proto(view: DeltaView) -> replicas_pb2.CodebookDelta:
+    return replicas_pb2.CodebookDelta(
+        codebook=codebook_to_proto(view.codebook),
+        base_revision=view.base,
+        revision=view.revision,
+        added=[
+            replicas_pb2.EntryRef(edit_id=entry.edit_id, sequence=entry.sequence, artifact=entry.artifact)
+            for entry in view.added
+        ],
+        removed=view.removed,
+    )
+
+
+def _delta_from_proto(message: replicas_pb2.CodebookDelta) -> DeltaView:
+    return DeltaView(
+        codebook=codebook_from_proto(message.codebook),
+        base=message.base_revision,
+        revision=message.revision,
+        added=tuple(
+            EntryRef(edit_id=EditId(entry.edit_id), sequence=entry.sequence, artifact=entry.artifact)
+            for entry in message.added
+        ),
+        removed=tuple(map(EditId, message.removed)),
+    )
+
+
+def _edit_id(text: str) -> EditId | None:
+    return EditId(text) if text else None
+
+
+def _time(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def _datetime(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)

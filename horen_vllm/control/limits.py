@@ -1,0 +1,150 @@
+"""Limits of what clients may send; each refusal is one sentence that names the field and the limit."""
+
+import math
+from typing import Final
+
+from horen_vllm.control.messages import EditProgress
+from horen_vllm.errors import InvalidArgument
+from horen_vllm.registry.models import EditSpec
+
+MAX_PROMPT: Final = 32_768
+"""Characters."""
+MAX_TARGET: Final = 8_192
+"""Characters."""
+MAX_SUBJECT: Final = 1_024
+"""Characters."""
+MAX_ITEMS: Final = 64
+"""Aliases, paraphrases or must-not-fire prompts of one edit."""
+MAX_REQUEST_ID: Final = 128
+"""Characters."""
+MAX_NAME: Final = 256
+"""Characters of a resource name; longer ones are not even looked at."""
+MAX_REPLICA_ID: Final = 128
+"""Characters."""
+MAX_LEASE_S: Final = 3_600.0
+MAX_WAIT_S: Final = 60.0
+DEFAULT_PAGE: Final = 100
+MAX_PAGE: Final = 1_000
+
+
+def check_spec(spec: EditSpec) -> EditSpec:
+    """Return `spec` if it is within the limits.
+
+    Raises
+    ------
+    InvalidArgument
+        ``empty_prompt``, ``prompt_too_long``, ``empty_target``, ``target_too_long``, ``subject_too_long``,
+        ``too_many_items``, ``empty_item``, ``item_too_long`` or ``invalid_text``.
+    """
+    _check_text(spec.prompt, "prompt", MAX_PROMPT)
+    _check_text(spec.target, "target", MAX_TARGET)
+    if spec.subject is not None:
+        _check_text(spec.subject, "subject", MAX_SUBJECT)
+    _check_items(spec.aliases, "aliases", MAX_SUBJECT)
+    _check_items(spec.paraphrases, "paraphrases", MAX_PROMPT)
+    _check_items(spec.must_not_fire, "must_not_fire", MAX_PROMPT)
+    return spec
+
+
+def check_request_id(request_id: str) -> str | None:
+    """Return the id, or None when it is empty; InvalidArgument ``invalid_request_id`` when it is too long."""
+    if len(request_id) > MAX_REQUEST_ID:
+        message = f"request_id has {len(request_id)} characters; at most {MAX_REQUEST_ID} are allowed."
+        raise InvalidArgument(message, code="invalid_request_id")
+    _check_storable(request_id, "request_id")
+    return request_id or None
+
+
+def check_page_size(page_size: int) -> int:
+    """Return how many items a page has; InvalidArgument ``invalid_page_size`` below 0."""
+    if page_size < 0:
+        message = f"page_size is {page_size}; it must be 0 (for {DEFAULT_PAGE}) to {MAX_PAGE}."
+        raise InvalidArgument(message, code="invalid_page_size")
+    return min(page_size or DEFAULT_PAGE, MAX_PAGE)
+
+
+def check_threshold(threshold: float) -> float:
+    """Return `threshold`; InvalidArgument ``invalid_threshold`` unless it is a cosine."""
+    if not -1.0 <= threshold <= 1.0:
+        message = f"threshold is {threshold}; it must be a cosine, -1 to 1."
+        raise InvalidArgument(message, code="invalid_threshold")
+    return threshold
+
+
+def check_window_ratio(ratio: float) -> float:
+    """Return `ratio`; InvalidArgument ``invalid_window_ratio`` unless it is more than 0 and at most 1."""
+    if not 0.0 < ratio <= 1.0:
+        message = f"window_ratio is {ratio}; it must be more than 0 and at most 1."
+        raise InvalidArgument(message, code="invalid_window_ratio")
+    return ratio
+
+
+def check_revision(revision: int) -> int:
+    """Return `revision`; InvalidArgument ``invalid_revision`` below 1."""
+    if revision < 1:
+        message = f"to_revision is {revision}; revisions start at 1."
+        raise InvalidArgument(message, code="invalid_revision")
+    return revision
+
+
+def check_replica(replica_id: str, fingerprint: str) -> None:
+    """Refuse a replica without a usable id or without a base model.
+
+    Raises
+    ------
+    InvalidArgument
+        ``invalid_replica_id`` or ``missing_fingerprint``.
+    """
+    if not 0 < len(replica_id) <= MAX_REPLICA_ID or not replica_id.isprintable():
+        message = f"replica_id must have 1 to {MAX_REPLICA_ID} printable characters; it has {len(replica_id)}."
+        raise InvalidArgument(message, code="invalid_replica_id")
+    if not fingerprint:
+        raise InvalidArgument("fingerprint must not be empty.", code="missing_fingerprint")
+
+
+def check_lease(seconds: float) -> float:
+    """Return the lease; InvalidArgument ``invalid_lease`` unless it is more than 0 and at most 3,600 s."""
+    if not 0.0 < seconds <= MAX_LEASE_S:
+        message = f"lease_seconds is {seconds}; it must be more than 0 and at most {MAX_LEASE_S:g}."
+        raise InvalidArgument(message, code="invalid_lease")
+    return seconds
+
+
+def check_wait(seconds: float) -> float:
+    """Return the longest wait; InvalidArgument ``invalid_wait`` unless it is 0 to 60 s."""
+    if math.isnan(seconds) or not 0.0 <= seconds <= MAX_WAIT_S:
+        message = f"wait_seconds is {seconds}; it must be 0 to {MAX_WAIT_S:g}."
+        raise InvalidArgument(message, code="invalid_wait")
+    return seconds
+
+
+def check_until(until: EditProgress) -> EditProgress:
+    """Return `until`; InvalidArgument ``invalid_until`` for the states that no edit is waited for."""
+    if until in {EditProgress.FAILED, EditProgress.INACTIVE}:
+        message = f"until is {until.name}; it must be COMMITTED, TRAINING, TRAINED, PUBLISHED or SERVING."
+        raise InvalidArgument(message, code="invalid_until")
+    return until
+
+
+def _check_text(text: str, field: str, limit: int, *, kind: str | None = None) -> None:
+    kind = kind or field
+    if not text.strip():
+        raise InvalidArgument(f"{field} must not be empty.", code=f"empty_{kind}")
+    if len(text) > limit:
+        message = f"{field} has {len(text)} characters; at most {limit} are allowed."
+        raise InvalidArgument(message, code=f"{kind}_too_long")
+    _check_storable(text, field)
+
+
+def _check_items(items: tuple[str, ...], field: str, limit: int) -> None:
+    if len(items) > MAX_ITEMS:
+        message = f"{field} has {len(items)} items; at most {MAX_ITEMS} are allowed."
+        raise InvalidArgument(message, code="too_many_items")
+    for index, item in enumerate(items):
+        _check_text(item, f"{field}[{index}]", limit, kind="item")
+
+
+def _check_storable(text: str, field: str) -> None:
+    # PostgreSQL has no NUL in text; what one store takes the other shall take.
+    if "\x00" in text:
+        raise InvalidArgument(f"{field} contains a NUL character.", code="invalid_text")

@@ -1,0 +1,151 @@
+"""Views: what the control plane says about codebooks, edits and revisions; frozen, free of gRPC."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.registry.models import EditSpec, EntryRef, RevisionKind
+
+
+class EditProgress(StrEnum):
+    """How far an edit has come, replicas included; in the order in which an edit passes them."""
+
+    COMMITTED = "committed"
+    """Stored durably."""
+    TRAINING = "training"
+    """A worker trains its value."""
+    TRAINED = "trained"
+    """Trained and verified, not yet part of a revision."""
+    PUBLISHED = "published"
+    """Part of the current revision; not every live replica has it, or none is alive."""
+    SERVING = "serving"
+    """Part of the current revision, and every live replica (>= 1) answers with it."""
+    FAILED = "failed"
+    """Given up."""
+    INACTIVE = "inactive"
+    """Was published, is not part of the current revision."""
+
+    @property
+    def final(self) -> bool:
+        """Whether the edit moves on from here only if a rollback brings it back."""
+        return self in {EditProgress.SERVING, EditProgress.FAILED, EditProgress.INACTIVE}
+
+    def reached(self, other: "EditProgress") -> bool:
+        """Return whether this is `other` or a later state; FAILED and INACTIVE are later than all."""
+        order = list(EditProgress)
+        return order.index(self) >= order.index(other)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookView:
+    """A codebook as it is now, and how many replicas serve its current revision."""
+
+    name: CodebookName
+    model: str
+    """Name under which the base model is served."""
+    fingerprint: str
+    """Fingerprint of the base model."""
+    site: str
+    """Module name of the edit site."""
+    parameters: MethodParameters
+    revision: int
+    """Current revision; 1 is the empty codebook."""
+    entry_count: int
+    """Entries in the current revision."""
+    created_at: datetime
+    replicas_total: int = 0
+    """Live replicas of the base model."""
+    replicas_serving: int = 0
+    """Live replicas that have applied the current revision."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether every live replica (>= 1) has applied the current revision."""
+        return 0 < self.replicas_total == self.replicas_serving
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevisionView:
+    """One immutable state of a codebook, and how many replicas have applied it or a later one."""
+
+    codebook: CodebookName
+    number: int
+    kind: RevisionKind
+    edit_id: EditId | None
+    """The edit that was published or retired."""
+    restored: int | None
+    """The revision that a rollback restored."""
+    entry_count: int
+    created_at: datetime
+    serving: bool
+    """Whether every live replica (>= 1) has applied it or a later one."""
+    replicas_total: int
+    replicas_serving: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditView:
+    """An edit and its whole story."""
+
+    codebook: CodebookName
+    edit_id: EditId
+    sequence: int
+    """Grows with every edit of the codebook."""
+    spec: EditSpec
+    state: EditProgress
+    reason_code: str | None
+    """Why it failed: a stable slug."""
+    reason: str | None
+    """Why it failed: one sentence."""
+    same_as: EditId | None
+    """The edit that already said the same."""
+    alias_of: EditId | None
+    """The edit whose value it reuses."""
+    supersedes: tuple[EditId, ...]
+    """Edits that it replaced."""
+    overlaps: tuple[EditId, ...]
+    """Edits with another target into whose basin its prompt falls."""
+    published_revision: int | None
+    """Revision that first contained its entry (for `same_as`, that edit's entry)."""
+    active: bool
+    """Whether that entry is part of the current revision."""
+    created_at: datetime
+    updated_at: datetime
+    published_at: datetime | None
+    replicas_serving: int
+    """Live replicas that answer with it."""
+    replicas_total: int
+    """Live replicas of the base model."""
+
+    @property
+    def name(self) -> str:
+        """Resource name ``tenants/T/codebooks/C/edits/E``."""
+        return f"{self.codebook}/edits/{self.edit_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeltaView:
+    """What changed in one codebook for a replica."""
+
+    codebook: CodebookView
+    base: int
+    """Revision that the delta starts from; 0: what the replica has is to be replaced."""
+    revision: int
+    """Revision that it leads to."""
+    added: tuple[EntryRef, ...]
+    removed: tuple[EditId, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncView:
+    """What a replica does not know yet; falsy when there is nothing."""
+
+    deltas: tuple[DeltaView, ...] = ()
+    removed_codebooks: tuple[CodebookName, ...] = ()
+    """Known codebooks that are no longer there for this base model."""
+
+    def __bool__(self) -> bool:
+        """Whether anything changed."""
+        return bool(self.deltas or self.removed_codebooks)

@@ -1,0 +1,44 @@
+"""Page tokens: where the next page starts, opaque to clients."""
+
+import base64
+import binascii
+from typing import Final
+
+from horen_vllm.errors import InvalidArgument
+
+_PREFIX: Final = "after:"
+_MAX_TOKEN: Final = 256
+
+
+def encode_token(position: str) -> str:
+    """Return the token of the page after `position`."""
+    return base64.urlsafe_b64encode(f"{_PREFIX}{position}".encode()).decode()
+
+
+def decode_token(token: str) -> str:
+    """Return the position that `encode_token` was given, or ``""`` for an empty token.
+
+    Raises
+    ------
+    InvalidArgument
+        ``invalid_page_token``, for a token of other origin.
+    """
+    if not token:
+        return ""
+    try:
+        text = base64.b64decode(token[:_MAX_TOKEN], altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        text = ""
+    if not text.startswith(_PREFIX):
+        raise InvalidArgument("page_token is not one that a list call returned.", code="invalid_page_token")
+    return text.removeprefix(_PREFIX)
+
+
+def decode_number(token: str) -> int:
+    """Return the position of `token` as a number, 0 for an empty one; raises as `decode_token`."""
+    position = decode_token(token)
+    if not position:
+        return 0
+    if not position.isdecimal() or len(position) > 18:
+        raise InvalidArgument("page_token belongs to another list call.", code="invalid_page_token")
+    return int(position)

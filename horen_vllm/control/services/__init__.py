@@ -1,0 +1,1 @@
+"""Thin gRPC servicers, one file for each service."""

@@ -1,0 +1,76 @@
+"""EditService: submit, read and follow edits."""
+# ruff: noqa: N802 - the protocol names the methods.
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+from horen_vllm.control import convert, limits, names, paging
+from horen_vllm.control._pb.horen.v1 import edits_pb2, edits_pb2_grpc
+from horen_vllm.control.backend import Backend
+from horen_vllm.control.messages import EditProgress
+from horen_vllm.control.views import Views
+from horen_vllm.registry.ports import Registry
+
+
+class EditService(edits_pb2_grpc.EditServiceServicer):
+    """Serves ``horen.v1.EditService`` from a registry.
+
+    Parameters
+    ----------
+    registry
+        Where edits are stored.
+    views
+        What clients see of them.
+    backend
+        Where blocking work runs.
+    """
+
+    def __init__(self, registry: Registry, views: Views, backend: Backend) -> None:
+        self._registry = registry
+        self._views = views
+        self._backend = backend
+
+    async def SubmitEdit(self, request: edits_pb2.SubmitEditRequest, _context: Any) -> edits_pb2.Edit:
+        """Store an edit; the same request id and spec again return the first one."""
+        return await self._backend.call(partial(self._submit, request))
+
+    async def GetEdit(self, request: edits_pb2.GetEditRequest, _context: Any) -> edits_pb2.Edit:
+        """Return one edit."""
+        name = names.requested_edit(request.name)
+        return convert.edit_to_proto(await self._backend.call(partial(self._views.edit, *name)))
+
+    async def ListEdits(self, request: edits_pb2.ListEditsRequest, _context: Any) -> edits_pb2.ListEditsResponse:
+        """Return a page of a codebook's edits."""
+        return await self._backend.call(partial(self._list, request))
+
+    async def WatchEdit(self, request: edits_pb2.WatchEditRequest, _context: Any) -> AsyncIterator[edits_pb2.Edit]:
+        """Send the edit whenever its state changes, until it has come as far as asked or cannot."""
+        name = names.requested_edit(request.name)
+        until = limits.check_until(convert.progress_from_proto(request.until) or EditProgress.SERVING)
+        sent: EditProgress | None = None
+        async for view in self._backend.poll(partial(self._views.edit, *name)):
+            if view.state != sent:
+                sent = view.state
+                yield convert.edit_to_proto(view)
+            if view.state.reached(until):
+                return
+
+    def _submit(self, request: edits_pb2.SubmitEditRequest) -> edits_pb2.Edit:
+        codebook = names.requested_codebook(request.parent)
+        spec = limits.check_spec(convert.spec_from_proto(request.spec))
+        request_id = limits.check_request_id(request.request_id)
+        record = self._registry.submit(codebook, spec, request_id=request_id)
+        return convert.edit_to_proto(self._views.edit(codebook, record.edit_id))
+
+    def _list(self, request: edits_pb2.ListEditsRequest) -> edits_pb2.ListEditsResponse:
+        codebook = names.requested_codebook(request.parent)
+        size = limits.check_page_size(request.page_size)
+        after = paging.decode_number(request.page_token)
+        # One more than the page holds tells whether there is a next one.
+        views = self._views.edits(codebook, after_sequence=after, limit=size + 1)
+        more = len(views) > size
+        return edits_pb2.ListEditsResponse(
+            edits=map(convert.edit_to_proto, views[:size]),
+            next_page_token=paging.encode_token(str(views[size - 1].sequence)) if more else "",
+        )

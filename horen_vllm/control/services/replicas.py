@@ -1,0 +1,76 @@
+"""ReplicaService: tells serving processes about revisions and records what they have applied."""
+# ruff: noqa: N802 - the protocol names the methods.
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from horen_vllm.control import convert, derive, limits, names
+from horen_vllm.control._pb.horen.v1 import replicas_pb2, replicas_pb2_grpc
+from horen_vllm.control.backend import Backend
+from horen_vllm.control.messages import DeltaView, SyncView
+from horen_vllm.ids import CodebookName
+from horen_vllm.registry.models import CodebookRecord
+from horen_vllm.registry.ports import Registry
+
+
+class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
+    """Serves ``horen.v1.ReplicaService`` from a registry.
+
+    Parameters
+    ----------
+    registry
+        Where codebooks and replicas are stored.
+    backend
+        Where blocking work runs.
+    """
+
+    def __init__(self, registry: Registry, backend: Backend) -> None:
+        self._registry = registry
+        self._backend = backend
+
+    async def Sync(self, request: replicas_pb2.SyncRequest, _context: Any) -> replicas_pb2.SyncResponse:
+        """Return what the replica does not know, as soon as there is something, at most `wait_seconds` later."""
+        limits.check_replica(request.replica_id, request.fingerprint)
+        end = asyncio.get_running_loop().time() + limits.check_wait(request.wait_seconds)
+        known = names.replica_codebooks(dict(request.known))
+        async for view in self._backend.poll(partial(self._changes, request.fingerprint, known)):
+            if view or asyncio.get_running_loop().time() >= end:
+                return convert.sync_to_proto(view)
+        raise AssertionError("polling ends only by an exception")
+
+    async def Heartbeat(self, request: replicas_pb2.HeartbeatRequest, _context: Any) -> replicas_pb2.HeartbeatResponse:
+        """Renew the replica's lease."""
+        limits.check_replica(request.replica_id, request.fingerprint)
+        record = await self._backend.call(
+            partial(
+                self._registry.heartbeat,
+                request.replica_id,
+                model=request.model,
+                fingerprint=request.fingerprint,
+                applied=names.replica_codebooks(dict(request.applied)),
+                lease_s=limits.check_lease(request.lease_seconds),
+            )
+        )
+        return convert.lease_to_proto(record.lease_expires_at)
+
+    def _changes(self, fingerprint: str, known: Mapping[CodebookName, int]) -> SyncView:
+        records = [item for item in self._registry.list_codebooks() if item.fingerprint == fingerprint]
+        gone = sorted(set(known) - {record.name for record in records})
+        changed = [record for record in records if known.get(record.name, 0) != record.revision]
+        return SyncView(
+            deltas=tuple(self._delta(record, known.get(record.name, 0)) for record in changed),
+            removed_codebooks=tuple(gone),
+        )
+
+    def _delta(self, record: CodebookRecord, since: int) -> DeltaView:
+        # A replica that is ahead has seen a registry that was since restored from a backup: it starts over.
+        delta = self._registry.delta(record.name, since if 0 <= since <= record.revision else 0)
+        return DeltaView(
+            codebook=derive.codebook_view(delta.codebook, self._registry.live_replicas(record.fingerprint)),
+            base=delta.base,
+            revision=delta.revision,
+            added=delta.added,
+            removed=delta.removed,
+        )

@@ -1,0 +1,94 @@
+"""How the client calls: deadlines, retries of what may be repeated, and errors as the server raised them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import grpc
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+from horen_vllm.control.settings import MAX_MESSAGE_BYTES
+from horen_vllm.control.status import error_from_rpc
+from horen_vllm.errors import HorenError
+
+B = TypeVar("B")
+
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # gRPC's own second between attempts would make short retries pointless.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+_ATTEMPTS: Final = 4
+
+
+class Transport:
+    """A channel to one control plane.
+
+    Parameters
+    ----------
+    target
+        ``HOST:PORT``.
+    timeout_s
+        Deadline of a unary call in seconds, for each attempt.
+    """
+
+    def __init__(self, target: str, timeout_s: float) -> None:
+        self.target = target
+        self.channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._timeout_s = timeout_s
+
+    def call(self, method: Any, request: Any, read: Callable[[Any], B], *, extra_s: float = 0.0) -> B:
+        """Call `method` once and return its answer as `read` reads it.
+
+        Parameters
+        ----------
+        extra_s
+            Seconds that the server may wait on purpose, on top of the timeout.
+
+        Raises
+        ------
+        HorenError
+            What the server raised; Unavailable ``control_unavailable`` or ``control_timeout`` when it did not answer.
+        """
+        try:
+            return read(method(request, timeout=self._timeout_s + extra_s))
+        except grpc.RpcError as exc:
+            raise error_from_rpc(exc, self.target) from exc
+
+    def call_again(self, method: Any, request: Any, read: Callable[[Any], B]) -> B:
+        """Call `method` as `call` does, up to four times within about a second while nobody answers."""
+        retrying = Retrying(
+            stop=stop_after_attempt(_ATTEMPTS),
+            wait=wait_exponential(multiplier=0.1, max=0.5),
+            retry=retry_if_exception(_nobody_answered),
+            reraise=True,
+        )
+        return retrying(lambda: self.call(method, request, read))
+
+    def stream(self, method: Any, request: Any, read: Callable[[Any], B], *, timeout_s: float | None) -> Iterator[B]:
+        """Yield the answers of `method`; the stream ends quietly after `timeout_s` seconds.
+
+        Raises
+        ------
+        HorenError
+            As `call`.
+        """
+        responses = method(request, timeout=timeout_s)
+        try:
+            for response in responses:
+                yield read(response)
+        except grpc.RpcError as exc:
+            if exc.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise error_from_rpc(exc, self.target) from exc
+        finally:
+            responses.cancel()
+
+    def close(self) -> None:
+        """Close the channel; running streams end."""
+        self.channel.close()
+
+
+def _nobody_answered(exc: BaseException) -> bool:
+    return isinstance(exc, HorenError) and exc.code == "control_unavailable"

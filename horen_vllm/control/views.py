@@ -1,0 +1,87 @@
+"""Reads views from the registry: a record, what it refers to, and the live replicas of its base model."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+from horen_vllm.control import derive
+from horen_vllm.control.messages import CodebookView, EditView, RevisionView
+from horen_vllm.errors import NotFound
+from horen_vllm.ids import CodebookName, EditId, TenantId
+from horen_vllm.registry.models import EditRecord, RevisionKind, RevisionRecord
+from horen_vllm.registry.ports import Registry
+
+
+class Views:
+    """Composes what clients see; every method blocks on the registry and may be called from any thread.
+
+    Parameters
+    ----------
+    registry
+        Where the records are.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._rollbacks = _RollbackLog(registry)
+
+    def codebook(self, name: CodebookName) -> CodebookView:
+        """Return a codebook; NotFound ``unknown_codebook``."""
+        record = self._registry.get_codebook(name)
+        return derive.codebook_view(record, self._registry.live_replicas(record.fingerprint))
+
+    def codebooks(self, tenant: TenantId) -> list[CodebookView]:
+        """Return the codebooks of a tenant by name."""
+        # Databases collate '-' differently; page tokens need one order.
+        records = sorted(self._registry.list_codebooks(tenant), key=lambda record: record.name)
+        replicas = self._registry.live_replicas()
+        return [
+            derive.codebook_view(record, [item for item in replicas if item.fingerprint == record.fingerprint])
+            for record in records
+        ]
+
+    def revisions(self, name: CodebookName, records: Sequence[RevisionRecord]) -> list[RevisionView]:
+        """Return the views of revisions of one codebook."""
+        replicas = self._registry.live_replicas(self._registry.get_codebook(name).fingerprint)
+        return [derive.revision_view(record, replicas) for record in records]
+
+    def edit(self, codebook: CodebookName | None, edit_id: EditId) -> EditView:
+        """Return an edit of `codebook` (None: of any); NotFound ``unknown_edit``, also when it is another's."""
+        owner = self._registry.get_edit(edit_id).codebook
+        if codebook not in {None, owner}:
+            raise NotFound(f"There is no edit {edit_id} in {codebook}.", code="unknown_edit")
+        return self._compose(owner, lambda: [self._registry.get_edit(edit_id)])[0]
+
+    def edits(self, name: CodebookName, *, after_sequence: int, limit: int) -> list[EditView]:
+        """Return edits with a greater sequence, oldest first; NotFound ``unknown_codebook``."""
+        return self._compose(name, lambda: self._registry.list_edits(name, after_sequence=after_sequence, limit=limit))
+
+    def _compose(self, name: CodebookName, read: Callable[[], Sequence[EditRecord]]) -> list[EditView]:
+        # In this order: what a replica had applied before an edit was seen active cannot be a later removal of it,
+        # and a rollback that brought the edit back before then is in the log.
+        replicas = self._registry.live_replicas(self._registry.get_codebook(name).fingerprint)
+        said = [(record, self._said_by(record)) for record in read()]
+        last_rollback = self._rollbacks.last(name)
+        return [derive.edit_view(record, said_by, last_rollback, replicas) for record, said_by in said]
+
+    def _said_by(self, record: EditRecord) -> EditRecord:
+        return record if record.same_as is None else self._registry.get_edit(record.same_as)
+
+
+class _RollbackLog:
+    """The last rollback of each codebook; revisions never change, so each is read once."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._seen: dict[CodebookName, tuple[int, int]] = {}
+        self._lock = threading.Lock()
+
+    def last(self, name: CodebookName) -> int:
+        """Return the number of the last rollback revision; 0 when there is none."""
+        with self._lock:
+            seen, rollback = self._seen.get(name, (0, 0))
+        while records := self._registry.list_revisions(name, after=seen):
+            numbers = [record.number for record in records if record.kind == RevisionKind.ROLLBACK]
+            seen, rollback = records[-1].number, max([rollback, *numbers])
+        with self._lock:
+            self._seen[name] = max(self._seen.get(name, (0, 0)), (seen, rollback))
+        return rollback

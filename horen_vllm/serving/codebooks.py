@@ -1,0 +1,89 @@
+"""Which codebooks this server answers for, and what ``model: "NAME@CODEBOOK"`` means."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from horen_vllm.errors import NotFound, Unavailable
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName, TenantId
+from horen_vllm.plugin.tag import RequestTag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedCodebook:
+    """A codebook that every worker of this server has applied."""
+
+    name: CodebookName
+    revision: int
+    window_ratio: float
+
+
+class ServedCodebooks:
+    """The server's table of codebooks; changed by the sync agent, read by every request.
+
+    Parameters
+    ----------
+    base_names
+        Names under which the clean model is served.
+    stale_after_s
+        Seconds without the control plane after which codebooks are no longer answered for.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self, base_names: Sequence[str], *, stale_after_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.base_names = tuple(base_names)
+        self._stale_after_s = stale_after_s
+        self._clock = clock
+        self._contact: float | None = None
+        self._served: dict[CodebookName, ServedCodebook] = {}
+
+    def set(self, codebook: ServedCodebook) -> None:
+        """Add a codebook or move it to its new revision."""
+        self._served[codebook.name] = codebook
+
+    def drop(self, name: CodebookName) -> None:
+        """Stop answering for a codebook."""
+        self._served.pop(name, None)
+
+    def touch(self) -> None:
+        """Note that the control plane has just confirmed this table."""
+        self._contact = self._clock()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the control plane has been silent for too long, or has never answered."""
+        return self._contact is None or self._clock() - self._contact > self._stale_after_s
+
+    def revisions(self) -> dict[CodebookName, int]:
+        """Return the applied revision of every codebook."""
+        return {name: codebook.revision for name, codebook in self._served.items()}
+
+    def model_names(self) -> list[str]:
+        """Return every ``NAME@CODEBOOK`` that is answered for, under the first base name."""
+        return [f"{self.base_names[0]}@{name.codebook}" for name in sorted(self._served)]
+
+    def resolve(self, model: str, tenant: TenantId = DEFAULT_TENANT) -> RequestTag | None:
+        """Return the tag for a request's model name; None for the clean model or a name that is not ours.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_codebook``.
+        Unavailable
+            ``replica_stale``, when this server cannot know the codebook's current revision.
+        """
+        base, separator, codebook = model.rpartition("@")
+        if model in self.base_names or not separator or base not in self.base_names:
+            return None
+        if self.stale:
+            message = (
+                f"this server has lost the control plane, so it cannot answer for {model!r}; {base!r} still works."
+            )
+            raise Unavailable(message, code="replica_stale")
+        served = self._served.get(CodebookName(tenant, codebook))
+        if served is None:
+            raise NotFound(f"there is no codebook {codebook!r} for model {base!r}.", code="unknown_codebook")
+        return RequestTag(str(served.name), served.window_ratio)

@@ -1,0 +1,117 @@
+"""The sync agent: a task in the API server that brings new revisions from the control plane to the engine."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from horen_vllm.control.client import HorenClient
+from horen_vllm.control.messages import DeltaView
+from horen_vllm.errors import HorenError
+from horen_vllm.ids import CodebookName
+from horen_vllm.serving.codebooks import ServedCodebook, ServedCodebooks
+from horen_vllm.serving.engine import Engine
+from horen_vllm.serving.settings import ServingSettings
+
+RETRY_S = 0.5
+"""Pause after a call that failed, in seconds."""
+
+log = structlog.get_logger(__name__)
+
+
+class SyncAgent:
+    """Long-polls the control plane, applies what is new, and reports what it serves.
+
+    Parameters
+    ----------
+    client
+        Control plane; its calls block, so they run in a thread.
+    engine
+        Where revisions go.
+    served
+        The table that requests are resolved by; a codebook enters it once every worker has it.
+    model, fingerprint
+        What this server serves.
+    on_change
+        Called after the table has changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: HorenClient,
+        engine: Engine,
+        served: ServedCodebooks,
+        settings: ServingSettings,
+        model: str,
+        fingerprint: str,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._client = client
+        self._engine = engine
+        self._served = served
+        self._settings = settings
+        self._model = model
+        self._fingerprint = fingerprint
+        self._on_change = on_change
+        self._reload: set[CodebookName] = set()
+
+    async def run(self) -> None:
+        """Go on until cancelled; no failure of the control plane or of one update ends it."""
+        while True:
+            try:
+                await self.step()
+            except HorenError as error:
+                log.warning("sync failed", code=error.code, reason=error.message)
+                await asyncio.sleep(RETRY_S)
+            except Exception:  # the agent must outlive any single failure, or the server would go stale
+                log.exception("sync failed unexpectedly")
+                await asyncio.sleep(RETRY_S)
+
+    async def step(self) -> None:
+        """Ask once, apply all that is new, and renew the lease."""
+        known = {name: revision for name, revision in self._served.revisions().items() if name not in self._reload}
+        news = await asyncio.to_thread(
+            self._client.sync,
+            replica_id=self._settings.replica_id,
+            model=self._model,
+            fingerprint=self._fingerprint,
+            known=known,
+            wait_s=0.0 if self._served.stale else self._settings.sync_wait_s,
+        )
+        failed = [delta for delta in news.deltas if not await self._apply(delta)]
+        for name in news.removed_codebooks:
+            await self._engine.drop(str(name))
+            self._served.drop(name)
+        self._served.touch()
+        if news:
+            self._on_change()
+        await self._heartbeat()
+        if failed:
+            await asyncio.sleep(RETRY_S)
+
+    async def _apply(self, delta: DeltaView) -> bool:
+        """Return whether the engine took the update; a codebook that it refused stays at its old revision."""
+        codebook = delta.codebook
+        try:
+            await self._engine.apply(delta)
+        except HorenError as error:
+            log.warning("update refused", codebook=str(codebook.name), code=error.code, reason=error.message)
+            if error.code == "revision_gap":
+                self._reload.add(codebook.name)
+            return False
+        self._reload.discard(codebook.name)
+        ratio = codebook.parameters.window_ratio
+        self._served.set(ServedCodebook(name=codebook.name, revision=delta.revision, window_ratio=ratio))
+        log.info("revision applied", codebook=str(codebook.name), revision=delta.revision, added=len(delta.added))
+        return True
+
+    async def _heartbeat(self) -> None:
+        await asyncio.to_thread(
+            self._client.heartbeat,
+            replica_id=self._settings.replica_id,
+            model=self._model,
+            fingerprint=self._fingerprint,
+            applied=self._served.revisions(),
+            lease_s=self._settings.lease_s,
+        )

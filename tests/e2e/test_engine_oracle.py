@@ -1,0 +1,101 @@
+"""The engine against the oracle, token by token, under mixed load (fp32, V1 runner, CPU)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import mixed
+from tests.e2e.engines import apply_book, call, engine, update_for
+from tests.e2e.oracle import Oracle, OracleBook
+
+SITE = "model.layers.3.mlp.down_proj"
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def oracle(model_folder: str) -> Oracle:
+    return Oracle(model_folder, SITE)
+
+
+@pytest.fixture(scope="module")
+def eager(model_folder: str) -> Iterator[Any]:
+    """Small chunks, prefix caching on: most prompts need several steps and share blocks."""
+    options = {"enforce_eager": True, "max_num_batched_tokens": 32, "enable_prefix_caching": True}
+    with engine(model_folder, SITE, dtype="float32", **options) as llm:
+        yield llm
+
+
+def check_mixed_load(llm: Any, oracle: Oracle, folder: Path, seed: int) -> None:
+    texts = mixed.prompts(seed)
+    by_name = mixed.books(oracle, texts, seed)
+    for name, book in by_name.items():
+        assert apply_book(llm, name, book, folder) == {"codebook": name, "revision": 1}
+    requests = mixed.cases(texts, seed)
+    served = mixed.serve(llm, requests)
+    mixed.compare(oracle, served, requests, by_name).check()
+    assert call(llm, "horen_status", {})["live_requests"] == 0
+
+
+def test_eager_with_small_chunks_and_prefix_cache(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
+    check_mixed_load(eager, oracle, tmp_path, seed=1)
+
+
+def test_a_second_turn_never_reads_an_edited_answer_from_the_cache(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
+    """Turn 2's prompt holds turn 1's edited answer; its KV must be clean again."""
+    texts = [text for text in mixed.prompts(seed=2) if len(text) >= 31]
+    by_name = mixed.books(oracle, texts, seed=2)
+    for name, book in by_name.items():
+        apply_book(eager, name, book, tmp_path)
+    first = [mixed.Case(text, name, 40) for text in texts for name in by_name]
+    answers = [list(output.outputs[0].token_ids) for output in mixed.serve(eager, first)]
+    second = [
+        mixed.Case([*case.prompt, *answer, 20, 21, 22], codebook, 5)
+        for case, answer in zip(first, answers, strict=True)
+        for codebook in (None, *by_name)
+    ]
+    verdict = mixed.compare(oracle, mixed.serve(eager, second), second, by_name)
+    assert not verdict.wrong, verdict.wrong[:5]
+
+
+def test_an_empty_codebook_and_an_unknown_one_leave_the_model_clean(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
+    empty = {"tenants/default/codebooks/empty": OracleBook((), threshold=0.5)}
+    for name, book in empty.items():
+        apply_book(eager, name, book, tmp_path)
+    requests = [mixed.Case(text, name, 5) for text in mixed.prompts(3) for name in empty]
+    verdict = mixed.compare(oracle, mixed.serve(eager, requests), requests, empty)
+    assert not verdict.wrong, verdict.wrong[:5]
+
+
+def test_updates_move_from_revision_to_revision_and_refuse_a_gap(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
+    texts = mixed.prompts(4)
+    books = mixed.books(oracle, texts, 4)
+    name, book = mixed.CODEBOOK_A, books[mixed.CODEBOOK_A]
+    apply_book(eager, name, book, tmp_path, revision=7)
+    gone = [entry.edit_id for entry in book.entries[1:]]
+    update = {**update_for(name, book, tmp_path), "added": [], "removed": gone, "base_revision": 7, "revision": 8}
+    assert call(eager, "horen_apply", update) == {"codebook": name, "revision": 8}
+    assert call(eager, "horen_apply", update)["error"]["code"] == "revision_gap"
+    left = {name: OracleBook(book.entries[:1], threshold=book.threshold)}
+    requests = [mixed.Case(text, name, 5) for text in texts]
+    verdict = mixed.compare(oracle, mixed.serve(eager, requests), requests, left, revision=8)
+    assert not verdict.wrong, verdict.wrong[:5]
+
+
+def test_a_corrupt_artifact_is_refused_and_the_codebook_stays(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
+    texts = mixed.prompts(5)
+    books = mixed.books(oracle, texts, 5)
+    name = mixed.CODEBOOK_B
+    apply_book(eager, name, books[name], tmp_path, revision=3)
+    update = update_for(name, books[mixed.CODEBOOK_A], tmp_path, revision=4)
+    path = Path(update["added"][2]["path"])
+    path.write_bytes(path.read_bytes()[:-4] + b"\0\1\2\3")
+    assert call(eager, "horen_apply", update)["error"]["code"] == "artifact_corrupt"
+    assert call(eager, "horen_status", {})["applied"][name] == 3
+
+
+def test_torch_compile(model_folder: str, oracle: Oracle, tmp_path: Path) -> None:
+    options = {"enforce_eager": False, "max_num_batched_tokens": 48, "enable_prefix_caching": True}
+    with engine(model_folder, SITE, dtype="float32", **options) as llm:
+        check_mixed_load(llm, oracle, tmp_path, seed=6)

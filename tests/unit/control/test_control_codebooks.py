@@ -1,0 +1,164 @@
+"""CodebookService over real gRPC and a real registry."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from horen_vllm.control.client import CodebookView, EditProgress, EditView, HorenClient
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.errors import AlreadyExists, HorenError, InvalidArgument, NotFound, Unavailable
+from horen_vllm.ids import CodebookName, TenantId
+from horen_vllm.registry.models import EditRecord, EditSpec, RevisionKind
+
+
+def test_create_applies_preset_and_overrides(client: HorenClient) -> None:
+    made = client.create_codebook(
+        "demo", preset="horen-paper", threshold=0.7, value_mode=ValueMode.SEQUENCE, window_ratio=0.5
+    )
+    assert str(made.name) == "tenants/default/codebooks/demo"
+    assert (made.model, made.fingerprint, made.site) == ("demo-model", "f" * 64, "model.layers.1.mlp.down_proj")
+    assert made.parameters.preset == "horen-paper"
+    assert (made.parameters.threshold, made.parameters.window_ratio) == (0.7, 0.5)
+    assert made.parameters.value_mode is ValueMode.SEQUENCE
+    assert (made.revision, made.entry_count, made.replicas_total, made.serving) == (1, 0, 0, False)
+    assert client.get_codebook("demo") == made
+    assert client.get_codebook(made.name) == made
+    assert client.get_codebook(str(made.name)) == made
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code"),
+    [
+        ("Demo", {}, "invalid_name"),
+        ("x" * 500, {}, "invalid_name"),
+        ("tenants/default/models/demo", {}, "invalid_name"),
+        ("demo", {"preset": "best"}, "unknown_preset"),
+        ("demo", {"preset": "p" * 10_000}, "unknown_preset"),
+        ("demo", {"threshold": None}, "threshold_required"),
+        ("demo", {"threshold": 1.5}, "invalid_threshold"),
+        ("demo", {"threshold": float("nan")}, "invalid_threshold"),
+        ("demo", {"window_ratio": 0.0}, "invalid_window_ratio"),
+    ],
+)
+def test_create_refuses(client: HorenClient, name: str, options: dict[str, object], code: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        client.create_codebook(name, **{"preset": "cosine", "threshold": 0.8, **options})  # type: ignore[arg-type]
+    assert caught.value.code == code
+
+
+def test_names_are_taken_once(client: HorenClient, demo: CodebookName) -> None:
+    with pytest.raises(AlreadyExists) as caught:
+        client.create_codebook(demo, preset="cosine", threshold=0.8)
+    assert caught.value.code == "codebook_exists"
+
+
+def test_unknown_and_foreign_codebooks_look_the_same(client: HorenClient, spec: EditSpec) -> None:
+    calls: list[Callable[[str], object]] = [
+        client.get_codebook,
+        lambda name: list(client.list_revisions(name)),
+        lambda name: list(client.list_edits(name)),
+        lambda name: client.rollback(name, 1),
+        lambda name: next(client.watch_codebook(name)),
+        lambda name: client.submit_edit(name, spec),
+    ]
+    for name in ("tenants/default/codebooks/ghost", "tenants/other/codebooks/demo"):
+        for call in calls:
+            with pytest.raises(NotFound) as caught:
+                call(name)
+            assert (caught.value.code, caught.value.message) == (
+                "unknown_codebook", f"There is no codebook {name}.",
+            )  # fmt: skip
+    with pytest.raises(NotFound):
+        client.create_codebook(CodebookName(TenantId("other"), "demo"), preset="cosine", threshold=0.8)
+
+
+def test_list_pages_in_name_order(client: HorenClient) -> None:
+    for name in ("b", "a-b", "ab", "a", "c"):
+        client.create_codebook(name, preset="cosine", threshold=0.8)
+    names = [view.name.codebook for view in client.list_codebooks(page_size=2)]
+    assert names == ["a", "a-b", "ab", "b", "c"]
+    assert [view.name.codebook for view in client.list_codebooks(page_size=5)] == names
+
+
+def test_page_sizes_and_tokens_are_checked(client: HorenClient, demo: CodebookName) -> None:
+    for listing in (client.list_codebooks, lambda **kw: client.list_edits(demo, **kw)):
+        with pytest.raises(InvalidArgument) as caught:
+            list(listing(page_size=-1))
+        assert caught.value.code == "invalid_page_size"
+    assert len(list(client.list_codebooks(page_size=1_000_000))) == 1
+
+
+def test_rollback_makes_a_revision_and_deactivates(
+    client: HorenClient,
+    demo: CodebookName,
+    submit: Callable[[str], EditView],
+    publish: Callable[[], EditRecord],
+    beat: Callable[..., None],
+) -> None:
+    edit = submit("Who leads Acme?")
+    publish()
+    beat(demo=2)
+    assert client.get_edit(edit).state is EditProgress.SERVING
+
+    rolled = client.rollback(demo, 1)
+    assert (rolled.number, rolled.kind, rolled.restored, rolled.entry_count) == (3, RevisionKind.ROLLBACK, 1, 0)
+    assert (rolled.serving, rolled.replicas_total, rolled.replicas_serving) == (False, 1, 0)
+    assert client.get_edit(edit).state is EditProgress.INACTIVE
+
+    back = client.rollback(demo, 2)
+    # The replica still serves revision 2 or 3; after 3 it lacks the entry, so only 4 counts.
+    beat(demo=3)
+    assert client.get_edit(edit).state is EditProgress.PUBLISHED
+    beat(demo=4)
+    assert client.get_edit(edit).state is EditProgress.SERVING
+    assert client.wait_serving(demo, back.number, timeout_s=5).entry_count == 1
+
+    revisions = list(client.list_revisions(demo, page_size=3))
+    assert [(item.number, item.kind.value) for item in revisions] == [
+        (1, "create"), (2, "publish"), (3, "rollback"), (4, "rollback"),
+    ]  # fmt: skip
+    assert revisions[1].edit_id == edit.edit_id
+    assert all(item.serving for item in revisions)
+
+
+@pytest.mark.parametrize(("to", "code"), [(0, "invalid_revision"), (-3, "invalid_revision"), (9, "unknown_revision")])
+def test_rollback_refuses(client: HorenClient, demo: CodebookName, to: int, code: str) -> None:
+    with pytest.raises(HorenError) as caught:
+        client.rollback(demo, to)
+    assert caught.value.code == code
+
+
+def test_watch_codebook_sends_each_change(
+    client: HorenClient,
+    demo: CodebookName,
+    submit: Callable[[str], EditView],
+    publish: Callable[[], EditRecord],
+    beat: Callable[..., None],
+) -> None:
+    seen: list[CodebookView] = []
+    started, done = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        for view in client.watch_codebook(demo, timeout_s=10):
+            seen.append(view)
+            started.set()
+            if view.revision == 2 and view.serving:
+                break
+        done.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    assert started.wait(5)
+    submit("Who leads Acme?")
+    publish()
+    beat(demo=2)
+    assert done.wait(5)
+    assert (seen[0].revision, seen[-1].revision, seen[-1].entry_count) == (1, 2, 1)
+    assert len(seen) in {2, 3}
+
+
+def test_waits_end_with_their_deadline(client: HorenClient, demo: CodebookName) -> None:
+    assert len(list(client.watch_codebook(demo, timeout_s=0.2))) == 1
+    with pytest.raises(Unavailable) as caught:
+        client.wait_serving(demo, 1, timeout_s=0.2)
+    assert caught.value.code == "wait_timeout"

@@ -1,0 +1,119 @@
+"""ReplicaService over real gRPC and a real registry."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import pytest
+
+from horen_vllm.control.client import EditView, HorenClient, SyncView
+from horen_vllm.errors import InvalidArgument
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName
+from horen_vllm.registry.models import EditRecord
+
+MODEL: Final[dict[str, Any]] = {"model": "demo-model", "fingerprint": "f" * 64}
+
+
+def test_first_sync_sends_everything(
+    client: HorenClient, demo: CodebookName, submit: Callable[[str], EditView], publish: Callable[[], EditRecord]
+) -> None:
+    edit = submit("Who leads Acme?")
+    publish()
+    view = client.sync("replica-1", known={}, **MODEL)
+    (delta,) = view.deltas
+    assert (delta.codebook.name, delta.base, delta.revision, delta.removed) == (demo, 0, 2, ())
+    assert delta.codebook.parameters == client.get_codebook(demo).parameters
+    assert [(entry.edit_id, entry.sequence, entry.artifact) for entry in delta.added] == [(edit.edit_id, 1, "ab" * 32)]
+
+
+def test_later_syncs_send_the_difference(
+    client: HorenClient, demo: CodebookName, submit: Callable[[str], EditView], publish: Callable[[], EditRecord]
+) -> None:
+    edit = submit("Who leads Acme?")
+    publish()
+    client.rollback(demo, 1)
+    (delta,) = client.sync("replica-1", known={demo: 2}, **MODEL).deltas
+    assert (delta.base, delta.revision, delta.added, delta.removed) == (2, 3, (), (edit.edit_id,))
+
+
+def test_sync_waits_and_returns_empty(client: HorenClient, demo: CodebookName) -> None:
+    begin = time.monotonic()
+    assert not client.sync("replica-1", known={demo: 1}, wait_s=0.3, **MODEL)
+    assert 0.25 < time.monotonic() - begin < 3
+
+
+def test_sync_returns_as_soon_as_something_changes(
+    client: HorenClient, demo: CodebookName, submit: Callable[[str], EditView], publish: Callable[[], EditRecord]
+) -> None:
+    submit("Who leads Acme?")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: client.sync("replica-1", known={demo: 1}, wait_s=20, **MODEL))
+        time.sleep(0.1)
+        begin = time.monotonic()
+        publish()
+        view: SyncView = waiting.result(timeout=10)
+    assert view.deltas[0].revision == 2
+    assert time.monotonic() - begin < 2
+
+
+def test_sync_tells_of_codebooks_that_are_gone_or_of_another_model(client: HorenClient, demo: CodebookName) -> None:
+    ghost = CodebookName(DEFAULT_TENANT, "ghost")
+    assert client.sync("replica-1", known={demo: 1, ghost: 4}, **MODEL).removed_codebooks == (ghost,)
+    assert not client.sync("replica-1", model="demo-model", fingerprint="other", known={})
+
+
+def test_a_replica_that_is_ahead_starts_over(client: HorenClient, demo: CodebookName) -> None:
+    (delta,) = client.sync("replica-1", known={demo: 7}, **MODEL).deltas
+    assert (delta.base, delta.revision) == (0, 1)
+
+
+def test_heartbeat_returns_the_lease(client: HorenClient, demo: CodebookName) -> None:
+    lease = client.heartbeat("replica-1", applied={demo: 1}, lease_s=30, **MODEL)
+    assert timedelta(seconds=20) < lease - datetime.now(UTC) <= timedelta(seconds=30)
+    assert client.get_codebook(demo).serving
+
+
+def test_leases_end(client: HorenClient, demo: CodebookName) -> None:
+    client.heartbeat("replica-1", applied={demo: 1}, lease_s=0.05, **MODEL)
+    time.sleep(0.1)
+    assert client.get_codebook(demo).replicas_total == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"replica_id": ""}, "invalid_replica_id"),
+        ({"replica_id": "r" * 129}, "invalid_replica_id"),
+        ({"replica_id": "a\nb"}, "invalid_replica_id"),
+        ({"fingerprint": ""}, "missing_fingerprint"),
+        ({"lease_s": 0.0}, "invalid_lease"),
+        ({"lease_s": 1e9}, "invalid_lease"),
+        ({"lease_s": float("nan")}, "invalid_lease"),
+        ({"applied": {"demo": 1}}, "invalid_name"),
+    ],
+)
+def test_heartbeat_refuses(client: HorenClient, change: dict[str, Any], code: str) -> None:
+    arguments: dict[str, Any] = {"replica_id": "replica-1", "applied": {}, **MODEL, **change}
+    with pytest.raises(InvalidArgument) as caught:
+        client.heartbeat(arguments.pop("replica_id"), **arguments)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("wait_s", [-1.0, 61.0, float("nan")])
+def test_sync_refuses_waits_out_of_range(client: HorenClient, wait_s: float) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        client.sync("replica-1", known={}, wait_s=wait_s, **MODEL)
+    assert caught.value.code == "invalid_wait"
+
+
+def test_watchers_do_not_starve_calls(client: HorenClient, demo: CodebookName) -> None:
+    watches = [client.watch_codebook(demo, timeout_s=20) for _ in range(60)]
+    assert all(next(watch).revision == 1 for watch in watches)
+    slowest = 0.0
+    for _ in range(10):
+        begin = time.monotonic()
+        client.get_codebook(demo)
+        slowest = max(slowest, time.monotonic() - begin)
+    assert slowest < 2
