@@ -74,7 +74,8 @@ class EditQueue(Protocol):
     def claim(self, worker: str, *, lease_s: float, fingerprint: str) -> Claim | None:
         """Take the oldest edit of a codebook with this base-model `fingerprint` that is COMMITTED, or whose
         lease has expired; None when there is none. The edit becomes TRAINING and its attempt grows by one.
-        Edits of one codebook are handed out in order, one at a time."""
+        Edits of one codebook are handed out in order, one at a time.
+        """
         ...
 
     def extend(self, claim: Claim, *, lease_s: float) -> Claim:

@@ -59,7 +59,7 @@ class Oracle:
 
     def __init__(self, folder: str, site: str) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        self.model.eval()
+        self.model.train(mode=False)
         self._site = dict(self.model.named_modules())[site]
 
     @torch.no_grad()

@@ -1,0 +1,46 @@
+"""The SQL registry: all ports on one database."""
+
+from horen_vllm.registry.codebook_store import SqlCodebookStore
+from horen_vllm.registry.database import Database
+from horen_vllm.registry.edit_queue import SqlEditQueue
+from horen_vllm.registry.replica_store import SqlReplicaStore
+from horen_vllm.registry.sql_store import Clock, utc_now
+
+
+class SqlRegistry(SqlCodebookStore, SqlEditQueue, SqlReplicaStore):
+    """`ports.Registry` on SQL: threads and processes may share the database.
+
+    Parameters
+    ----------
+    url
+        SQLAlchemy URL, such as ``sqlite:////var/lib/horen/registry.db``.
+    clock
+        Returns the present time, with its zone; leases are measured by it.
+
+    Raises
+    ------
+    InvalidArgument
+        ``invalid_registry_url``, when the URL is malformed or names an unknown database.
+    FailedPrecondition
+        ``registry_driver_missing``, when the driver that the URL names is not installed.
+    """
+
+    def __init__(self, url: str, *, clock: Clock = utc_now) -> None:
+        super().__init__(Database(url), clock)
+
+    def check_schema(self) -> None:
+        """Check that the database is at this version's migration.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``schema_out_of_date``; ``migrations_missing``.
+        """
+        # Alembic takes as long to import as the rest of the registry, and only this needs it.
+        from horen_vllm.registry.migrate import check_current  # noqa: PLC0415
+
+        check_current(self._database)
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._database.close()

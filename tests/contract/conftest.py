@@ -1,0 +1,109 @@
+"""The registry under test: every test here speaks to `ports.Registry` only and runs on each implementation."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.ids import CodebookName, EditId, TenantId
+from horen_vllm.registry import migrate
+from horen_vllm.registry.models import EditRecord, EditSpec, Publication
+from horen_vllm.registry.ports import Registry
+from horen_vllm.registry.store import SqlRegistry
+
+PARAMETERS = MethodParameters(preset="horen-paper", threshold=0.85, beta=20.0, gamma=0.01, steps=1)
+
+
+class ManualClock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def now(clock: ManualClock) -> Callable[[], datetime]:
+    return clock
+
+
+@pytest.fixture
+def advance(clock: ManualClock) -> Callable[[float], None]:
+    return clock.advance
+
+
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database to copy, which is faster than migrating one for each test."""
+    path = tmp_path_factory.mktemp("registry") / "empty.db"
+    migrate.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite"])
+def open_registry(tmp_path: Path, empty_sqlite: Path, clock: ManualClock) -> Iterator[Callable[[], Registry]]:
+    """Opens the same registry as often as it is called, as another process would."""
+    path = shutil.copy(empty_sqlite, tmp_path / "registry.db")
+    opened: list[Registry] = []
+
+    def open_another() -> Registry:
+        opened.append(SqlRegistry(f"sqlite:///{path}", clock=clock))
+        return opened[-1]
+
+    yield open_another
+    for registry in opened:
+        registry.close()
+
+
+@pytest.fixture
+def registry(open_registry: Callable[[], Registry]) -> Registry:
+    return open_registry()
+
+
+@pytest.fixture
+def create(registry: Registry) -> Callable[..., CodebookName]:
+    """Creates a codebook and returns its name."""
+
+    def create_one(codebook: str = "facts", tenant: str = "acme", fingerprint: str = "fp") -> CodebookName:
+        name = CodebookName(TenantId(tenant), codebook)
+        registry.create_codebook(name, model="llama", fingerprint=fingerprint, site="layers.29", parameters=PARAMETERS)
+        return name
+
+    return create_one
+
+
+@pytest.fixture
+def book(create: Callable[..., CodebookName]) -> CodebookName:
+    return create()
+
+
+@pytest.fixture
+def publish(registry: Registry) -> Callable[..., EditRecord]:
+    """Submits an edit, claims it and publishes it on the current revision."""
+    numbers = count(1)
+
+    def publish_one(book: CodebookName, supersedes: tuple[EditId, ...] = ()) -> EditRecord:
+        number = next(numbers)
+        codebook = registry.get_codebook(book)
+        edit = registry.submit(book, EditSpec(prompt=f"prompt {number}", target=f"target {number}"))
+        claim = registry.claim("worker", lease_s=30, fingerprint=codebook.fingerprint)
+        assert claim is not None
+        assert claim.edit.edit_id == edit.edit_id
+        publication = Publication(artifact=f"{number:064x}", base_revision=codebook.revision, supersedes=supersedes)
+        return registry.publish(claim, publication)
+
+    return publish_one

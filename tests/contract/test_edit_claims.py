@@ -1,0 +1,175 @@
+"""Contract of `ports.EditQueue`: leases, order and fencing."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from horen_vllm.errors import FailedPrecondition, NotFound
+from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.registry.models import Claim, EditRecord, EditSpec, EditState, Publication
+from horen_vllm.registry.ports import Registry
+
+Advance = Callable[[float], None]
+Create = Callable[..., CodebookName]
+Write = Callable[[Registry, Claim], object]
+
+SPEC = EditSpec(prompt="p", target="t")
+
+WRITES: dict[str, Write] = {
+    "extend": lambda r, claim: r.extend(claim, lease_s=30),
+    "publish": lambda r, claim: r.publish(claim, Publication(artifact="late", base_revision=1)),
+    "finish_same": lambda r, claim: r.finish_same(claim, claim.edit.edit_id),
+    "fail": lambda r, claim: r.fail(claim, "code", "reason"),
+}
+
+
+def claimed(registry: Registry, worker: str = "first", fingerprint: str = "fp") -> Claim:
+    claim = registry.claim(worker, lease_s=30, fingerprint=fingerprint)
+    assert claim is not None
+    return claim
+
+
+def nothing_to_claim(registry: Registry) -> bool:
+    return registry.claim("second", lease_s=30, fingerprint="fp") is None
+
+
+@pytest.fixture
+def edit(registry: Registry, book: CodebookName) -> EditRecord:
+    return registry.submit(book, SPEC)
+
+
+def test_a_claim_is_a_lease_on_the_edit(
+    registry: Registry, edit: EditRecord, now: Callable[[], datetime], advance: Advance
+) -> None:
+    advance(7)
+    claim = registry.claim("w", lease_s=12.5, fingerprint="fp")
+    assert claim is not None
+    assert (claim.worker, claim.attempt, claim.lease_expires_at) == ("w", 1, now() + timedelta(seconds=12.5))
+    assert claim.edit == replace(edit, state=EditState.TRAINING, attempt=1, updated_at=now())
+    assert registry.get_edit(edit.edit_id) == claim.edit
+
+
+def test_there_is_nothing_to_claim_in_an_empty_queue(registry: Registry, book: CodebookName) -> None:
+    assert nothing_to_claim(registry)
+
+
+@pytest.mark.usefixtures("edit")
+def test_a_worker_gets_edits_of_its_base_model_only(registry: Registry) -> None:
+    assert registry.claim("w", lease_s=30, fingerprint="other") is None
+
+
+def test_a_codebooks_edits_are_handed_out_in_order_one_at_a_time(registry: Registry, book: CodebookName) -> None:
+    edits = [registry.submit(book, SPEC) for _ in range(3)]
+    claim = claimed(registry)
+    assert claim.edit.edit_id == edits[0].edit_id
+    assert nothing_to_claim(registry)
+    registry.publish(claim, Publication(artifact="aa", base_revision=1))
+    claim = claimed(registry)
+    assert claim.edit.edit_id == edits[1].edit_id
+    registry.fail(claim, "code", "reason")
+    claim = claimed(registry)
+    assert claim.edit.edit_id == edits[2].edit_id
+    registry.finish_same(claim, edits[0].edit_id)
+    assert nothing_to_claim(registry)
+
+
+def test_other_codebooks_do_not_wait(registry: Registry, create: Create, advance: Advance) -> None:
+    busy, idle = create("busy"), create("idle")
+    for book in (busy, busy, idle):
+        registry.submit(book, SPEC)
+        advance(1)
+    assert claimed(registry).edit.codebook == busy
+    assert claimed(registry).edit.codebook == idle
+    assert nothing_to_claim(registry)
+
+
+def test_the_oldest_edit_comes_first_whatever_its_codebook(
+    registry: Registry, create: Create, advance: Advance
+) -> None:
+    first, second = create("first"), create("second")
+    registry.submit(second, SPEC)
+    advance(1)
+    registry.submit(first, SPEC)
+    assert claimed(registry).edit.codebook == second
+
+
+def test_an_expired_lease_is_handed_out_again_before_later_edits(
+    registry: Registry, book: CodebookName, edit: EditRecord, advance: Advance
+) -> None:
+    registry.submit(book, SPEC)
+    claimed(registry)
+    advance(29.9)
+    assert nothing_to_claim(registry)
+    advance(0.1)
+    again = claimed(registry, "second")
+    assert (again.edit.edit_id, again.worker, again.attempt) == (edit.edit_id, "second", 2)
+    assert nothing_to_claim(registry)
+
+
+@pytest.mark.usefixtures("edit")
+def test_an_extended_lease_ends_later(registry: Registry, advance: Advance, now: Callable[[], datetime]) -> None:
+    claim = claimed(registry)
+    advance(20)
+    extended = registry.extend(claim, lease_s=30)
+    assert extended.lease_expires_at == now() + timedelta(seconds=30)
+    assert (extended.attempt, extended.worker) == (claim.attempt, claim.worker)
+    advance(29)
+    assert nothing_to_claim(registry)
+    advance(1)
+    assert claimed(registry).attempt == 2
+
+
+@pytest.mark.parametrize("successor", ["second", "first"])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_late_worker_changes_nothing(
+    *, registry: Registry, book: CodebookName, edit: EditRecord, advance: Advance, write: Write, successor: str
+) -> None:
+    late = claimed(registry)
+    advance(31)
+    taken = claimed(registry, successor)
+    with pytest.raises(FailedPrecondition, match="'first'") as caught:
+        write(registry, late)
+    assert caught.value.code == "claim_lost"
+    assert registry.get_edit(edit.edit_id) == taken.edit
+    assert registry.get_codebook(book).revision == 1
+    published = registry.publish(taken, Publication(artifact="aa", base_revision=1))
+    assert (published.artifact, published.attempt) == ("aa", 2)
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.usefixtures("edit")
+def test_a_finished_edit_is_not_written_again(registry: Registry, book: CodebookName, write: Write) -> None:
+    claim = claimed(registry)
+    published = registry.publish(claim, Publication(artifact="aa", base_revision=1))
+    with pytest.raises(FailedPrecondition, match="published") as caught:
+        write(registry, claim)
+    assert caught.value.code == "claim_lost"
+    assert registry.get_edit(published.edit_id) == published
+    assert registry.get_codebook(book).revision == 2
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.usefixtures("edit")
+def test_a_claim_belongs_to_its_worker(registry: Registry, write: Write) -> None:
+    stolen = replace(claimed(registry), worker="thief")
+    with pytest.raises(FailedPrecondition, match="thief") as caught:
+        write(registry, stolen)
+    assert caught.value.code == "claim_lost"
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_claim_names_an_edit_of_its_codebook(registry: Registry, edit: EditRecord, write: Write) -> None:
+    forged = replace(claimed(registry), edit=replace(edit, edit_id=EditId("e000")))
+    with pytest.raises(NotFound, match="e000") as caught:
+        write(registry, forged)
+    assert caught.value.code == "unknown_edit"
+
+
+@pytest.mark.usefixtures("edit")
+def test_an_expired_claim_that_nobody_took_still_publishes(registry: Registry, advance: Advance) -> None:
+    claim = claimed(registry)
+    advance(3600)
+    edit = registry.publish(claim, Publication(artifact="aa", base_revision=1))
+    assert edit.state is EditState.PUBLISHED

@@ -1,0 +1,57 @@
+"""Contract of `ports.ReplicaStore`."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+
+from horen_vllm.ids import CodebookName, TenantId
+from horen_vllm.registry.models import ReplicaRecord
+from horen_vllm.registry.ports import Registry
+
+ONE = CodebookName(TenantId("acme"), "one")
+TWO = CodebookName(TenantId("globex"), "two")
+
+
+def beat(
+    registry: Registry, replica: str, applied: Mapping[CodebookName, int], fingerprint: str = "fp"
+) -> ReplicaRecord:
+    return registry.heartbeat(replica, model="m", fingerprint=fingerprint, applied=applied, lease_s=30)
+
+
+def test_a_heartbeat_is_recorded(registry: Registry, now: Callable[[], datetime]) -> None:
+    record = beat(registry, "r1", {TWO: 7, ONE: 3})
+    assert record == ReplicaRecord(
+        replica_id="r1",
+        model="m",
+        fingerprint="fp",
+        applied={ONE: 3, TWO: 7},
+        lease_expires_at=now() + timedelta(seconds=30),
+    )
+    assert list(registry.live_replicas()) == [record]
+
+
+def test_the_last_heartbeat_replaces_the_others(registry: Registry) -> None:
+    beat(registry, "r1", {ONE: 3, TWO: 7})
+    last = beat(registry, "r1", {ONE: 4}, fingerprint="new")
+    assert last.applied == {ONE: 4}
+    assert list(registry.live_replicas()) == [last]
+
+
+def test_a_replica_lives_as_long_as_its_lease(registry: Registry, advance: Callable[[float], None]) -> None:
+    beat(registry, "r2", {})
+    advance(20)
+    beat(registry, "r1", {})
+    assert [replica.replica_id for replica in registry.live_replicas()] == ["r1", "r2"]
+    advance(10)
+    assert [replica.replica_id for replica in registry.live_replicas()] == ["r1"]
+    beat(registry, "r2", {})
+    assert [replica.replica_id for replica in registry.live_replicas()] == ["r1", "r2"]
+    advance(3 * 24 * 3600)
+    beat(registry, "r3", {})
+    assert [replica.replica_id for replica in registry.live_replicas()] == ["r3"]
+
+
+def test_replicas_are_listed_for_a_base_model(registry: Registry) -> None:
+    beat(registry, "r1", {}, fingerprint="one")
+    beat(registry, "r2", {}, fingerprint="two")
+    assert [replica.replica_id for replica in registry.live_replicas("two")] == ["r2"]
+    assert list(registry.live_replicas("three")) == []

@@ -1,0 +1,35 @@
+"""Every engine configuration that the plugin accepts, against the oracle; ``make matrix``."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import mixed
+from tests.e2e.engines import apply_book, engine
+from tests.e2e.oracle import Oracle
+
+SITE = "model.layers.3.mlp.down_proj"
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "eager-no-cache": {"enforce_eager": True, "enable_prefix_caching": False, "max_num_batched_tokens": 64},
+    "eager-odd-chunks": {"enforce_eager": True, "enable_prefix_caching": True, "max_num_batched_tokens": 9},
+    "eager-sync-scheduling": {"enforce_eager": True, "async_scheduling": False, "max_num_batched_tokens": 32},
+    "eager-preemption": {"enforce_eager": True, "max_num_batched_tokens": 64, "num_gpu_blocks_override": 17},
+    "compile-no-cache": {"enforce_eager": False, "enable_prefix_caching": False, "max_num_batched_tokens": 64},
+    "compile-odd-chunks": {"enforce_eager": False, "enable_prefix_caching": True, "max_num_batched_tokens": 9},
+}
+
+
+@pytest.mark.engine
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_configuration(name: str, model_folder: str, tmp_path: Path) -> None:
+    oracle = Oracle(model_folder, SITE)
+    texts = mixed.prompts(seed=21)
+    by_name = mixed.books(oracle, texts, seed=21)
+    requests = mixed.cases(texts, seed=21)
+    with engine(model_folder, SITE, dtype="float32", **CONFIGURATIONS[name]) as llm:
+        for book_name, book in by_name.items():
+            apply_book(llm, book_name, book, tmp_path)
+        served = mixed.serve(llm, requests)
+    mixed.compare(oracle, served, requests, by_name).check()

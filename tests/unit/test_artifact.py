@@ -1,0 +1,84 @@
+"""Entries as files: what is written is read back, and nothing else is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, decode_entry, encode_entry
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.errors import DataLoss, NotFound
+
+
+@pytest.fixture
+def entry() -> EntryArtifact:
+    manifest = EntryManifest(
+        edit_id="e1",
+        fingerprint="f" * 64,
+        site="model.layers.3.mlp.down_proj",
+        value_mode=ValueMode.SEQUENCE,
+        span=3,
+        target_ids=(7, 9),
+        normalised_prompt="who leads ünïcode?",
+        trained_end=True,
+        loss=0.025,
+        steps=7,
+    )
+    torch.manual_seed(0)
+    return EntryArtifact(keys=torch.randn(2, 5), values=torch.randn(3, 4), manifest=manifest)
+
+
+def test_entry_survives_the_file(entry: EntryArtifact) -> None:
+    data = encode_entry(entry)
+    read = decode_entry(data)
+    assert read.manifest == entry.manifest
+    assert torch.equal(read.keys.view(torch.int32), entry.keys.view(torch.int32))
+    assert torch.equal(read.values.view(torch.int32), entry.values.view(torch.int32))
+    assert encode_entry(read) == data
+
+
+def test_other_content_gives_other_bytes(entry: EntryArtifact) -> None:
+    other = replace(entry, manifest=replace(entry.manifest, steps=8))
+    assert encode_entry(other) != encode_entry(entry)
+
+
+def test_strided_and_half_tensors_are_stored_as_contiguous_float32(entry: EntryArtifact) -> None:
+    strided = replace(entry, keys=torch.randn(5, 2).T, values=entry.values.half())
+    read = decode_entry(encode_entry(strided))
+    assert torch.equal(read.keys, strided.keys)
+    assert read.values.dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, -1, -20])
+def test_refuses_truncated_bytes(entry: EntryArtifact, size: int) -> None:
+    with pytest.raises(DataLoss) as caught:
+        decode_entry(encode_entry(entry)[:size])
+    assert caught.value.code == "artifact_unreadable"
+
+
+def test_refuses_a_newer_format(entry: EntryArtifact) -> None:
+    newer = replace(entry, manifest=replace(entry.manifest, format_version=99))
+    with pytest.raises(DataLoss, match="99"):
+        decode_entry(encode_entry(newer))
+
+
+def test_folder_names_files_by_content(entry: EntryArtifact, tmp_path: Path) -> None:
+    folder = ArtifactFolder(tmp_path / "artifacts")
+    data = encode_entry(entry)
+    digest = folder.put(data)
+    assert folder.put(data) == digest
+    assert folder.read(digest) == data
+    assert [path.name for path in folder.path(digest).parent.iterdir()] == [f"{digest}.safetensors"]
+
+
+def test_folder_refuses_missing_and_changed_files(entry: EntryArtifact, tmp_path: Path) -> None:
+    folder = ArtifactFolder(tmp_path)
+    with pytest.raises(NotFound) as missing:
+        folder.read("0" * 64)
+    assert missing.value.code == "unknown_artifact"
+    digest = folder.put(encode_entry(entry))
+    folder.path(digest).write_bytes(b"other")
+    with pytest.raises(DataLoss) as corrupt:
+        folder.read(digest)
+    assert corrupt.value.code == "artifact_corrupt"
