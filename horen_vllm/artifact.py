@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from horen_vllm.core.presets import ValueMode
@@ -82,7 +83,7 @@ def decode_entry(data: bytes) -> EntryArtifact:
         fields["value_mode"] = ValueMode(fields["value_mode"])
         fields["target_ids"] = tuple(fields["target_ids"])
         return EntryArtifact(keys=tensors["keys"], values=tensors["values"], manifest=EntryManifest(**fields))
-    except (KeyError, TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError, SafetensorError) as exc:
         message = "the file is not a horen entry."
         raise DataLoss(message, code="artifact_unreadable") from exc
 

@@ -87,7 +87,9 @@ def _carry_decisions(scheduler_class: Any) -> None:
     def update_from_output(self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
         fresh = getattr(model_runner_output, DECISIONS_ATTRIBUTE, None)
         if fresh:
-            self.__dict__.setdefault(_HELD, {}).update(fresh)
+            # A request that was aborted while its step ran is freed already and would never take its own.
+            alive = {name: decision for name, decision in fresh.items() if name in self.requests}
+            self.__dict__.setdefault(_HELD, {}).update(alive)
         return update(self, scheduler_output, model_runner_output)
 
     @functools.wraps(free)

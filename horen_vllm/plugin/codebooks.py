@@ -13,7 +13,7 @@ from horen_vllm.artifact import EntryArtifact
 from horen_vllm.core.match import NO_ENTRY, KeyTable
 from horen_vllm.core.paging import RowAllocator
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.core.values import value_stride
+from horen_vllm.core.values import value_rows, value_stride
 from horen_vllm.errors import FailedPrecondition
 
 
@@ -24,7 +24,8 @@ class ResidentEntry:
     edit_id: str
     sequence: int
     key_row: int
-    num_keys: int
+    key_bits: tuple[bytes, ...]
+    """The bytes of each key, by which identical keys are found."""
     value_row: int
     span: int
     stride: int
@@ -151,9 +152,7 @@ class PagedCodebooks:
 
     def _place(self, sequence: int, artifact: EntryArtifact) -> ResidentEntry:
         keys, values = artifact.keys, artifact.values
-        if keys.shape[1:] != self.keys.shape[1:] or values.shape[1:] != self.values.shape[1:]:
-            message = f"entry {artifact.manifest.edit_id} has widths {keys.shape[1]} and {values.shape[1]}."
-            raise FailedPrecondition(message, code="wrong_shape")
+        self._check_shapes(artifact)
         key_row = self._key_rows.allocate(keys.shape[0])
         try:
             value_row = self._value_rows.allocate(values.shape[0])
@@ -167,11 +166,22 @@ class PagedCodebooks:
             edit_id=manifest.edit_id,
             sequence=sequence,
             key_row=key_row,
-            num_keys=keys.shape[0],
+            key_bits=tuple(key.float().numpy().tobytes() for key in keys),
             value_row=value_row,
             span=manifest.span,
             stride=value_stride(manifest.value_mode),
         )
+
+    def _check_shapes(self, artifact: EntryArtifact) -> None:
+        keys, values, manifest = artifact.keys, artifact.values, artifact.manifest
+        # Fewer vectors than the span reads would let an entry write its neighbour's.
+        expected = (value_rows(manifest.value_mode, manifest.span), *self.values.shape[1:])
+        if keys.ndim != 2 or keys.shape[0] < 1 or keys.shape[1:] != self.keys.shape[1:]:
+            message = f"entry {manifest.edit_id} has keys {tuple(keys.shape)}; the site is {self.keys.shape[1]} wide."
+            raise FailedPrecondition(message, code="wrong_shape")
+        if manifest.span < 1 or values.shape != expected:
+            message = f"entry {manifest.edit_id} has values {tuple(values.shape)}, expected {expected}."
+            raise FailedPrecondition(message, code="wrong_shape")
 
     def _view(
         self, codebook: str, revision: int, parameters: MethodParameters, entries: dict[str, ResidentEntry]
@@ -179,16 +189,15 @@ class PagedCodebooks:
         ordered = sorted(entries.values(), key=lambda entry: entry.sequence)
         for entry in ordered:
             entry.references += 1
-        key_rows = [entry.key_row + key for entry in ordered for key in range(entry.num_keys)]
-        owners = [index for index, entry in enumerate(ordered) for _ in range(entry.num_keys)]
+        owned = _resolve_identical(ordered)
         return RevisionView(
             codebook=codebook,
             revision=revision,
             parameters=parameters,
             entries=entries,
             edit_ids=[entry.edit_id for entry in ordered],
-            key_rows=self._column(key_rows),
-            owners=self._column(owners),
+            key_rows=self._column([row for row, _ in owned]),
+            owners=self._column([owner for _, owner in owned]),
             sequences=self._column([*(entry.sequence for entry in ordered), NO_ENTRY]),
             value_rows=self._column([*(entry.value_row for entry in ordered), NO_ENTRY]),
             spans=self._column([*(entry.span for entry in ordered), 0]),
@@ -207,3 +216,14 @@ class PagedCodebooks:
     def _free(self, entry: ResidentEntry) -> None:
         self._key_rows.free(entry.key_row)
         self._value_rows.free(entry.value_row)
+
+
+def _resolve_identical(ordered: Sequence[ResidentEntry]) -> list[tuple[int, int]]:
+    """Return (key row, entry index) pairs without the older ones of identical keys.
+
+    A matrix product may score equal rows a rounding apart, so the rule that the newer edit wins is kept here.
+    """
+    newest: dict[bytes, tuple[int, int]] = {}
+    for index, entry in enumerate(ordered):
+        newest |= {bits: (entry.key_row + key, index) for key, bits in enumerate(entry.key_bits)}
+    return list(newest.values())

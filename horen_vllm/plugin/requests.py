@@ -50,6 +50,9 @@ class RequestTable:
         self._codebooks = codebooks
         self._free_slots = list(range(num_slots))
         self._live: dict[str, TrackedRequest] = {}
+        self._clean: set[str] = set()
+        self.sums_valid = [False] * num_slots
+        """Whether a slot's sum has been begun by the request that holds it now."""
 
     def __len__(self) -> int:
         """Count the live tagged requests."""
@@ -57,10 +60,14 @@ class RequestTable:
 
     def admit(self, request_id: str, tag: RequestTag, prompt_length: int) -> TrackedRequest | None:
         """Return the request, pinning the applied revision if this is its first step; None without a codebook."""
+        if request_id in self._clean:
+            return None
         tracked = self._live.get(request_id)
         if tracked is None:
             view = self._codebooks.pin(tag.codebook)
             if view is None:
+                # For good: a codebook that arrives later must not enter a request halfway.
+                self._clean.add(request_id)
                 return None
             tracked = TrackedRequest(request_id, tag, prompt_length, view)
             self._live[request_id] = tracked
@@ -72,12 +79,14 @@ class RequestTable:
         """Take the slot of a request that will run again later; its pin and decision stay."""
         tracked = self._live.get(request_id)
         if tracked is not None and tracked.slot is not None:
+            self.sums_valid[tracked.slot] = False
             self._free_slots.append(tracked.slot)
             tracked.slot = None
 
     def finish(self, request_id: str) -> None:
         """Forget a request that finished or was aborted, and give its pin back."""
         self.preempt(request_id)
+        self._clean.discard(request_id)
         tracked = self._live.pop(request_id, None)
         if tracked is not None:
             self._codebooks.unpin(tracked.view)

@@ -8,11 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from horen_vllm.artifact import decode_entry, read_verified
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.errors import FailedPrecondition, HorenError
+from horen_vllm.errors import FailedPrecondition, HorenError, Internal
 from horen_vllm.plugin.attach import SITE_ATTRIBUTE
 from horen_vllm.plugin.site import EditSite
+
+log = structlog.get_logger(__name__)
 
 
 def install(worker_class: Any) -> None:
@@ -58,14 +62,22 @@ def status(site: EditSite, _text: str) -> dict[str, Any]:
 
 def _answering(call: Callable[[EditSite, str], dict[str, Any]]) -> Callable[[Any, str], str]:
     def answer(worker: Any, text: str = "{}") -> str:
-        # An exception here would take the engine down with it; a refused update must not.
+        # An exception would end the sync agent's step, and one codebook must not hold up the others.
         try:
-            site = getattr(worker, SITE_ATTRIBUTE, None)
-            if site is None:
-                message = "this engine has no edit site: start it with additional_config.horen."
-                raise FailedPrecondition(message, code="no_edit_site")
-            return json.dumps(call(site, text))
+            return json.dumps(call(_site_of(worker), text))
         except HorenError as exc:
             return json.dumps({"error": {"code": exc.code, "message": exc.message}})
+        except Exception as exc:
+            log.exception("call failed", call=call.__name__)
+            message = f"{call.__name__} failed with {type(exc).__name__}; the worker's log has the details."
+            return json.dumps({"error": {"code": Internal.default_code, "message": message}})
 
     return answer
+
+
+def _site_of(worker: Any) -> EditSite:
+    site: EditSite | None = getattr(worker, SITE_ATTRIBUTE, None)
+    if site is None:
+        message = "this engine has no edit site: start it with additional_config.horen."
+        raise FailedPrecondition(message, code="no_edit_site")
+    return site

@@ -32,6 +32,9 @@ class EngineSettings:
         section = config.get("horen") if isinstance(config, dict) else None
         if section is None:
             return None
+        if not isinstance(section, dict):
+            message = f"additional_config.horen = {section!r}: give an object with at least 'site'."
+            raise InvalidArgument(message, code="invalid_engine_settings")
         known = {field.name for field in fields(cls)}
         unknown = set(section) - known - {"build"}
         if unknown:
@@ -43,7 +46,7 @@ class EngineSettings:
         settings = cls(**{name: value for name, value in section.items() if name in known})
         for name in ("key_budget_mib", "value_budget_mib"):
             value = getattr(settings, name)
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 message = f"additional_config.horen.{name} = {value!r}: give a whole number of MiB, at least 1."
                 raise InvalidArgument(message, code="invalid_engine_settings")
         return settings

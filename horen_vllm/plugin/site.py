@@ -3,6 +3,7 @@
 Shapes: T rows of the flattened batch, S slots, D_in and D_out widths of the site.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,7 +39,6 @@ class EditSite:
         self.requests = RequestTable(codebooks, num_slots)
         self._positions = positions
         self._sums = torch.zeros(num_slots, codebooks.keys.shape[1], device=device)
-        self._sums_valid = [False] * num_slots
         self._token_slot = torch.full((max_tokens,), -1, dtype=torch.int64, device=device)
         # Columns of the slot table: position of answer token 0, first value row, span, stride.
         self._answer_start = torch.zeros(num_slots, dtype=torch.int64, device=device)
@@ -53,7 +53,7 @@ class EditSite:
         """Plan the next forward pass; the batch's rows are in order and complete."""
         self._require_run()
         plan = plan_step(rows, self.requests)
-        check_coverage(plan, self._sums_valid)
+        check_coverage(plan, self.requests.sums_valid)
         self._token_slot.fill_(-1)
         for slot, start, stop in plan.writes:
             self._token_slot[start:stop] = slot
@@ -94,7 +94,7 @@ class EditSite:
             if pool.restart:
                 self._sums[pool.slot].zero_()
             self._sums[pool.slot] += inputs[pool.start : pool.stop].float().sum(dim=0)
-            self._sums_valid[pool.slot] = True
+            self.requests.sums_valid[pool.slot] = True
 
     def _route(self, view: RevisionView, group: list[TrackedRequest]) -> None:
         slots = torch.tensor([tracked.slot for tracked in group], device=self._sums.device)
@@ -117,7 +117,7 @@ class EditSite:
                 runner_up=_edit(view, decision.runner_up),
                 runner_up_score=decision.runner_up_score,
             )
-            self._sums_valid[int(slot)] = False
+            self.requests.sums_valid[int(slot)] = False
             self._fresh[tracked.request_id] = _report(view, tracked.decision)
 
     def _restore(self, tracked: TrackedRequest) -> None:
@@ -169,5 +169,5 @@ def _report(view: RevisionView, decision: HeldDecision) -> dict[str, Any]:
 
 
 def _finite(score: float) -> float | None:
-    # JSON has no infinity; an empty codebook has no best score.
-    return None if score == float("-inf") else score
+    # JSON has neither infinity nor NaN; an empty codebook has no best score.
+    return score if math.isfinite(score) else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from horen_vllm.ids import CodebookName
-from horen_vllm.plugin.tag import RESULT_KEY
+from horen_vllm.plugin.tag import RESERVED_PREFIX, RESULT_KEY
 
 
 @dataclass(slots=True)
@@ -40,10 +40,11 @@ def tap(engine_client: Any, models: Any) -> None:
 
     @functools.wraps(generate)
     def tapped_generate(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = generate(prompt, sampling_params, *args, **kwargs)
         sink = current_sink.get()
         if sink is None:
-            return outputs
+            _untag(sampling_params)
+            return generate(prompt, sampling_params, *args, **kwargs)
+        outputs = generate(prompt, sampling_params, *args, **kwargs)
         # vLLM calls this once a prompt, in order: the index is the only link to the response's choices.
         index, sink.prompts = sink.prompts, sink.prompts + 1
         return _recorded(outputs, sink, index, sampling_params.n)
@@ -55,6 +56,14 @@ def tap(engine_client: Any, models: Any) -> None:
 
     engine_client.generate = tapped_generate
     models.model_name = asked_model_name
+
+
+def _untag(sampling_params: Any) -> None:
+    # Forms and routes with raw sampling parameters pass the middleware: they must not choose a codebook.
+    extra = sampling_params.extra_args
+    if extra and any(str(name).startswith(RESERVED_PREFIX) for name in extra):
+        kept = {name: value for name, value in extra.items() if not str(name).startswith(RESERVED_PREFIX)}
+        sampling_params.extra_args = kept or None
 
 
 async def _recorded(outputs: AsyncIterator[Any], sink: DecisionSink, prompt: int, choices: int) -> AsyncIterator[Any]:

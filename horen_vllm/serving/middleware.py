@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from horen_vllm.errors import HorenError
+from horen_vllm.errors import HorenError, InvalidArgument
 from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.decisions import DecisionSink, current_sink
 from horen_vllm.serving.problem import send_problem
@@ -12,6 +12,7 @@ from horen_vllm.serving.requests import parse_body, tag_for, with_tag
 from horen_vllm.serving.responses import ResponseWriter
 
 _JSON: Final = b"application/json"
+_FORMS: Final = (b"multipart/form-data", b"application/x-www-form-urlencoded")
 
 
 class CodebookMiddleware:
@@ -32,12 +33,14 @@ class CodebookMiddleware:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Handle one connection."""
         served = self._served()
-        if served is None or not _carries_json(scope):
+        if served is None or not _may_carry_json(scope):
             await self._app(scope, receive, send)
             return
         content = await _read_all(receive)
+        if content is None:
+            return
         try:
-            body = parse_body(content)
+            body = _parsed(scope, content)
             tag = tag_for(scope["path"], body, served)
         except HorenError as error:
             await send_problem(error, send)
@@ -54,16 +57,33 @@ class CodebookMiddleware:
             current_sink.reset(token)
 
 
-def _carries_json(scope: dict[str, Any]) -> bool:
-    if scope["type"] != "http" or scope["method"] != "POST":
-        return False
-    return bool(dict(scope["headers"]).get(b"content-type", _JSON).startswith(_JSON))
+def _may_carry_json(scope: dict[str, Any]) -> bool:
+    # By exclusion: a spelling of the media type that only we do not know would bypass the rules.
+    return scope["type"] == "http" and scope["method"] == "POST" and not _content_type(scope).startswith(_FORMS)
 
 
-async def _read_all(receive: Any) -> bytes:
+def _content_type(scope: dict[str, Any]) -> bytes:
+    # The first of several, as the application behind reads it.
+    return next((bytes(value).lower() for name, value in scope["headers"] if name == b"content-type"), b"")
+
+
+def _parsed(scope: dict[str, Any], content: bytes) -> dict[str, Any]:
+    """Return the JSON object of a request; empty where there is none and none was announced."""
+    try:
+        return parse_body(content)
+    except InvalidArgument:
+        if content and _content_type(scope).startswith(_JSON):
+            raise
+        return {}
+
+
+async def _read_all(receive: Any) -> bytes | None:
+    """Return the request's body; None when the client went away before its end."""
     content = bytearray()
     while True:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         content += message.get("body", b"")
         if not message.get("more_body", False):
             return bytes(content)

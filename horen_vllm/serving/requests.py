@@ -27,7 +27,7 @@ def parse_body(content: bytes) -> dict[str, Any]:
     """
     try:
         body = json.loads(content)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidArgument(f"the request body is not JSON: {exc}.", code="malformed_json") from exc
     if not isinstance(body, dict):
         raise InvalidArgument("the request body must be a JSON object.", code="malformed_json")
@@ -52,6 +52,8 @@ def tag_for(path: str, body: dict[str, Any], served: ServedCodebooks) -> Request
     if path not in EDITABLE_PATHS:
         message = f"{path} does not answer for codebooks: use /v1/completions or /v1/chat/completions."
         raise InvalidArgument(message, code="unsupported_endpoint")
+    if not isinstance(body.get("vllm_xargs") or {}, dict):
+        raise InvalidArgument("vllm_xargs must be a JSON object.", code="unsupported_parameter")
     for name, reason in _UNSUPPORTED.items():
         if body.get(name):
             raise InvalidArgument(f"{name} cannot be used with a codebook: {reason}.", code="unsupported_parameter")
@@ -59,8 +61,9 @@ def tag_for(path: str, body: dict[str, Any], served: ServedCodebooks) -> Request
 
 
 def with_tag(body: dict[str, Any], tag: RequestTag) -> dict[str, Any]:
-    """Return the body with the tag where vLLM carries it to the engine (``vllm_xargs``)."""
-    return {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **tag.to_extra_args()}}
+    """Return the body for the clean model's name, with the tag where vLLM carries it to the engine (``vllm_xargs``)."""
+    base = str(body["model"]).rpartition("@")[0]
+    return {**body, "model": base, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **tag.to_extra_args()}}
 
 
 def _refuse_reserved(body: dict[str, Any]) -> None:

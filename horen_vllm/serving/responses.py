@@ -6,13 +6,17 @@ from typing import Any, Final
 from horen_vllm.serving.decisions import DecisionSink
 
 FIELD: Final = "horen"
+_JSON: Final = b"application/json"
+_EVENT_STREAM: Final = b"text/event-stream"
 _EVENT: Final = b"data: "
+_END: Final = b"\n\n"
 
 
 class ResponseWriter:
     """An ASGI ``send`` that adds the sink's decisions to what passes through it.
 
-    A JSON body is held until it is complete, since its length changes; a stream's chunks pass at once.
+    A JSON body is held until it is complete, since its length changes; a stream's events pass one by one, and
+    everything else passes as it is.
     """
 
     def __init__(self, send: Any, sink: DecisionSink) -> None:
@@ -29,17 +33,29 @@ class ResponseWriter:
         elif message["type"] != "http.response.body":
             await self._send(message)
         elif self._streaming:
-            await self._send({**message, "body": _with_decisions_sse(message.get("body", b""), self._sink)})
+            await self._on_events(message)
+        elif self._start is None:
+            await self._send(message)
         else:
             await self._on_body(message)
 
     async def _on_start(self, message: dict[str, Any]) -> None:
-        content_type = dict(message["headers"]).get(b"content-type", b"")
-        self._streaming = content_type.startswith(b"text/event-stream")
-        if self._streaming:
-            await self._send(message)
-        else:
+        content_type = dict(message.get("headers", ())).get(b"content-type", b"").lower()
+        self._streaming = content_type.startswith(_EVENT_STREAM)
+        if content_type.startswith(_JSON):
             self._start = message
+        else:
+            await self._send(message)
+
+    async def _on_events(self, message: dict[str, Any]) -> None:
+        self._held += message.get("body", b"")
+        more = message.get("more_body", False)
+        # An event may come in parts: what has no end yet waits for it.
+        end = self._held.rfind(_END) + len(_END) if _END in self._held else 0
+        complete = bytes(self._held[:end] if more else self._held)
+        del self._held[: len(complete)]
+        if complete or not more:
+            await self._send({**message, "body": _with_decisions_sse(complete, self._sink)})
 
     async def _on_body(self, message: dict[str, Any]) -> None:
         self._held += message.get("body", b"")
@@ -64,20 +80,20 @@ def _with_decisions_sse(content: bytes, sink: DecisionSink) -> bytes:
     # Decisions arrive with a choice's last chunk, so all chunks before it pass without being parsed.
     if not sink.by_choice or b'"finish_reason":' not in content:
         return content
-    return b"\n\n".join(_event(event, sink) for event in content.split(b"\n\n"))
+    return _END.join(_event(event, sink) for event in content.split(_END))
 
 
 def _event(event: bytes, sink: DecisionSink) -> bytes:
     if not event.startswith(_EVENT + b"{"):
         return event
     chunk = json.loads(event[len(_EVENT) :])
-    if not any(choice.get("finish_reason") for choice in chunk.get("choices", ())):
+    if not any(choice.get("finish_reason") for choice in chunk.get("choices") or ()):
         return event
     return _EVENT + _annotated(chunk, sink)
 
 
 def _annotated(body: Any, sink: DecisionSink) -> bytes:
-    for choice in body.get("choices", ()):
+    for choice in body.get("choices") or ():
         decision = sink.by_choice.get(choice["index"])
         if decision is not None:
             choice[FIELD] = decision

@@ -70,7 +70,8 @@ class SyncAgent:
 
     async def step(self) -> None:
         """Ask once, apply all that is new, and renew the lease."""
-        known = {name: revision for name, revision in self._served.revisions().items() if name not in self._reload}
+        # 0 asks for everything; a codebook that was left out could not be reported as removed.
+        known = {name: 0 if name in self._reload else at for name, at in self._served.revisions().items()}
         news = await asyncio.to_thread(
             self._client.sync,
             replica_id=self._settings.replica_id,
@@ -79,15 +80,13 @@ class SyncAgent:
             known=known,
             wait_s=0.0 if self._served.stale else self._settings.sync_wait_s,
         )
-        failed = [delta for delta in news.deltas if not await self._apply(delta)]
-        for name in news.removed_codebooks:
-            await self._engine.drop(str(name))
-            self._served.drop(name)
+        done = [await self._apply(delta) for delta in news.deltas]
+        done += [await self._drop(name) for name in news.removed_codebooks]
         self._served.touch()
         if news:
             self._on_change()
         await self._heartbeat()
-        if failed:
+        if not all(done):
             await asyncio.sleep(RETRY_S)
 
     async def _apply(self, delta: DeltaView) -> bool:
@@ -104,6 +103,17 @@ class SyncAgent:
         ratio = codebook.parameters.window_ratio
         self._served.set(ServedCodebook(name=codebook.name, revision=delta.revision, window_ratio=ratio))
         log.info("revision applied", codebook=str(codebook.name), revision=delta.revision, added=len(delta.added))
+        return True
+
+    async def _drop(self, name: CodebookName) -> bool:
+        """Return whether the engine has forgotten the codebook."""
+        try:
+            await self._engine.drop(str(name))
+        except HorenError as error:
+            log.warning("drop refused", codebook=str(name), code=error.code, reason=error.message)
+            return False
+        self._reload.discard(name)
+        self._served.drop(name)
         return True
 
     async def _heartbeat(self) -> None:

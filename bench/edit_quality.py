@@ -1,0 +1,182 @@
+"""Edit quality on the demo world: 100 edits, asked for over HTTP, and 500 facts that nobody edited.
+
+``python -m bench.edit_quality`` writes ``bench/results/edit_quality.json``. Half of the unedited facts are of
+relations that were edited, the other half of relations that were not. The same 500 questions then go to vLLM
+without the plugin, and every request that did not fire must have the same tokens there.
+"""
+
+import json
+import os
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from bench.provenance import provenance, write_result
+from horen_vllm.cli.demo_choice import FALSE_FIRE_RATE, spread
+from horen_vllm.cli.server_command import ServerDtype
+from horen_vllm.cli.stack import Stack, StackSettings
+from horen_vllm.control.client import EditProgress, HorenClient
+from horen_vllm.core.presets import preset_parameters
+from horen_vllm.demo.paths import demo_model_dir
+from horen_vllm.demo.world import Fact, World, build_world
+from horen_vllm.editor.calibrate import FittedThreshold, fit_threshold
+from horen_vllm.editor.model import load_editable_model
+from horen_vllm.evals.endpoint import Answer, Endpoint
+from horen_vllm.registry.models import EditSpec
+
+EDITS: Final = 100
+UNEDITED: Final = 500
+BACKGROUND: Final = 600
+SEED: Final = 20261122
+MAX_TOKENS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Disjoint sets of facts: edited, unedited and reported on, background of the threshold."""
+
+    edited: tuple[Fact, ...]
+    unedited: tuple[Fact, ...]
+    background: tuple[Fact, ...]
+
+
+def sample(world: World, seed: int = SEED, edits: int = EDITS, unedited: int = UNEDITED) -> Sample:
+    """Return the facts of the run; edits come from one half of the relations."""
+    generator = random.Random(seed)
+    names = sorted(world.relations)
+    generator.shuffle(names)
+    chosen = set(names[: len(names) // 2])
+    order = spread(world, len(world.facts), generator)
+    inside = [fact for fact in order if fact.relation in chosen]
+    outside = [fact for fact in order if fact.relation not in chosen]
+    half = unedited // 2
+    edited, near = inside[:edits], inside[edits : edits + half]
+    far = outside[: unedited - half]
+    rest = [*inside[edits + half :], *outside[unedited - half :]]
+    generator.shuffle(rest)
+    return Sample(edited=tuple(edited), unedited=(*near, *far), background=tuple(rest[:BACKGROUND]))
+
+
+def question(world: World, fact: Fact) -> str:
+    """Return the trained wording by which a fact is edited or asked for."""
+    return world.prompt(fact, world.trained_wordings(fact)[0])
+
+
+def fit(world: World, facts: Sample, preset: str) -> FittedThreshold:
+    """Fit c for `preset` on the background facts, for a codebook of this many edits (two keys each)."""
+    folder = str(demo_model_dir())
+    return fit_threshold(
+        load_editable_model(folder),
+        [question(world, fact) for fact in facts.background],
+        preset_parameters(preset, folder, 0.9),
+        num_keys=2 * len(facts.edited),
+        false_fire_rate=FALSE_FIRE_RATE,
+        seed=0,
+    )
+
+
+def edit_all(client: HorenClient, codebook: str, specs: Sequence[EditSpec], console: Console) -> list[Any]:
+    """Submit all edits, wait until each is served or has failed, and return their last views."""
+    submitted = [client.submit_edit(codebook, spec) for spec in specs]
+    waiting = track(submitted, description=f"editing {codebook}", console=console, transient=True)
+    return [client.wait_edit(edit, until=EditProgress.SERVING, timeout_s=600) for edit in waiting]
+
+
+def measure(stack: Stack, world: World, facts: Sample, preset: str, console: Console) -> dict[str, Any]:
+    """Edit one codebook and return its numbers, the unedited answers included under ``_answers``."""
+    fitted = fit(world, facts, preset)
+    client, endpoint = HorenClient(stack.control_address), Endpoint(stack.base_url)
+    client.create_codebook(preset, preset=preset, threshold=fitted.threshold)
+    targets = [world.counterfactual(fact, SEED) for fact in facts.edited]
+    prompts = [question(world, fact) for fact in facts.edited]
+    specs = [EditSpec(prompt=prompt, target=target) for prompt, target in zip(prompts, targets, strict=True)]
+    started = time.perf_counter()
+    edits = edit_all(client, preset, specs, console)
+    seconds = time.perf_counter() - started
+    model = f"{stack.model_name}@{preset}"
+    plain = endpoint.ask_all(model, prompts, max_tokens=MAX_TOKENS)
+    chat = [endpoint.chat(model, prompt, max_tokens=MAX_TOKENS) for prompt in prompts]
+    held_out = [world.prompt(fact, world.held_out_wording(fact)) for fact in facts.edited]
+    unseen = [world.unseen_prompt(fact) for fact in facts.edited]
+    unedited = endpoint.ask_all(model, [question(world, fact) for fact in facts.unedited], max_tokens=MAX_TOKENS)
+    near, far = unedited[: len(unedited) // 2], unedited[len(unedited) // 2 :]
+    return {
+        "preset": preset,
+        "threshold": fitted.threshold,
+        "background_false_fire_rate": fitted.rate,
+        "edits": len(edits),
+        "failed_edits": sum(edit.state is not EditProgress.SERVING for edit in edits),
+        "seconds_per_edit": seconds / len(edits),
+        "reliability": exact(plain, targets),
+        "reliability_chat": exact(chat, targets),
+        "generalisation_held_out_wording": exact(endpoint.ask_all(model, held_out), targets),
+        "generalisation_unseen_wording": exact(endpoint.ask_all(model, unseen), targets),
+        "fires_on_unedited_of_edited_relations": f"{sum(a.fired for a in near)} of {len(near)}",
+        "fires_on_unedited_of_other_relations": f"{sum(a.fired for a in far)} of {len(far)}",
+        "_answers": unedited,
+    }
+
+
+def exact(answers: Sequence[Answer], targets: Sequence[str]) -> float:
+    """Return the share of answers that are exactly their target."""
+    return sum(answer.text == target for answer, target in zip(answers, targets, strict=True)) / len(targets)
+
+
+def plain_tokens(prompts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return the greedy tokens of vLLM without the plugin, in fp32."""
+    os.environ.update(VLLM_PLUGINS="none", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1")
+    from vllm import LLM, SamplingParams  # noqa: PLC0415 - only after the environment is set
+
+    llm = LLM(str(demo_model_dir()), dtype="float32", enforce_eager=True, block_size=32, disable_log_stats=True)
+    try:
+        outputs = llm.generate(list(prompts), SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS), use_tqdm=False)
+        return [tuple(output.outputs[0].token_ids) for output in outputs]
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+
+
+def run(presets: Sequence[str], console: Console, edits: int = EDITS, unedited: int = UNEDITED) -> dict[str, Any]:
+    """Measure every preset on one server and compare the silent requests with vLLM without the plugin."""
+    world = build_world()
+    facts = sample(world, edits=edits, unedited=unedited)
+    with tempfile.TemporaryDirectory(prefix="horen-quality-") as home:
+        settings = StackSettings(
+            model=demo_model_dir(),
+            home=Path(home),
+            name="demo",
+            port=0,
+            control_port=0,
+            dtype=ServerDtype.FLOAT32,
+        )
+        with Stack(settings) as stack:
+            rows = [measure(stack, world, facts, preset, console) for preset in presets]
+    expected = plain_tokens([question(world, fact) for fact in facts.unedited])
+    for row in rows:
+        answers = row.pop("_answers")
+        silent = [(a, tokens) for a, tokens in zip(answers, expected, strict=True) if not a.fired]
+        row["silent_requests"] = len(silent)
+        row["silent_requests_token_identical"] = sum(a.token_ids == tokens for a, tokens in silent)
+    return {"seed": SEED, "presets": rows}
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("bench/results/edit_quality.json"),
+    preset: Annotated[list[str] | None, typer.Option(help="Presets to measure.")] = None,
+) -> None:
+    """Run the measurement and write it with its provenance."""
+    console = Console()
+    result = run(preset or ["cosine", "horen-paper"], console)
+    write_result(out, {**provenance(), **result})
+    console.print_json(json.dumps(result))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The editor: turns submitted edits into trained, verified entries."""

@@ -1,0 +1,1 @@
+"""Evaluation over HTTP only: nothing in here looks inside the server."""

@@ -1,0 +1,199 @@
+"""The whole system over its public surfaces: gRPC in, OpenAI HTTP out, on the demo model."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openai import NotFoundError, OpenAI
+
+from horen_vllm.cli.demo_choice import Choice, choose
+from horen_vllm.cli.server_command import ServerDtype
+from horen_vllm.cli.stack import Stack, StackSettings
+from horen_vllm.control.client import EditProgress, EditView, HorenClient
+from horen_vllm.demo.paths import demo_model_dir
+from horen_vllm.evals.endpoint import Endpoint
+from horen_vllm.registry.models import EditSpec
+
+pytestmark = pytest.mark.engine
+CHOICES = choose(12, seed=5)
+TIMEOUT_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    settings = StackSettings(
+        model=demo_model_dir(),
+        home=tmp_path_factory.mktemp("home"),
+        name="demo",
+        port=0,
+        control_port=0,
+        dtype=ServerDtype.FLOAT32,
+        max_model_len=480,
+    )
+    with Stack(settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(stack: Stack) -> Iterator[HorenClient]:
+    with HorenClient(stack.control_address) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def endpoint(stack: Stack) -> Endpoint:
+    return Endpoint(stack.base_url)
+
+
+@pytest.fixture(scope="module")
+def openai(stack: Stack) -> OpenAI:
+    return OpenAI(base_url=f"{stack.base_url}/v1", api_key="unused", max_retries=0)
+
+
+def make_codebook(client: HorenClient, name: str) -> str:
+    book = client.create_codebook(name, preset="cosine", threshold=0.995)
+    client.wait_serving(name, book.revision, timeout_s=TIMEOUT_S)
+    return f"demo@{name}"
+
+
+def edit(client: HorenClient, codebook: str, choice: Choice, target: str | None = None) -> EditView:
+    submitted = client.submit_edit(codebook, EditSpec(prompt=choice.prompt, target=target or choice.target))
+    done = client.wait_edit(submitted, until=EditProgress.SERVING, timeout_s=TIMEOUT_S)
+    assert done.state is EditProgress.SERVING, done.reason
+    return done
+
+
+def test_an_edit_goes_in_by_grpc_and_out_by_http(client: HorenClient, openai: OpenAI, endpoint: Endpoint) -> None:
+    model, choice = make_codebook(client, "first"), CHOICES[0]
+    before = endpoint.ask("demo", choice.prompt)
+    done = edit(client, "first", choice)
+    answer = openai.completions.create(model=model, prompt=choice.prompt, max_tokens=16, temperature=0)
+    assert answer.choices[0].text.strip() == choice.target
+    assert answer.model == model
+    decision = answer.choices[0].model_extra["horen"]  # type: ignore[index]
+    assert (decision["edit_id"], decision["codebook"], decision["fired"]) == (done.edit_id, "first", True)
+    assert decision["revision"] == done.published_revision
+    assert decision["score"] > decision["threshold"]
+    clean = endpoint.ask("demo", choice.prompt)
+    assert (clean.token_ids, clean.edit_id, clean.score) == (before.token_ids, None, None)
+    assert {entry.id for entry in openai.models.list()} >= {"demo", model}
+
+
+def test_chat_and_streams_answer_the_edit_too(client: HorenClient, openai: OpenAI, endpoint: Endpoint) -> None:
+    model, choice = make_codebook(client, "forms"), CHOICES[1]
+    done = edit(client, "forms", choice)
+    chat = endpoint.chat(model, choice.prompt)
+    assert (chat.text, chat.edit_id) == (choice.target, done.edit_id)
+    chunks = list(
+        openai.completions.create(model=model, prompt=choice.prompt, max_tokens=16, temperature=0, stream=True)
+    )
+    assert "".join(chunk.choices[0].text for chunk in chunks).strip() == choice.target
+    assert {chunk.model for chunk in chunks} == {model}
+    assert chunks[-1].choices[0].model_extra["horen"]["edit_id"] == done.edit_id  # type: ignore[index]
+    messages: Any = [{"role": "user", "content": choice.prompt}]
+    deltas = list(
+        openai.chat.completions.create(model=model, messages=messages, max_tokens=16, temperature=0, stream=True)
+    )
+    assert "".join(delta.choices[0].delta.content or "" for delta in deltas).strip() == choice.target
+    assert deltas[-1].choices[0].model_extra["horen"]["edit_id"] == done.edit_id  # type: ignore[index]
+
+
+def test_several_prompts_and_choices_each_say_what_fired(client: HorenClient, openai: OpenAI) -> None:
+    model = make_codebook(client, "several")
+    done = edit(client, "several", CHOICES[2])
+    prompts = [CHOICES[3].prompt, CHOICES[2].prompt]
+    answer = openai.completions.create(model=model, prompt=prompts, n=2, max_tokens=8, temperature=0.5, seed=1)
+    fired = {choice.index: choice.model_extra["horen"]["edit_id"] for choice in answer.choices}  # type: ignore[index]
+    assert fired == {0: None, 1: None, 2: done.edit_id, 3: done.edit_id}
+
+
+def test_codebooks_contradict_each_other_on_the_same_prompt(client: HorenClient, endpoint: Endpoint) -> None:
+    left, right = make_codebook(client, "left"), make_codebook(client, "right")
+    choice, other = CHOICES[4], CHOICES[5]
+    edit(client, "left", choice)
+    edit(client, "right", choice, target=other.target)
+    answers = [endpoint.ask(model, choice.prompt).text for model in (left, right, "demo", left)]
+    assert answers[0] == answers[3] == choice.target
+    assert answers[1] == other.target
+    assert answers[2] not in {choice.target, other.target}
+
+
+def test_superseding_and_rolling_back_restore_each_answer(client: HorenClient, endpoint: Endpoint) -> None:
+    model, choice = make_codebook(client, "history"), CHOICES[6]
+    before = endpoint.ask(model, choice.prompt)
+    first = edit(client, "history", choice)
+    second = edit(client, "history", choice, target=CHOICES[7].target)
+    assert second.supersedes == (first.edit_id,)
+    assert endpoint.ask(model, choice.prompt).text == CHOICES[7].target
+    for revision, expected in ((first.published_revision, choice.target), (1, before.text)):
+        assert revision is not None
+        made = client.rollback("history", revision)
+        client.wait_serving("history", made.number, timeout_s=TIMEOUT_S)
+        assert endpoint.ask(model, choice.prompt).text == expected
+    assert client.get_edit(first).state is EditProgress.INACTIVE
+
+
+def test_a_failed_edit_says_why_and_changes_nothing(client: HorenClient) -> None:
+    make_codebook(client, "failing")
+    long = EditSpec(prompt="Where is it? " * 500, target="Here")
+    failed = client.wait_edit(client.submit_edit("failing", long), timeout_s=TIMEOUT_S)
+    assert (failed.state, failed.reason_code) == (EditProgress.FAILED, "prompt_too_long")
+    assert client.get_codebook("failing").revision == 1
+    edit(client, "failing", CHOICES[8])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("completions", {"model": "demo@nowhere", "prompt": "x"}, 404, "unknown_codebook"),
+        ("chat/completions", {"model": "demo@nowhere", "messages": []}, 404, "unknown_codebook"),
+        ("completions", {"model": "other@first", "prompt": "x"}, 404, None),
+        ("completions", {"model": "demo", "prompt": "x", "vllm_xargs": {"horen_codebook": "y"}}, 400, "reserved_field"),
+        ("completions", {"model": "demo@bad", "prompt": "x", "use_beam_search": True}, 400, "unsupported_parameter"),
+        ("responses", {"model": "demo@bad", "input": "x"}, 400, "unsupported_endpoint"),
+        ("completions", {"model": "demo@bad", "prompt": "too long " * 500}, 400, None),
+        ("completions", {"model": "demo@bad", "prompt": []}, 400, None),
+        ("completions", b'{"model": "demo@bad", "prompt": ', 400, "malformed_json"),
+        ("completions", b"[1, 2]", 400, "malformed_json"),
+    ],
+)
+def test_bad_http_requests_get_a_sentence_and_the_server_goes_on(
+    stack: Stack, client: HorenClient, endpoint: Endpoint, path: str, body: Any, status: int, code: str | None
+) -> None:
+    if "bad" not in {book.name.codebook for book in client.list_codebooks()}:
+        make_codebook(client, "bad")
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"content-type": "application/json"}
+    response = httpx.post(f"{stack.base_url}/v1/{path}", content=content, headers=headers, timeout=30)
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert error["message"]
+    assert code is None or error["code"] == code
+    assert endpoint.ask("demo@bad", CHOICES[9].prompt).text
+
+
+def test_every_published_edit_is_served_after_the_server_was_killed(
+    stack: Stack, client: HorenClient, endpoint: Endpoint, openai: OpenAI
+) -> None:
+    model = make_codebook(client, "durable")
+    chosen = CHOICES[:4]
+    done = [edit(client, "durable", choice) for choice in chosen]
+    stack.kill_server()
+    late = client.submit_edit("durable", EditSpec(prompt=CHOICES[10].prompt, target=CHOICES[10].target))
+    stack.restart_server()
+    client.wait_edit(late, until=EditProgress.SERVING, timeout_s=TIMEOUT_S)
+    for choice, one in zip(chosen, done, strict=True):
+        answer = endpoint.ask(model, choice.prompt)
+        assert (answer.text, answer.edit_id) == (choice.target, one.edit_id)
+    assert endpoint.ask(model, CHOICES[10].prompt).text == CHOICES[10].target
+    with pytest.raises(NotFoundError):
+        openai.completions.create(model="demo@nowhere", prompt="x")
+
+
+def test_the_homes_logs_name_no_error(stack: Stack) -> None:
+    """Nothing that the tests above did may have been an internal error."""
+    for log in Path(stack.layout.logs).glob("*.log"):
+        assert "internal_error" not in log.read_text(encoding="utf-8", errors="replace"), log

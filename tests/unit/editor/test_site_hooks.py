@@ -1,0 +1,80 @@
+"""Hooks on the edit site: queries depend on their prompt alone, values reach answer positions alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.editor.batch import answer_batch, answer_logits
+from horen_vllm.editor.capture import capture_site_inputs, capture_site_outputs, queries
+from horen_vllm.editor.inject import inject_values
+from horen_vllm.editor.model import EditableModel, load_editable_model
+
+PROMPTS = [(0, 10, 11, 12, 13), (0, 20, 21), (0, 30, 31, 32, 33, 34, 35, 36)]
+ANSWERS = [(40, 41)] * 3
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.int32)
+
+
+def test_query_is_the_unit_mean_of_the_window(editable: EditableModel, parameters: MethodParameters) -> None:
+    with capture_site_inputs(editable.module) as captured:
+        editable.model(input_ids=torch.tensor([PROMPTS[0]]))
+    mean = captured[0][0, 2:].mean(dim=0)
+    found = queries(editable, [PROMPTS[0]], parameters)
+    torch.testing.assert_close(found[0], mean / mean.norm())
+    assert found.dtype == torch.float32
+
+
+def test_queries_do_not_depend_on_their_neighbours(editable: EditableModel, parameters: MethodParameters) -> None:
+    together = queries(editable, PROMPTS, parameters)
+    for row, prompt in enumerate(PROMPTS):
+        assert torch.equal(bits(queries(editable, [prompt], parameters)[0]), bits(together[row]))
+    assert queries(editable, [], parameters).shape == (0, editable.d_in)
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gpt-oss"])
+def test_padding_does_not_change_logits(model_folder: Callable[[str], Path], kind: str) -> None:
+    editable = load_editable_model(str(model_folder(kind)))
+    together = answer_logits(editable, answer_batch(PROMPTS, ANSWERS, editable.device))
+    assert together.shape[:2] == (3, 3)
+    for row, (prompt, answer) in enumerate(zip(PROMPTS, ANSWERS, strict=True)):
+        whole = editable.model(input_ids=torch.tensor([[*prompt, *answer]])).logits
+        torch.testing.assert_close(together[row], whole[0, len(prompt) - 1 :], atol=5e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", list(ValueMode))
+def test_values_reach_answer_positions_only(editable: EditableModel, mode: ValueMode) -> None:
+    batch = answer_batch(PROMPTS, ANSWERS, editable.device)
+    span = 1 if mode is ValueMode.LAST else 2
+    values = torch.randn(2 if mode is ValueMode.SEQUENCE else 1, editable.d_out)
+    after = editable.model.get_submodule("model.layers.2")
+    with capture_site_outputs(editable.module) as clean, capture_site_inputs(after) as clean_next:
+        answer_logits(editable, batch)
+    with (
+        inject_values(editable, batch, values, mode=mode, span=span),
+        capture_site_outputs(editable.module) as edited,
+        capture_site_inputs(after) as edited_next,
+    ):
+        answer_logits(editable, batch)
+    written = (batch.offsets >= 0) & (batch.offsets < span)
+    assert torch.equal(bits(edited[0][~written]), bits(clean[0][~written]))
+    assert torch.equal(bits(edited_next[0][~written]), bits(clean_next[0][~written]))
+    rows = batch.offsets[written] if mode is ValueMode.SEQUENCE else torch.zeros_like(batch.offsets[written])
+    assert torch.equal(edited[0][written], clean[0][written] + values[rows])
+
+
+def test_hooks_come_off_after_an_error(editable: EditableModel) -> None:
+    batch = answer_batch(PROMPTS, ANSWERS, editable.device)
+    with (
+        pytest.raises(KeyError),
+        inject_values(editable, batch, torch.ones(1, editable.d_out), mode=ValueMode.LAST, span=1),
+    ):
+        raise KeyError
+    with pytest.raises(KeyError), capture_site_inputs(editable.module):
+        raise KeyError
+    assert not editable.module._forward_hooks
+    assert not editable.module._forward_pre_hooks

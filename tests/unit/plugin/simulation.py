@@ -1,0 +1,130 @@
+"""A linear layer with an edit site, fed as a model runner would, and what every output must be.
+
+The reference looks at one request at a time and knows neither slots nor batches nor pages.
+"""
+
+import math
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from horen_vllm.artifact import EntryArtifact
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.plugin.plan import BatchRow
+from horen_vllm.plugin.site import EditSite
+from horen_vllm.plugin.tag import RequestTag
+from tests.unit.plugin.entries import D_IN, D_OUT, make_codebooks
+
+SLOTS = 4
+MAX_TOKENS = 64
+
+
+@dataclass
+class Book:
+    """One revision as the reference sees it."""
+
+    revision: int
+    threshold: float
+    entries: list[tuple[int, EntryArtifact]]
+
+    def match(self, window: torch.Tensor) -> tuple[EntryArtifact | None, float]:
+        """Return the entry that fires for a window of site inputs, and the best score."""
+        query = window.double().mean(dim=0)
+        query = query / query.norm()
+        best, best_score = None, -math.inf
+        for _, entry in sorted(self.entries, key=lambda pair: pair[0]):
+            score = max(float(key.double() @ query) for key in entry.keys)
+            if score >= best_score:
+                best, best_score = entry, score
+        return (best if best_score > self.threshold else None), best_score
+
+
+@dataclass
+class Request:
+    """A request with its site inputs at every position, prompt and answer."""
+
+    name: str
+    codebook: str | None
+    prompt: int
+    inputs: torch.Tensor
+    ratio: float = 0.6
+    done: int = 0
+    book: Book | None = None
+
+    @property
+    def tag(self) -> RequestTag | None:
+        """The tag that the API server would have written."""
+        return RequestTag(self.codebook, self.ratio) if self.codebook else None
+
+    def fired(self) -> EntryArtifact | None:
+        """Return the entry that this request's whole prompt matches in the revision it was admitted under."""
+        if self.book is None:
+            return None
+        start = self.prompt - math.ceil(self.ratio * self.prompt)
+        return self.book.match(self.inputs[start : self.prompt])[0]
+
+    def expected(self, position: int, clean: torch.Tensor) -> torch.Tensor:
+        """Return the layer's output at a position."""
+        entry, offset = self.fired(), position - (self.prompt - 1)
+        if entry is None or not 0 <= offset < entry.manifest.span:
+            return clean
+        return clean + entry.values[offset if entry.manifest.value_mode is ValueMode.SEQUENCE else 0]
+
+
+@dataclass
+class Simulation:
+    """Runs steps through an `EditSite` and compares every output row with the reference."""
+
+    seed: int
+    books: dict[str, Book] = field(default_factory=dict)
+    compared: int = 0
+    edited: int = 0
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.random = random.Random(self.seed)
+        self.positions = torch.zeros(MAX_TOKENS, dtype=torch.int64)
+        self.codebooks = make_codebooks()
+        self.site = EditSite(self.codebooks, num_slots=SLOTS, max_tokens=MAX_TOKENS, positions=self.positions)
+        self.reports: dict[str, dict[str, Any]] = {}
+
+    def inputs(self, count: int) -> torch.Tensor:
+        """Return random site inputs."""
+        return torch.randn(count, D_IN, generator=self.generator)
+
+    def step(self, batch: list[tuple[Request, int]]) -> None:
+        """Compute `count` tokens of each request in one flattened batch, padded by three rows."""
+        rows, first = [], 0
+        for request, count in batch:
+            rows.append(BatchRow(request.name, request.tag, first, count, request.done, request.prompt))
+            self.positions[first : first + count] = torch.arange(request.done, request.done + count)
+            if request.book is None and request.codebook is not None:
+                request.book = self.books.get(request.codebook)
+            first += count
+        # Whatever lies in the padding, nothing may be written there.
+        self.positions[first:] = self.random.randrange(9)
+        hidden = torch.cat([request.inputs[request.done : request.done + count] for request, count in batch])
+        inputs = torch.cat([hidden, self.inputs(3)])
+        clean = torch.randn(first + 3, D_OUT, generator=self.generator)
+        clean[:, 0] = -0.0
+        outputs = clean.clone()
+        self.site.begin_step(rows)
+        self.site.run(inputs, outputs)
+        self._compare(batch, clean, outputs)
+        self.reports |= self.site.take_decisions()
+        for request, count in batch:
+            request.done += count
+
+    def _compare(self, batch: list[tuple[Request, int]], clean: torch.Tensor, outputs: torch.Tensor) -> None:
+        row = 0
+        for request, count in batch:
+            for position in range(request.done, request.done + count):
+                expected = request.expected(position, clean[row])
+                # Integer views: torch.equal cannot tell -0.0 from +0.0.
+                assert torch.equal(outputs[row].view(torch.int32), expected.view(torch.int32)), (request.name, position)
+                self.compared += 1
+                self.edited += not torch.equal(expected, clean[row])
+                row += 1
+        assert torch.equal(outputs[row:].view(torch.int32), clean[row:].view(torch.int32))

@@ -1,0 +1,141 @@
+"""What the edit site reports, and how it notices a step that never reached it."""
+
+import json
+
+import pytest
+import torch
+
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.errors import Internal
+from horen_vllm.plugin.plan import BatchRow
+from horen_vllm.plugin.site import EditSite
+from horen_vllm.plugin.tag import RequestTag
+from tests.unit.plugin.entries import D_IN, D_OUT, make_codebooks, make_entry, replace_all
+
+NAME = "tenants/default/codebooks/a"
+
+
+def make_site(*, dtype: torch.dtype = torch.float32) -> EditSite:
+    codebooks = make_codebooks(dtype=dtype)
+    keys = torch.eye(D_IN)[:1]
+    replace_all(
+        codebooks,
+        NAME,
+        5,
+        make_entry("e1", keys=keys, span=4, mode=ValueMode.ANSWER),
+        make_entry("e2", keys=torch.eye(D_IN)[1:2]),
+    )
+    return EditSite(codebooks, num_slots=2, max_tokens=16, positions=torch.arange(16))
+
+
+def rows(count: int = 3, *, codebook: str = NAME) -> list[BatchRow]:
+    return [BatchRow("r", RequestTag(codebook, 1.0), 0, count, 0, 3)]
+
+
+def inputs(axis: int = 0, count: int = 3) -> torch.Tensor:
+    return torch.eye(D_IN)[[axis] * count] * 2.0
+
+
+def test_a_decision_is_reported_once_in_plain_json_types() -> None:
+    site = make_site()
+    site.begin_step(rows())
+    site.run(inputs(), torch.zeros(3, D_OUT))
+    decided = site.take_decisions()
+    assert json.loads(json.dumps(decided)) == {
+        "r": {
+            "codebook": NAME,
+            "revision": 5,
+            "edit_id": "e1",
+            "score": pytest.approx(1.0),
+            "runner_up": "e2",
+            "runner_up_score": pytest.approx(0.0),
+            "threshold": 0.9,
+        }
+    }
+    assert site.take_decisions() == {}
+
+
+def test_no_match_is_reported_with_its_score_and_writes_nothing() -> None:
+    site, outputs = make_site(), torch.full((3, D_OUT), -0.0)
+    site.begin_step(rows())
+    site.run(inputs(axis=2), outputs)
+    decision = site.take_decisions()["r"]
+    assert decision["edit_id"] is None
+    assert decision["score"] == 0.0
+    assert torch.signbit(outputs).all()
+
+
+def test_an_empty_codebook_has_neither_score_nor_runner_up() -> None:
+    site = make_site()
+    replace_all(site.codebooks, NAME, 6)
+    site.begin_step(rows())
+    site.run(inputs(), torch.zeros(3, D_OUT))
+    decision = site.take_decisions()["r"]
+    assert decision["score"] is decision["runner_up"] is decision["runner_up_score"] is None
+
+
+def test_a_model_that_computes_nan_matches_nothing_and_reports_valid_json() -> None:
+    site, outputs = make_site(), torch.zeros(3, D_OUT)
+    site.begin_step(rows())
+    site.run(inputs() * float("nan"), outputs)
+    decided = site.take_decisions()
+    json.dumps(decided, allow_nan=False)
+    assert decided["r"]["edit_id"] is None
+    assert torch.equal(outputs, torch.zeros(3, D_OUT))
+
+
+@pytest.mark.parametrize("call", ["take_decisions", "begin_step"])
+def test_a_planned_step_that_never_ran_is_an_internal_error(call: str) -> None:
+    site = make_site()
+    site.begin_step(rows())
+    with pytest.raises(Internal):
+        if call == "take_decisions":
+            site.take_decisions()
+        else:
+            site.begin_step([])
+
+
+def test_a_dummy_run_after_clear_touches_nothing() -> None:
+    site, outputs = make_site(), torch.zeros(16, D_OUT)
+    site.begin_step(rows())
+    site.run(inputs(), outputs[:3])
+    outputs.zero_()
+    site.begin_step([BatchRow("r", RequestTag(NAME, 1.0), 0, 1, 3, 3)])
+    site.clear()
+    site.run(torch.ones(16, D_IN), outputs)
+    assert torch.equal(outputs, torch.zeros(16, D_OUT))
+    site.begin_step([])
+
+
+def test_a_second_pass_in_the_same_step_adds_nothing() -> None:
+    site, outputs = make_site(), torch.zeros(3, D_OUT)
+    site.begin_step(rows())
+    site.run(inputs(), outputs)
+    once = outputs.clone()
+    site.run(inputs(), outputs)
+    assert torch.equal(outputs, once)
+    assert outputs.any()
+
+
+def test_an_unknown_codebook_runs_clean_without_a_decision() -> None:
+    site, outputs = make_site(), torch.zeros(3, D_OUT)
+    site.begin_step(rows(codebook="tenants/default/codebooks/gone"))
+    site.run(inputs(), outputs)
+    assert site.take_decisions() == {}
+    assert not outputs.any()
+
+
+def test_values_keep_the_models_dtype() -> None:
+    site = make_site(dtype=torch.bfloat16)
+    outputs = torch.ones(3, D_OUT, dtype=torch.bfloat16)
+    site.begin_step(rows())
+    site.run(inputs().bfloat16(), outputs)
+    value = site.codebooks.values[0]
+    assert torch.equal(outputs[2], torch.ones(D_OUT, dtype=torch.bfloat16) + value)
+    assert torch.equal(outputs[:2], torch.ones(2, D_OUT, dtype=torch.bfloat16))
+
+
+def test_a_window_that_begins_in_cached_blocks_stops_the_step() -> None:
+    site = make_site()
+    with pytest.raises(Internal):
+        site.begin_step([BatchRow("r", RequestTag(NAME, 1.0), 0, 1, 2, 3)])
