@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-DEFAULT_PORT: Final = 50051
+DEFAULT_PORT: Final = 8950
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """Largest gRPC message either way; a first sync of a large codebook is the longest one."""
 

@@ -4,6 +4,7 @@ An entry's rows are written once and shared by every revision that contains it; 
 revision that has it is gone, and a revision stays while a request that was admitted under it is alive.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,8 +25,8 @@ class ResidentEntry:
     edit_id: str
     sequence: int
     key_row: int
-    key_bits: tuple[bytes, ...]
-    """The bytes of each key, by which identical keys are found."""
+    key_digests: tuple[bytes, ...]
+    """Hash of each key's bytes, by which identical keys are found."""
     value_row: int
     span: int
     stride: int
@@ -166,7 +167,7 @@ class PagedCodebooks:
             edit_id=manifest.edit_id,
             sequence=sequence,
             key_row=key_row,
-            key_bits=tuple(key.float().numpy().tobytes() for key in keys),
+            key_digests=tuple(hashlib.blake2b(key.float().numpy().tobytes()).digest() for key in keys),
             value_row=value_row,
             span=manifest.span,
             stride=value_stride(manifest.value_mode),
@@ -225,5 +226,5 @@ def _resolve_identical(ordered: Sequence[ResidentEntry]) -> list[tuple[int, int]
     """
     newest: dict[bytes, tuple[int, int]] = {}
     for index, entry in enumerate(ordered):
-        newest |= {bits: (entry.key_row + key, index) for key, bits in enumerate(entry.key_bits)}
+        newest |= {digest: (entry.key_row + key, index) for key, digest in enumerate(entry.key_digests)}
     return list(newest.values())

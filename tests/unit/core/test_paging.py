@@ -21,14 +21,15 @@ class AllocatorMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 9))
     def allocate(self, count: int) -> None:
         taken = set().union(*self.owned.values()) if self.owned else set()
-        try:
-            start = self.allocator.allocate(count)
-        except FailedPrecondition as error:
-            assert error.code == "capacity_exhausted"
-            assert not any(
-                all(row not in taken for row in range(first, first + count)) for first in range(CAPACITY - count + 1)
-            )
+        fits = any(
+            all(row not in taken for row in range(first, first + count)) for first in range(CAPACITY - count + 1)
+        )
+        if not fits:
+            with pytest.raises(FailedPrecondition) as caught:
+                self.allocator.allocate(count)
+            assert caught.value.code == "capacity_exhausted"
             return
+        start = self.allocator.allocate(count)
         rows = set(range(start, start + count))
         assert not rows & taken
         assert max(rows) < CAPACITY

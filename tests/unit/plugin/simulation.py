@@ -15,10 +15,11 @@ from horen_vllm.core.presets import ValueMode
 from horen_vllm.plugin.plan import BatchRow
 from horen_vllm.plugin.site import EditSite
 from horen_vllm.plugin.tag import RequestTag
-from tests.unit.plugin.entries import D_IN, D_OUT, make_codebooks
+from tests.unit.plugin.entries import D_IN, D_OUT, make_codebooks, poison_free_rows
 
 SLOTS = 4
 MAX_TOKENS = 64
+ROWS = 400
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Simulation:
         self.generator = torch.Generator().manual_seed(self.seed)
         self.random = random.Random(self.seed)
         self.positions = torch.zeros(MAX_TOKENS, dtype=torch.int64)
-        self.codebooks = make_codebooks()
+        self.codebooks = make_codebooks(ROWS, ROWS)
         self.site = EditSite(self.codebooks, num_slots=SLOTS, max_tokens=MAX_TOKENS, positions=self.positions)
         self.reports: dict[str, dict[str, Any]] = {}
 
@@ -96,6 +97,7 @@ class Simulation:
 
     def step(self, batch: list[tuple[Request, int]]) -> None:
         """Compute `count` tokens of each request in one flattened batch, padded by three rows."""
+        poison_free_rows(self.codebooks)
         rows, first = [], 0
         for request, count in batch:
             rows.append(BatchRow(request.name, request.tag, first, count, request.done, request.prompt))

@@ -8,7 +8,7 @@ import torch
 from horen_vllm.artifact import EntryArtifact
 from horen_vllm.core.presets import ValueMode
 from tests.unit.plugin.entries import D_IN, make_entry, parameters
-from tests.unit.plugin.simulation import SLOTS, Book, Request, Simulation
+from tests.unit.plugin.simulation import ROWS, SLOTS, Book, Request, Simulation
 
 MODES = [(ValueMode.SEQUENCE, 3), (ValueMode.ANSWER, 4), (ValueMode.LAST, 1), (ValueMode.SEQUENCE, 1)]
 
@@ -97,8 +97,8 @@ def test_every_output_row_is_what_the_reference_says(seed: int) -> None:
             assert report["edit_id"] == (fired.manifest.edit_id if fired else None)
     simulation.codebooks.drop("a")
     simulation.codebooks.drop("b")
-    assert simulation.codebooks._key_rows.num_free == 64
-    assert simulation.codebooks._value_rows.num_free == 64
+    assert simulation.codebooks._key_rows.num_free == ROWS
+    assert simulation.codebooks._value_rows.num_free == ROWS
 
 
 def matching(mode: ValueMode, span: int, *, name: str = "a", seed: int = 0) -> tuple[Simulation, Request]:
@@ -136,19 +136,40 @@ def test_a_decision_survives_preemption_and_a_drop_of_its_codebook() -> None:
     simulation.step([(request, 1)])
     simulation.site.requests.preempt("r")
     simulation.codebooks.drop("a")
-    taker = Request("taker", None, 1, simulation.inputs(3))
-    simulation.step([(taker, 1)])
+    taker = Request("taker", "b", 2, simulation.inputs(6))
+    publish(simulation, "b", 1, [make_entry("other", keys=key_of(taker), span=3, mode=ValueMode.ANSWER, seed=9)])
+    simulation.step([(taker, 2)])
     request.done = 0
     simulation.step([(taker, 1), (request, 7)])
-    assert simulation.edited == 2 + 4
-    assert list(simulation.reports) == ["r"]
+    assert simulation.edited == 2 + 2 + 4
+    assert list(simulation.reports) == ["r", "taker"]
 
 
-def test_a_tie_goes_to_the_later_edit_and_the_runner_up_is_the_other() -> None:
+def test_identical_keys_belong_to_the_later_edit_until_it_is_retired() -> None:
     simulation, request = matching(ValueMode.ANSWER, 2)
     twins = [make_entry(name, keys=key_of(request), span=2, mode=ValueMode.ANSWER, seed=3) for name in ("x", "y")]
     publish(simulation, "a", 2, twins)
     simulation.step([(request, 4)])
     assert simulation.reports["r"]["edit_id"] == "y"
-    assert simulation.reports["r"]["runner_up"] == "x"
-    assert simulation.reports["r"]["score"] == simulation.reports["r"]["runner_up_score"]
+    simulation.codebooks.apply(
+        "a", base_revision=2, revision=3, parameters=parameters(threshold=0.97), added=[], removed=["y"]
+    )
+    simulation.books["a"] = Book(3, 0.97, [(20, twins[0])])
+    simulation.step([(Request("later", "a", 4, request.inputs), 4)])
+    assert simulation.reports["later"]["edit_id"] == "x"
+
+
+def test_an_exact_tie_of_different_keys_goes_to_the_later_edit() -> None:
+    simulation = Simulation(seed=1)
+    request = Request("r", "a", 1, torch.eye(D_IN)[:1])
+    left, right = (torch.tensor([[0.6, side, 0.0, 0.0, 0.0, 0.0]]) for side in (0.8, -0.8))
+    entries = [make_entry(name, keys=key, span=2) for name, key in (("x", left), ("y", right))]
+    added = list(enumerate(entries))
+    simulation.codebooks.apply(
+        "a", base_revision=0, revision=1, parameters=parameters(threshold=0.5), added=added, removed=[]
+    )
+    simulation.books["a"] = Book(1, 0.5, added)
+    simulation.step([(request, 1)])
+    report = simulation.reports["r"]
+    assert (report["edit_id"], report["runner_up"]) == ("y", "x")
+    assert report["score"] == report["runner_up_score"]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from horen_vllm.artifact import EntryArtifact
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.plugin.codebooks import RevisionView
-from tests.unit.plugin.entries import D_IN, D_OUT, make_codebooks, make_entry, parameters, replace_all
+from tests.unit.plugin.entries import D_IN, D_OUT, make_codebooks, make_entry, parameters, poison_free_rows, replace_all
 
 KEYS, VALUES = 14, 12
 NAMES = st.sampled_from(["a", "b"])
@@ -109,6 +110,11 @@ class CodebooksMachine(RuleBasedStateMachine):
         if view is not None:
             self.pinned.append((view, self.model[name]))
 
+    @rule(name=NAMES)
+    def empty_under_a_pin(self, name: str) -> None:
+        self.pin(name)
+        self.publish(name, {}, set(), whole=True)
+
     @precondition(lambda self: self.pinned)
     @rule(data=st.data())
     def unpin(self, data: st.DataObject) -> None:
@@ -118,7 +124,7 @@ class CodebooksMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_live_view_reads_its_own_rows(self) -> None:
-        self._poison_free_rows()
+        poison_free_rows(self.codebooks)
         assert self.codebooks.applied() == {name: expected.revision for name, expected in self.model.items()}
         for name, expected in self.model.items():
             view = self.codebooks.current(name)
@@ -153,12 +159,6 @@ class CodebooksMachine(RuleBasedStateMachine):
     def _free(self) -> tuple[int, int]:
         return self.codebooks._key_rows.num_free, self.codebooks._value_rows.num_free
 
-    def _poison_free_rows(self) -> None:
-        for start, count in self.codebooks._key_rows._free:
-            self.codebooks.keys[start : start + count] = float("nan")
-        for start, count in self.codebooks._value_rows._free:
-            self.codebooks.values[start : start + count] = float("nan")
-
     def _check(self, view: RevisionView, expected: Expected) -> None:
         assert view.revision == expected.revision
         ordered = sorted(expected.entries.values(), key=lambda pair: pair[0])
@@ -177,9 +177,9 @@ class CodebooksMachine(RuleBasedStateMachine):
 
 
 TestCodebooks = CodebooksMachine.TestCase
-TestCodebooks.settings = settings(max_examples=60, stateful_step_count=25, deadline=None, derandomize=True)
+TestCodebooks.settings = settings(max_examples=150, stateful_step_count=25, deadline=None, derandomize=True)
 
-WRONG_SHAPES = {
+WRONG_SHAPES: dict[str, dict[str, Any]] = {
     "keys of another width": {"keys": torch.ones(1, D_IN + 1)},
     "keys without rows": {"keys": torch.ones(0, D_IN)},
     "keys with one axis": {"keys": torch.ones(D_IN)},
@@ -190,7 +190,7 @@ WRONG_SHAPES = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_SHAPES.values(), ids=WRONG_SHAPES.keys())
-def test_an_entry_that_does_not_fit_leaves_everything_as_it_was(wrong: dict[str, torch.Tensor]) -> None:
+def test_an_entry_that_does_not_fit_leaves_everything_as_it_was(wrong: dict[str, Any]) -> None:
     codebooks = make_codebooks()
     replace_all(codebooks, "a", 1, make_entry("old"))
     before, free = codebooks.current("a"), codebooks._key_rows.num_free

@@ -1,0 +1,63 @@
+"""The ``horen`` command: puts the groups together; heavy packages are imported by the commands that need them."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from horen_vllm import __version__
+from horen_vllm.cli import codebook, db, edit
+from horen_vllm.cli.control import control
+from horen_vllm.cli.demo import demo
+from horen_vllm.cli.doctor import doctor
+from horen_vllm.cli.exits import ReportingGroup, report_unexpected
+from horen_vllm.cli.serve import serve
+from horen_vllm.cli.up import up
+from horen_vllm.cli.worker import worker
+
+_PASS_ON = {"allow_extra_args": True}
+
+app = typer.Typer(
+    name="horen",
+    cls=ReportingGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command(context_settings=_PASS_ON)(up)
+app.command(context_settings=_PASS_ON)(serve)
+app.command()(control)
+app.command()(worker)
+app.add_typer(edit.app, name="edit")
+app.add_typer(codebook.app, name="codebook")
+app.add_typer(db.app, name="db")
+app.command()(doctor)
+app.command()(demo)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"horen {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Edit facts in a served LLM: HoReN as an editing runtime on vLLM."""
+
+
+def main() -> None:
+    """Run the command line; the console script ``horen``."""
+    try:
+        app()
+    except Exception as error:  # noqa: BLE001 - the last resort: a line and an exit code instead of a traceback
+        sys.exit(report_unexpected(error))
+
+
+if __name__ == "__main__":
+    main()

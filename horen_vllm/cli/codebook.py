@@ -1,0 +1,146 @@
+"""``horen codebook``: make codebooks, look at them, take them back."""
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.console import Console
+
+from horen_vllm.cli.connection import ControlOption, HomeOption, connect
+from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
+from horen_vllm.core.presets import PRESETS, ValueMode
+
+if TYPE_CHECKING:
+    from horen_vllm.control.messages import CodebookView
+
+app = typer.Typer(help="Make codebooks, look at them, take them back.", no_args_is_help=True)
+
+CodebookArgument = Annotated[str, typer.Argument(metavar="CODEBOOK", help="Name of the codebook.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to wait at most.")
+]
+_DEFAULT_PRESET: Final = "horen-paper"
+
+
+@app.command()
+def create(
+    *,
+    name: CodebookArgument,
+    preset: Annotated[str, typer.Option(help=f"Method parameters: {', '.join(PRESETS)}.")] = _DEFAULT_PRESET,
+    threshold: Annotated[
+        float | None, typer.Option(help="Cosine above which an entry matches (default: the preset's).")
+    ] = None,
+    value_mode: Annotated[
+        ValueMode | None, typer.Option(help="Answer positions that a value is written at (default: the preset's).")
+    ] = None,
+    window_ratio: Annotated[
+        float | None, typer.Option(help="Share of the prompt, from its end, that is averaged (default: the preset's).")
+    ] = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an empty codebook."""
+    with connect(control, home) as client:
+        view = client.create_codebook(
+            name, preset=preset, threshold=threshold, value_mode=value_mode, window_ratio=window_ratio
+        )
+    _print_codebook(view, as_json=as_json)
+
+
+@app.command("list")
+def list_(*, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """List all codebooks."""
+    with connect(control, home) as client:
+        views = list(client.list_codebooks())
+    columns = (
+        ("CODEBOOK", lambda view: view.name.codebook),
+        ("MODEL", lambda view: view.model),
+        ("PRESET", lambda view: view.parameters.preset),
+        ("REVISION", lambda view: view.revision),
+        ("ENTRIES", lambda view: view.entry_count),
+        ("SERVING", _serving),
+    )
+    print_rows(views, columns, as_json=as_json)
+
+
+@app.command()
+def show(
+    *, name: CodebookArgument, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False
+) -> None:
+    """Show one codebook."""
+    with connect(control, home) as client:
+        view = client.get_codebook(name)
+    _print_codebook(view, as_json=as_json)
+
+
+@app.command()
+def revisions(
+    *, name: CodebookArgument, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False
+) -> None:
+    """List the revisions of a codebook, oldest first."""
+    with connect(control, home) as client:
+        views = list(client.list_revisions(name))
+    columns = (
+        ("REVISION", lambda view: view.number),
+        ("KIND", lambda view: view.kind.value),
+        ("EDIT", lambda view: view.edit_id),
+        ("RESTORED", lambda view: view.restored),
+        ("ENTRIES", lambda view: view.entry_count),
+        ("CREATED", lambda view: moment(view.created_at)),
+    )
+    print_rows(views, columns, as_json=as_json)
+
+
+@app.command()
+def rollback(
+    *,
+    name: CodebookArgument,
+    revision: Annotated[int, typer.Argument(metavar="REVISION", min=1, help="Revision whose entries to restore.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Return once every server has the new revision.")] = False,
+    timeout: TimeoutOption = 60.0,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a new revision with exactly the entries of an old one."""
+    with connect(control, home) as client:
+        made = client.rollback(name, revision)
+        if not wait:
+            _say(made, f"revision {made.number} of {name} restores revision {revision}.", as_json=as_json)
+            return
+        with Console(stderr=True).status(f"waiting until revision {made.number} is served"):
+            view = client.wait_serving(name, made.number, timeout_s=timeout)
+    _say(view, f"revision {view.revision} of {name} is served everywhere.", as_json=as_json)
+
+
+def _say(view: object, sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(view)
+    else:
+        typer.echo(sentence)
+
+
+def _serving(view: "CodebookView") -> str:
+    return f"{view.replicas_serving}/{view.replicas_total} servers"
+
+
+def _print_codebook(view: "CodebookView", *, as_json: bool) -> None:
+    if as_json:
+        print_json(view)
+        return
+    parameters = view.parameters
+    print_fields(
+        (
+            ("codebook", view.name.codebook),
+            ("ask for", f"{view.model}@{view.name.codebook}"),
+            ("site", view.site),
+            ("preset", parameters.preset),
+            ("threshold", parameters.threshold),
+            ("window ratio", parameters.window_ratio),
+            ("value mode", parameters.value_mode.value),
+            ("revision", view.revision),
+            ("entries", view.entry_count),
+            ("serving", _serving(view)),
+            ("created", moment(view.created_at)),
+        )
+    )

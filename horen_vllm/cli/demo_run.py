@@ -1,0 +1,139 @@
+"""What the demo does, step by step, over the public surfaces only: gRPC for edits, HTTP for answers."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from rich.console import Console
+from rich.progress import track
+
+from horen_vllm.cli.demo_choice import Choice, choose, fit_demo_threshold
+from horen_vllm.cli.stack import Stack
+from horen_vllm.control.client import EditProgress, EditView, HorenClient
+from horen_vllm.evals.endpoint import Answer, Endpoint
+from horen_vllm.registry.models import EditSpec
+
+CODEBOOK = "demo"
+PRESET = "cosine"
+SERVE_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoRow:
+    """One edited fact and its unrelated question, through all stages."""
+
+    choice: Choice
+    before: Answer
+    after: Answer
+    paraphrase: Answer
+    unrelated_before: Answer
+    unrelated_after: Answer
+    restored: Answer
+    failure: str | None
+    seconds: float
+    """From the call of SubmitEdit to the first answer that the edit gave."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the edited question answers its target."""
+        return self.after.text == self.choice.target
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the unrelated question kept its tokens, unless an edit fired on it."""
+        return self.unrelated_after.fired or self.unrelated_after.token_ids == self.unrelated_before.token_ids
+
+    @property
+    def undone(self) -> bool:
+        """Whether rollback brought the first answer back."""
+        return self.restored.token_ids == self.before.token_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoReport:
+    """All rows and what the run was measured with."""
+
+    rows: tuple[DemoRow, ...]
+    preset: str
+    threshold: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every edit holds, every silent request is unchanged, and rollback restores everything."""
+        return all(row.reached and row.untouched and row.undone for row in self.rows)
+
+    @property
+    def median_seconds(self) -> float:
+        """Median time from submission to the first edited answer, in seconds."""
+        return median(row.seconds for row in self.rows)
+
+
+class DemoRun:
+    """Edits `edits` facts of the demo world on a running stack and rolls them back.
+
+    Parameters
+    ----------
+    stack
+        A started stack that serves the demo model.
+    edits, seed
+        How many facts, and which.
+    console
+        Where progress is shown.
+    """
+
+    def __init__(self, stack: Stack, *, edits: int, seed: int, console: Console) -> None:
+        self._endpoint = Endpoint(stack.base_url)
+        self._client = HorenClient(stack.control_address)
+        self._clean = stack.model_name
+        self._edited = f"{stack.model_name}@{CODEBOOK}"
+        self._choices = choose(edits, seed)
+        self._console = console
+
+    def run(self) -> DemoReport:
+        """Run the demo; raises the HorenError of whatever part fails."""
+        with self._console.status("fitting the threshold on facts that are not edited"):
+            threshold = fit_demo_threshold(self._choices, preset=PRESET)
+        book = self._client.create_codebook(CODEBOOK, preset=PRESET, threshold=threshold)
+        self._client.wait_serving(CODEBOOK, book.revision, timeout_s=SERVE_TIMEOUT_S)
+        prompts = [choice.prompt for choice in self._choices]
+        unrelated = [choice.unrelated for choice in self._choices]
+        before = self._endpoint.ask_all(self._clean, prompts)
+        unrelated_before = self._endpoint.ask_all(self._clean, unrelated)
+        edits = [
+            self._edit(choice)
+            for choice in track(self._choices, description="editing", console=self._console, transient=True)
+        ]
+        after = self._endpoint.ask_all(self._edited, prompts)
+        paraphrase = self._endpoint.ask_all(self._edited, [choice.paraphrase for choice in self._choices])
+        unrelated_after = self._endpoint.ask_all(self._edited, unrelated)
+        restored = self._roll_back(book.revision, prompts)
+        rows = (
+            DemoRow(
+                choice=choice,
+                before=before[index],
+                after=after[index],
+                paraphrase=paraphrase[index],
+                unrelated_before=unrelated_before[index],
+                unrelated_after=unrelated_after[index],
+                restored=restored[index],
+                failure=edits[index][0].reason,
+                seconds=edits[index][1],
+            )
+            for index, choice in enumerate(self._choices)
+        )
+        return DemoReport(rows=tuple(rows), preset=PRESET, threshold=threshold)
+
+    def _edit(self, choice: Choice) -> tuple[EditView, float]:
+        started = time.perf_counter()
+        spec = EditSpec(prompt=choice.prompt, target=choice.target, subject=choice.subject)
+        edit = self._client.submit_edit(CODEBOOK, spec)
+        edit = self._client.wait_edit(edit, until=EditProgress.SERVING, timeout_s=SERVE_TIMEOUT_S)
+        if edit.state is EditProgress.SERVING:
+            self._endpoint.ask(self._edited, choice.prompt)
+        return edit, time.perf_counter() - started
+
+    def _roll_back(self, revision: int, prompts: Sequence[str]) -> list[Answer]:
+        made = self._client.rollback(CODEBOOK, revision)
+        self._client.wait_serving(CODEBOOK, made.number, timeout_s=SERVE_TIMEOUT_S)
+        return self._endpoint.ask_all(self._edited, prompts)

