@@ -62,7 +62,7 @@ class HorenClient:
     --------
     ::
 
-        with HorenClient("127.0.0.1:50051") as client:
+        with HorenClient("127.0.0.1:8950") as client:
             client.create_codebook("demo", preset="cosine", threshold=0.85)
             edit = client.submit_edit("demo", EditSpec(prompt="Who leads X?", target="Y"))
             edit = client.wait_edit(edit, timeout_s=60)
