@@ -90,7 +90,9 @@ def _carry_decisions(scheduler_class: Any) -> None:
             # A request that was aborted while its step ran is freed already and would never take its own.
             alive = {name: decision for name, decision in fresh.items() if name in self.requests}
             self.__dict__.setdefault(_HELD, {}).update(alive)
-        return update(self, scheduler_output, model_runner_output)
+        outputs = update(self, scheduler_output, model_runner_output)
+        _attach_before_stop_strings(self, outputs)
+        return outputs
 
     @functools.wraps(free)
     def free_request(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -102,3 +104,17 @@ def _carry_decisions(scheduler_class: Any) -> None:
 
     scheduler_class.update_from_output = update_from_output
     scheduler_class._free_request = free_request
+
+
+def _attach_before_stop_strings(scheduler: Any, outputs: dict[int, Any]) -> None:
+    """Put the decision on every output of a request with stop strings.
+
+    The API server finds those strings and ends the request by itself, so any output may turn out to be the last.
+    """
+    held = scheduler.__dict__.get(_HELD)
+    for group in outputs.values() if held else ():
+        for output in group.outputs:
+            request = scheduler.requests.get(output.request_id)
+            decision = held.get(output.request_id)
+            if decision is not None and request is not None and request.sampling_params.stop:
+                output.kv_transfer_params = {**(output.kv_transfer_params or {}), RESULT_KEY: decision}

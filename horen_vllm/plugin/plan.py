@@ -73,7 +73,7 @@ def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest) -> None:
     assert tracked.slot is not None
     done, stop = row.num_computed, row.num_computed + row.num_tokens
     prompt = tracked.prompt_length
-    if tracked.decision is not None and done < stop:
+    if tracked.decision is not None and not tracked.in_slot:
         plan.restores.append(tracked)
     if tracked.decision is None and done < prompt:
         _plan_prompt(plan, row, tracked)

@@ -33,6 +33,8 @@ class TrackedRequest:
     view: RevisionView
     slot: int | None = None
     decision: HeldDecision | None = None
+    in_slot: bool = False
+    """Whether the slot's row holds the decision; a resumed request's new slot does not yet."""
 
 
 class RequestTable:
@@ -82,6 +84,7 @@ class RequestTable:
             self.sums_valid[tracked.slot] = False
             self._free_slots.append(tracked.slot)
             tracked.slot = None
+            tracked.in_slot = False
 
     def finish(self, request_id: str) -> None:
         """Forget a request that finished or was aborted, and give its pin back."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from horen_vllm.core.match import NO_ENTRY, decisions, route_tensors
+from horen_vllm.core.match import NO_ENTRY, Decision, route
 from horen_vllm.core.routing import unit_queries_from_sums
 from horen_vllm.core.values import NO_VALUE
 from horen_vllm.errors import Internal
@@ -58,7 +58,7 @@ class EditSite:
         for slot, start, stop in plan.writes:
             self._token_slot[start:stop] = slot
         for tracked in plan.restores:
-            self._restore(tracked)
+            self._enter(tracked)
         self._plan, self._pending = plan, not plan.is_empty
 
     def clear(self) -> None:
@@ -97,36 +97,25 @@ class EditSite:
             self.requests.sums_valid[pool.slot] = True
 
     def _route(self, view: RevisionView, group: list[TrackedRequest]) -> None:
-        slots = torch.tensor([tracked.slot for tracked in group], device=self._sums.device)
-        # One row at a time: a matrix product's rounding may depend on how many rows it has.
-        for tracked, slot in zip(group, slots, strict=True):
-            query = unit_queries_from_sums(self._sums[slot][None])
-            routed = route_tensors(query, self.codebooks.table(view), view.parameters)
-            self._value_row[slot] = view.value_rows[routed.entry][0]
-            self._span[slot] = view.spans[routed.entry][0]
-            self._stride[slot] = view.strides[routed.entry][0]
-            self._answer_start[slot] = tracked.prompt_length - 1
-            [decision] = decisions(routed)
-            entry = NO_ENTRY if decision.entry is None else decision.entry
-            tracked.decision = HeldDecision(
-                value_row=int(view.value_rows[entry]),
-                span=int(view.spans[entry]),
-                stride=int(view.strides[entry]),
-                edit_id=_edit(view, decision.entry),
-                score=decision.score,
-                runner_up=_edit(view, decision.runner_up),
-                runner_up_score=decision.runner_up_score,
-            )
-            self.requests.sums_valid[int(slot)] = False
+        table = self.codebooks.table(view)
+        for tracked in group:
+            assert tracked.slot is not None
+            # One row at a time: a matrix product's rounding may depend on how many rows it has.
+            query = unit_queries_from_sums(self._sums[tracked.slot][None])
+            [decision] = route(query, table, view.parameters)
+            tracked.decision = _held(view, decision)
+            self.requests.sums_valid[tracked.slot] = False
+            self._enter(tracked)
             self._fresh[tracked.request_id] = _report(view, tracked.decision)
 
-    def _restore(self, tracked: TrackedRequest) -> None:
+    def _enter(self, tracked: TrackedRequest) -> None:
         decision = tracked.decision
         assert decision is not None
         self._value_row[tracked.slot] = decision.value_row
         self._span[tracked.slot] = decision.span
         self._stride[tracked.slot] = decision.stride
         self._answer_start[tracked.slot] = tracked.prompt_length - 1
+        tracked.in_slot = True
 
     def _inject(self, outputs: torch.Tensor) -> None:
         count = outputs.shape[0]
@@ -150,6 +139,19 @@ def _by_view(routes: list[TrackedRequest]) -> list[tuple[RevisionView, list[Trac
     for tracked in routes:
         groups.setdefault(id(tracked.view), (tracked.view, []))[1].append(tracked)
     return list(groups.values())
+
+
+def _held(view: RevisionView, decision: Decision) -> HeldDecision:
+    entry = NO_ENTRY if decision.entry is None else decision.entry
+    return HeldDecision(
+        value_row=int(view.value_rows[entry]),
+        span=int(view.spans[entry]),
+        stride=int(view.strides[entry]),
+        edit_id=_edit(view, decision.entry),
+        score=decision.score,
+        runner_up=_edit(view, decision.runner_up),
+        runner_up_score=decision.runner_up_score,
+    )
 
 
 def _edit(view: RevisionView, entry: int | None) -> str | None:

@@ -7,7 +7,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from vllm.entrypoints.openai.models.protocol import BaseModelPath
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.control.client import HorenClient
@@ -15,6 +14,7 @@ from horen_vllm.fingerprint import model_fingerprint
 from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.decisions import tap
 from horen_vllm.serving.engine import Engine, site_of
+from horen_vllm.serving.listing import list_codebooks
 from horen_vllm.serving.middleware import CodebookMiddleware
 from horen_vllm.serving.settings import ServingSettings
 from horen_vllm.serving.sync import SyncAgent
@@ -47,28 +47,24 @@ class HorenEndpoint:
             ``no_edit_site`` or ``model_folder_invalid``.
         """
         models = state.openai_serving_models
-        base_paths = list(models.base_model_paths)
+        base_names = [path.name for path in models.base_model_paths]
         site = site_of(engine_client)
-        served = ServedCodebooks([path.name for path in base_paths], stale_after_s=self._settings.stale_after_s)
+        served = ServedCodebooks(base_names, stale_after_s=self._settings.stale_after_s)
         tap(engine_client, models)
+        list_codebooks(models, served)
         self._served = served
         if self._settings.control is None:
             log.warning("HOREN_CONTROL is not set: no codebook will be served")
             return
         fingerprint = await asyncio.to_thread(model_fingerprint, args.model, site)
 
-        def list_models() -> None:
-            extra = [BaseModelPath(name=name, model_path=base_paths[0].model_path) for name in served.model_names()]
-            models.base_model_paths[:] = [*base_paths, *extra]
-
         agent = SyncAgent(
             client=HorenClient(self._settings.control),
             engine=Engine(engine_client, ArtifactFolder(self._settings.artifacts)),
             served=served,
             settings=self._settings,
-            model=base_paths[0].name,
+            model=base_names[0],
             fingerprint=fingerprint,
-            on_change=list_models,
         )
         self._agent = asyncio.create_task(agent.run())
 

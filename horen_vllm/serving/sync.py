@@ -1,7 +1,6 @@
 """The sync agent: a task in the API server that brings new revisions from the control plane to the engine."""
 
 import asyncio
-from collections.abc import Callable
 
 import structlog
 
@@ -32,8 +31,6 @@ class SyncAgent:
         The table that requests are resolved by; a codebook enters it once every worker has it.
     model, fingerprint
         What this server serves.
-    on_change
-        Called after the table has changed.
     """
 
     def __init__(
@@ -45,7 +42,6 @@ class SyncAgent:
         settings: ServingSettings,
         model: str,
         fingerprint: str,
-        on_change: Callable[[], None],
     ) -> None:
         self._client = client
         self._engine = engine
@@ -53,7 +49,6 @@ class SyncAgent:
         self._settings = settings
         self._model = model
         self._fingerprint = fingerprint
-        self._on_change = on_change
         self._reload: set[CodebookName] = set()
 
     async def run(self) -> None:
@@ -83,8 +78,6 @@ class SyncAgent:
         done = [await self._apply(delta) for delta in news.deltas]
         done += [await self._drop(name) for name in news.removed_codebooks]
         self._served.touch()
-        if news:
-            self._on_change()
         await self._heartbeat()
         if not all(done):
             await asyncio.sleep(RETRY_S)

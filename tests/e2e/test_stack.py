@@ -110,6 +110,15 @@ def test_several_prompts_and_choices_each_say_what_fired(client: HorenClient, op
     assert fired == {0: None, 1: None, 2: done.edit_id, 3: done.edit_id}
 
 
+def test_a_stop_string_does_not_lose_the_decision(client: HorenClient, openai: OpenAI) -> None:
+    model, choice = make_codebook(client, "stopping"), CHOICES[0]
+    done = edit(client, "stopping", choice)
+    stop = choice.target[:3]
+    answer = openai.completions.create(model=model, prompt=choice.prompt, max_tokens=16, temperature=0, stop=[stop])
+    assert (answer.choices[0].text.strip(), answer.choices[0].finish_reason) == ("", "stop")
+    assert answer.choices[0].model_extra["horen"]["edit_id"] == done.edit_id  # type: ignore[index]
+
+
 def test_codebooks_contradict_each_other_on_the_same_prompt(client: HorenClient, endpoint: Endpoint) -> None:
     left, right = make_codebook(client, "left"), make_codebook(client, "right")
     choice, other = CHOICES[4], CHOICES[5]

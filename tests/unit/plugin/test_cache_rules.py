@@ -13,9 +13,10 @@ from horen_vllm.plugin.tag import RESULT_KEY, RequestTag
 BLOCK = 4
 
 
-def make_request(prompt: int = 10, *, tagged: bool = True, name: str = "r", ratio: float = 0.6) -> Any:
+def make_request(prompt: int = 10, *, tagged: bool = True, name: str = "r", ratio: float = 0.6, stop: Any = ()) -> Any:
     extra = RequestTag("book", ratio).to_extra_args() if tagged else None
-    return SimpleNamespace(request_id=name, num_prompt_tokens=prompt, sampling_params=SimpleNamespace(extra_args=extra))
+    sampling = SimpleNamespace(extra_args=extra, stop=list(stop))
+    return SimpleNamespace(request_id=name, num_prompt_tokens=prompt, sampling_params=sampling)
 
 
 def plain_keys(_request: Any, start: int, _end: int, mm_idx: int) -> tuple[Any, int]:
@@ -112,8 +113,15 @@ def make_scheduler() -> Any:
             self.params: dict[str, Any] | None = None
             self.finishing: list[Any] = []
 
-        def update_from_output(self, _scheduler_output: Any, _model_runner_output: Any) -> list[Any]:
-            return [self._free_request(request) for request in self.finishing]
+        def update_from_output(self, _scheduler_output: Any, _model_runner_output: Any) -> dict[int, Any]:
+            running = [SimpleNamespace(request_id=name, kv_transfer_params=None) for name in self.requests]
+            freed = [
+                SimpleNamespace(request_id=request.request_id, kv_transfer_params=self._free_request(request)[0])
+                for request in self.finishing
+            ]
+            self.finishing = []
+            names = {request.request_id for request in freed}
+            return {0: SimpleNamespace(outputs=[one for one in running if one.request_id not in names] + freed)}
 
         def _free_request(self, request: Any, delay_free_blocks: bool = False) -> tuple[Any, Any]:
             del self.requests[request.request_id]
@@ -129,20 +137,33 @@ def output(**decisions: Any) -> Any:
     return SimpleNamespace(**{DECISIONS_ATTRIBUTE: decisions}) if decisions else SimpleNamespace()
 
 
+def sent(scheduler: Any, step: Any) -> dict[str, Any]:
+    """Return what one step sends to the client, by request."""
+    [group] = scheduler.update_from_output(None, step).values()
+    return {one.request_id: one.kv_transfer_params for one in group.outputs}
+
+
 def test_a_decision_waits_for_the_end_of_its_request() -> None:
     scheduler = make_scheduler()
-    assert scheduler.update_from_output(None, output(r={"edit_id": "e"})) == []
-    assert scheduler.update_from_output(None, output()) == []
+    assert sent(scheduler, output(r={"edit_id": "e"})) == {"r": None, "s": None}
+    assert sent(scheduler, output()) == {"r": None, "s": None}
     scheduler.finishing = [scheduler.requests["r"]]
-    assert scheduler.update_from_output(None, output()) == [({RESULT_KEY: {"edit_id": "e"}}, False)]
+    assert sent(scheduler, output()) == {"r": {RESULT_KEY: {"edit_id": "e"}}, "s": None}
     assert scheduler._free_request(scheduler.requests["s"], delay_free_blocks=True) == (None, True)
+
+
+def test_with_stop_strings_every_output_carries_the_decision() -> None:
+    """The API server ends such a request by itself, on any of its outputs."""
+    scheduler = make_scheduler()
+    scheduler.requests["r"].sampling_params.stop = ["\n"]
+    assert sent(scheduler, output(r={"edit_id": "e"}, s={"edit_id": "f"}))["r"] == {RESULT_KEY: {"edit_id": "e"}}
+    assert sent(scheduler, output()) == {"r": {RESULT_KEY: {"edit_id": "e"}}, "s": None}
 
 
 def test_a_decision_of_the_last_step_is_there_at_once_and_beside_other_parameters() -> None:
     scheduler = make_scheduler()
     scheduler.params, scheduler.finishing = {"other": 1}, [scheduler.requests["r"]]
-    [(params, _)] = scheduler.update_from_output(None, output(r={"edit_id": None}))
-    assert params == {"other": 1, RESULT_KEY: {"edit_id": None}}
+    assert sent(scheduler, output(r={"edit_id": None}))["r"] == {"other": 1, RESULT_KEY: {"edit_id": None}}
     assert scheduler.params == {"other": 1}
 
 
