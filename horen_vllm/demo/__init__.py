@@ -1,0 +1,1 @@
+"""A small model that knows the facts of an invented world, and the world itself."""
