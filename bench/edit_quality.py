@@ -102,26 +102,43 @@ def measure(stack: Stack, world: World, facts: Sample, preset: str, console: Con
     edits = edit_all(client, preset, specs, console)
     seconds = time.perf_counter() - started
     model = f"{stack.model_name}@{preset}"
-    plain = endpoint.ask_all(model, prompts, max_tokens=MAX_TOKENS)
-    chat = [endpoint.chat(model, prompt, max_tokens=MAX_TOKENS) for prompt in prompts]
-    held_out = [world.prompt(fact, world.held_out_wording(fact)) for fact in facts.edited]
-    unseen = [world.unseen_prompt(fact) for fact in facts.edited]
     unedited = endpoint.ask_all(model, [question(world, fact) for fact in facts.unedited], max_tokens=MAX_TOKENS)
-    near, far = unedited[: len(unedited) // 2], unedited[len(unedited) // 2 :]
     return {
         "preset": preset,
         "threshold": fitted.threshold,
         "background_false_fire_rate": fitted.rate,
         "edits": len(edits),
         "failed_edits": sum(edit.state is not EditProgress.SERVING for edit in edits),
+        "failure_codes": sorted({edit.reason_code for edit in edits if edit.reason_code}),
         "seconds_per_edit": seconds / len(edits),
-        "reliability": exact(plain, targets),
-        "reliability_chat": exact(chat, targets),
-        "generalisation_held_out_wording": exact(endpoint.ask_all(model, held_out), targets),
-        "generalisation_unseen_wording": exact(endpoint.ask_all(model, unseen), targets),
-        "fires_on_unedited_of_edited_relations": f"{sum(a.fired for a in near)} of {len(near)}",
-        "fires_on_unedited_of_other_relations": f"{sum(a.fired for a in far)} of {len(far)}",
+        **hits(endpoint, model, world, facts, targets),
+        **fires("completions", unedited),
+        **fires("chat", endpoint.chat_all(model, [question(world, fact) for fact in facts.unedited])),
         "_answers": unedited,
+    }
+
+
+def hits(endpoint: Endpoint, model: str, world: World, facts: Sample, targets: Sequence[str]) -> dict[str, float]:
+    """Return the exact-match rates of the edited facts, by wording and by API."""
+    wordings = {
+        "reliability": [question(world, fact) for fact in facts.edited],
+        "generalisation_held_out_wording": [world.prompt(fact, world.held_out_wording(fact)) for fact in facts.edited],
+        "generalisation_unseen_wording": [world.unseen_prompt(fact) for fact in facts.edited],
+    }
+    rates = {}
+    for name, prompts in wordings.items():
+        rates[name] = exact(endpoint.ask_all(model, prompts), targets)
+        rates[f"{name}_chat"] = exact(endpoint.chat_all(model, prompts), targets)
+    return rates
+
+
+def fires(api: str, answers: Sequence[Answer]) -> dict[str, str]:
+    """Return how many unedited questions fired: the first half are of edited relations, the rest of others."""
+    half = len(answers) // 2
+    near, far = answers[:half], answers[half:]
+    return {
+        f"fires_{api}_edited_relations": f"{sum(answer.fired for answer in near)} of {len(near)}",
+        f"fires_{api}_other_relations": f"{sum(answer.fired for answer in far)} of {len(far)}",
     }
 
 

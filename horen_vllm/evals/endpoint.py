@@ -79,6 +79,11 @@ class Endpoint:
         with ThreadPoolExecutor(self._concurrency) as pool:
             return list(pool.map(lambda prompt: self.ask(model, prompt, max_tokens=max_tokens), prompts))
 
+    def chat_all(self, model: str, questions: Sequence[str], *, max_tokens: int = 16) -> list[Answer]:
+        """Return the greedy chat answers to `questions` in order, several in flight at a time."""
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            return list(pool.map(lambda question: self.chat(model, question, max_tokens=max_tokens), questions))
+
     def chat(self, model: str, question: str, *, max_tokens: int = 16) -> Answer:
         """Return the greedy chat answer to one user message."""
         response = self._client.chat.completions.create(

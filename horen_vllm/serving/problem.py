@@ -29,7 +29,8 @@ HTTP_STATUS: Final[dict[type[HorenError], int]] = {
 def problem(error: HorenError) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and JSON body of an error."""
     body = {"message": error.message, "type": type(error).__name__, "param": None, "code": error.code}
-    return HTTP_STATUS[type(error)], {"error": body}
+    status = next(HTTP_STATUS[base] for base in type(error).__mro__ if base in HTTP_STATUS)
+    return status, {"error": body}
 
 
 async def send_problem(error: HorenError, send: Any) -> None:
