@@ -1,7 +1,7 @@
 """The base model's folder as the command line looks at it: cheap checks, and the names that follow from it.
 
-Reads JSON only: whether the architecture can be edited and the site exists is found out by the processes that load
-the weights, which end with an error of their own.
+Reads JSON only: whether the site exists is found out by the processes that load the weights, which end with an error
+of their own.
 """
 
 import json
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from horen_vllm.core.presets import default_site
+from horen_vllm.core.architectures import check_architecture, default_site
 from horen_vllm.errors import FailedPrecondition, InvalidArgument
 
 _WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
@@ -42,7 +42,8 @@ def open_model_folder(folder: Path, *, name: str | None = None, site: str | None
     Raises
     ------
     FailedPrecondition
-        ``model_folder_invalid``, when a file is missing or config.json is not what it should be.
+        ``model_folder_invalid``, when a file is missing or config.json is not what it should be;
+        ``unsupported_architecture``.
     InvalidArgument
         ``invalid_name``, when the served name contains ``@`` or white space.
     """
@@ -56,12 +57,10 @@ def open_model_folder(folder: Path, *, name: str | None = None, site: str | None
     if not served or "@" in served or any(character.isspace() for character in served):
         message = f"{served!r} cannot be a model's name: it must not be empty or contain '@' or spaces; use --name."
         raise InvalidArgument(message, code="invalid_name")
-    return ModelFolder(
-        path=path,
-        name=served,
-        site=site or default_site(str(path), _layers(path, config)),
-        architecture=_architecture(path, config),
-    )
+    architecture = _architecture(path, config)
+    check_architecture(architecture)
+    site = site or default_site(str(path), architecture, _layers(path, config))
+    return ModelFolder(path=path, name=served, site=site, architecture=architecture)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -128,12 +128,6 @@ def known_model(model: str) -> KnownModel | None:
     return KNOWN_MODELS.get(name) or KNOWN_MODELS.get(f"meta-{name}")
 
 
-def default_site(model: str, num_layers: int) -> str:
-    """Return the edit site's module name: the paper's for its models, else ``num_layers - 3`` (appendix D.4.3)."""
-    known = known_model(model)
-    return known.site if known else _down_proj(max(num_layers - 3, 0))
-
-
 def preset_parameters(preset: str, model: str, threshold: float | None = None) -> MethodParameters:
     """Return the parameters of `preset` for `model`.
 

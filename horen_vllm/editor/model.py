@@ -1,31 +1,20 @@
 """The base model as the editor sees it: frozen, with one linear layer marked as the edit site.
 
-Knows which architectures can be edited; does not know codebooks or how values are trained.
+Does not know codebooks or how values are trained.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from horen_vllm.core.presets import default_site
+from horen_vllm.core.architectures import check_architecture, default_site
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.fingerprint import model_fingerprint, read_config
-
-_GPT_OSS: Final = "GptOssForCausalLM"
-SUPPORTED_ARCHITECTURES: Final = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "GemmaForCausalLM",
-    _GPT_OSS,
-)
-"""Decoder-only causal models that the editor is tested with, by the name in config.json."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +75,7 @@ def load_editable_model(
     """
     config = read_config(Path(folder))
     architecture = _supported_architecture(config)
-    site = site or _default_site(folder, architecture, config)
+    site = site or default_site(folder, architecture, int(config["num_hidden_layers"]))
     fingerprint = model_fingerprint(folder, site)
     model, tokenizer = _load(folder, dtype, device)
     module = _site_module(model, site)
@@ -107,20 +96,12 @@ def load_editable_model(
 
 def _supported_architecture(config: dict[str, Any]) -> str:
     names = config.get("architectures") or ["none named"]
-    if names[0] not in SUPPORTED_ARCHITECTURES:
-        message = f"architecture {names[0]} cannot be edited; supported: {', '.join(SUPPORTED_ARCHITECTURES)}."
-        raise FailedPrecondition(message, code="unsupported_architecture")
+    check_architecture(names[0])
     missing = [key for key in ("num_hidden_layers", "max_position_embeddings") if key not in config]
     if missing:
         message = f"config.json has no {missing[0]}."
         raise FailedPrecondition(message, code="model_folder_invalid")
     return str(names[0])
-
-
-def _default_site(folder: str, architecture: str, config: dict[str, Any]) -> str:
-    site = default_site(folder, int(config["num_hidden_layers"]))
-    # A mixture of experts has no single down_proj, so the attention's output is edited (appendix D.4.3).
-    return site.replace("mlp.down_proj", "self_attn.o_proj") if architecture == _GPT_OSS else site
 
 
 def _load(folder: str, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

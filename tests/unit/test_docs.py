@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from horen_vllm.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -37,6 +40,13 @@ def test_every_rpc_is_documented() -> None:
     for proto in (ROOT / "proto").rglob("*.proto"):
         for rpc in re.findall(r"^\s*rpc (\w+)", proto.read_text(encoding="utf-8"), flags=re.MULTILINE):
             assert f"`{rpc}`" in page, rpc
+
+
+def test_every_command_is_documented() -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        for path in [f"{name} {part}" for part in getattr(command, "commands", {})] or [name]:
+            assert f"`horen {path}" in page, path
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
