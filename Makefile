@@ -1,7 +1,8 @@
 # Every target installs what it needs first and skips what is already done.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-VENV ?= .venv
 EXTRA ?= cpu
+# The CPU and the CUDA build of vLLM install the same package, so each has an environment of its own.
+VENV ?= $(if $(filter gpu,$(EXTRA)),.venv-gpu,.venv)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 
@@ -43,6 +44,9 @@ $(VENV)/.installed-cpu: requirements/cpu.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/cpu.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'import torch' || { \
+		echo 'torch does not import: pip found a CUDA build of torch 2.13.0; point it at the CPU build (PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL).'; \
+		exit 1; }
 	touch $@
 
 $(VENV)/.installed-gpu: pyproject.toml

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from horen_vllm.errors import FailedPrecondition
 
 _INDEX: Final = "model.safetensors.index.json"
+_TEMPLATE: Final = "chat_template.jinja"
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _VOLATILE: Final = frozenset({"transformers_version", "_name_or_path", "dtype", "torch_dtype"})
 _SAMPLES: Final = 8
 """Tensors that are sampled beside the site's own weight."""
@@ -26,8 +28,9 @@ _SAMPLE_BYTES: Final = 65536
 def model_fingerprint(folder: str | Path, site: str) -> str:
     """Return the sha256 (hex) of a model folder as seen from an edit site.
 
-    It covers config.json (without fields that change with the library that wrote it), tokenizer.json, the names
-    of all tensors, the site's whole weight, and the leading bytes of a few tensors spread over the sorted names.
+    It covers config.json (without fields that change with the library that wrote it), tokenizer.json, the chat
+    template where there is one, the names of all tensors, the site's whole weight, and the leading bytes of a few
+    tensors spread over the sorted names.
 
     Parameters
     ----------
@@ -46,6 +49,7 @@ def model_fingerprint(folder: str | Path, site: str) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps(_stable(read_config(root)), sort_keys=True).encode())
     digest.update(_read(root / "tokenizer.json"))
+    _add_chat_template(digest, root)
     try:
         _add_weights(digest, _Weights.open(root), f"{site}.weight")
     except (SafetensorError, OSError, RuntimeError) as exc:
@@ -104,6 +108,18 @@ class _Weights:
             rows = max(1, _SAMPLE_BYTES // (row.numel() * row.element_size()))
             tensor: torch.Tensor = part[:rows]
         return tensor
+
+
+def _add_chat_template(digest: "hashlib._Hash", folder: Path) -> None:
+    """Add what chat prompts, and with them half of an edit's keys, are made with."""
+    file = folder / _TEMPLATE
+    if file.exists():
+        digest.update(f"\n{_TEMPLATE}\n".encode() + _read(file))
+    settings = folder / _TOKENIZER_CONFIG
+    # The rest of this file changes with the library that wrote it.
+    template = _json_object(settings).get("chat_template") if settings.exists() else None
+    if template is not None:
+        digest.update(f"\n{_TOKENIZER_CONFIG}\n{json.dumps(template, sort_keys=True)}".encode())
 
 
 def _add_weights(digest: "hashlib._Hash", weights: _Weights, site_weight: str) -> None:

@@ -1,5 +1,6 @@
 """Options and fixtures that every folder of tests shares."""
 
+import json
 import os
 from pathlib import Path
 
@@ -22,3 +23,12 @@ def model_folder(request: pytest.FixtureRequest) -> str:
     from horen_vllm.demo.paths import demo_model_dir
 
     return str(demo_model_dir())
+
+
+@pytest.fixture(scope="session")
+def site(model_folder: str) -> str:
+    """Edit site of that model."""
+    from horen_vllm.core.architectures import default_site
+
+    config = json.loads((Path(model_folder) / "config.json").read_text(encoding="utf-8"))
+    return default_site(model_folder, config["architectures"][0], config["num_hidden_layers"])

@@ -1,6 +1,6 @@
 """``horen codebook``: make codebooks, look at them, take them back."""
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,14 +18,13 @@ CodebookArgument = Annotated[str, typer.Argument(metavar="CODEBOOK", help="Name 
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to wait at most.")
 ]
-_DEFAULT_PRESET: Final = "horen-paper"
 
 
 @app.command()
 def create(
     *,
     name: CodebookArgument,
-    preset: Annotated[str, typer.Option(help=f"Method parameters: {', '.join(PRESETS)}.")] = _DEFAULT_PRESET,
+    preset: Annotated[str, typer.Option(help=f"Method parameters: {', '.join(PRESETS)}.")],
     threshold: Annotated[
         float | None, typer.Option(help="Cosine above which an entry matches (default: the preset's).")
     ] = None,
@@ -91,11 +90,12 @@ def revisions(
     print_rows(views, columns, as_json=as_json)
 
 
-@app.command()
+# Without this a negative revision would be an unknown option; the server says what is wrong with it.
+@app.command(context_settings={"ignore_unknown_options": True})
 def rollback(
     *,
     name: CodebookArgument,
-    revision: Annotated[int, typer.Argument(metavar="REVISION", min=1, help="Revision whose entries to restore.")],
+    revision: Annotated[int, typer.Argument(metavar="REVISION", help="Revision whose entries to restore.")],
     wait: Annotated[bool, typer.Option("--wait", help="Return once every server has the new revision.")] = False,
     timeout: TimeoutOption = 60.0,
     control: ControlOption = None,

@@ -1,5 +1,6 @@
 """``horen demo``: the whole system on the demo model, 20 edits in and out again, as a table."""
 
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +23,8 @@ def demo(
     from horen_vllm.cli.up import start_stack  # noqa: PLC0415
     from horen_vllm.demo.paths import demo_model_dir  # noqa: PLC0415
 
-    console = Console()
+    # A pipe has no width of its own, and the table needs one.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     with ExitStack() as held:
         folder = home or Path(held.enter_context(tempfile.TemporaryDirectory(prefix="horen-demo-")))
         settings = StackSettings(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from transformers.utils.logging import disable_progress_bar
+
 from horen_vllm.core.presets import preset_parameters
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import Fact, World, build_world
@@ -63,6 +65,7 @@ def fit_demo_threshold(choices: Sequence[Choice], *, preset: str, model: Path | 
 
     The background is facts that are neither edited nor asked about.
     """
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     world, folder = build_world(), str(model or demo_model_dir())
     used = {choice.fact_id for choice in choices} | {choice.unrelated_fact_id for choice in choices}
     background = [fact for fact in world.facts if fact.fact_id not in used]

@@ -1,7 +1,6 @@
 """What the demo does, step by step, over the public surfaces only: gRPC for edits, HTTP for answers."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -20,16 +19,32 @@ SERVE_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemoRow:
-    """One edited fact and its unrelated question, through all stages."""
+class Asked:
+    """One question at the three stages: clean, edited, rolled back."""
 
-    choice: Choice
     before: Answer
     after: Answer
-    paraphrase: Answer
-    unrelated_before: Answer
-    unrelated_after: Answer
     restored: Answer
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the answer kept its tokens unless an edit fired."""
+        return self.after.fired or self.after.token_ids == self.before.token_ids
+
+    @property
+    def undone(self) -> bool:
+        """Whether rollback brought the first answer back."""
+        return not self.restored.fired and self.restored.token_ids == self.before.token_ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoRow:
+    """One edited fact with what was asked about it and beside it."""
+
+    choice: Choice
+    edited: Asked
+    paraphrase: Asked
+    unrelated: Asked
     failure: str | None
     seconds: float
     """From the call of SubmitEdit to the first answer that the edit gave."""
@@ -37,17 +52,17 @@ class DemoRow:
     @property
     def reached(self) -> bool:
         """Whether the edited question answers its target."""
-        return self.after.text == self.choice.target
+        return self.edited.after.text == self.choice.target
 
     @property
-    def untouched(self) -> bool:
-        """Whether the unrelated question kept its tokens, unless an edit fired on it."""
-        return self.unrelated_after.fired or self.unrelated_after.token_ids == self.unrelated_before.token_ids
+    def asked(self) -> tuple[Asked, ...]:
+        """All three questions."""
+        return self.edited, self.paraphrase, self.unrelated
 
     @property
-    def undone(self) -> bool:
-        """Whether rollback brought the first answer back."""
-        return self.restored.token_ids == self.before.token_ids
+    def holds(self) -> bool:
+        """Whether the edit answers, silence changed nothing, and rollback restored everything."""
+        return self.reached and all(one.untouched and one.undone for one in self.asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +76,7 @@ class DemoReport:
     @property
     def passed(self) -> bool:
         """Whether every edit holds, every silent request is unchanged, and rollback restores everything."""
-        return all(row.reached and row.untouched and row.undone for row in self.rows)
+        return all(row.holds for row in self.rows)
 
     @property
     def median_seconds(self) -> float:
@@ -96,33 +111,38 @@ class DemoRun:
             threshold = fit_demo_threshold(self._choices, preset=PRESET)
         book = self._client.create_codebook(CODEBOOK, preset=PRESET, threshold=threshold)
         self._client.wait_serving(CODEBOOK, book.revision, timeout_s=SERVE_TIMEOUT_S)
-        prompts = [choice.prompt for choice in self._choices]
-        unrelated = [choice.unrelated for choice in self._choices]
-        before = self._endpoint.ask_all(self._clean, prompts)
-        unrelated_before = self._endpoint.ask_all(self._clean, unrelated)
+        before = self._ask(self._clean)
         edits = [
             self._edit(choice)
             for choice in track(self._choices, description="editing", console=self._console, transient=True)
         ]
-        after = self._endpoint.ask_all(self._edited, prompts)
-        paraphrase = self._endpoint.ask_all(self._edited, [choice.paraphrase for choice in self._choices])
-        unrelated_after = self._endpoint.ask_all(self._edited, unrelated)
-        restored = self._roll_back(book.revision, prompts)
+        after = self._ask(self._edited)
+        made = self._client.rollback(CODEBOOK, book.revision)
+        self._client.wait_serving(CODEBOOK, made.number, timeout_s=SERVE_TIMEOUT_S)
+        stages = zip(before, after, self._ask(self._edited), strict=True)
+        asked = [Asked(before=first, after=second, restored=third) for first, second, third in stages]
+        count = len(self._choices)
         rows = (
             DemoRow(
                 choice=choice,
-                before=before[index],
-                after=after[index],
-                paraphrase=paraphrase[index],
-                unrelated_before=unrelated_before[index],
-                unrelated_after=unrelated_after[index],
-                restored=restored[index],
+                edited=asked[index],
+                paraphrase=asked[count + index],
+                unrelated=asked[2 * count + index],
                 failure=edits[index][0].reason,
                 seconds=edits[index][1],
             )
             for index, choice in enumerate(self._choices)
         )
         return DemoReport(rows=tuple(rows), preset=PRESET, threshold=threshold)
+
+    def _ask(self, model: str) -> list[Answer]:
+        """Return the answers to all edited questions, then all paraphrases, then all unrelated questions."""
+        prompts = [
+            *(choice.prompt for choice in self._choices),
+            *(choice.paraphrase for choice in self._choices),
+            *(choice.unrelated for choice in self._choices),
+        ]
+        return self._endpoint.ask_all(model, prompts)
 
     def _edit(self, choice: Choice) -> tuple[EditView, float]:
         started = time.perf_counter()
@@ -132,8 +152,3 @@ class DemoRun:
         if edit.state is EditProgress.SERVING:
             self._endpoint.ask(self._edited, choice.prompt)
         return edit, time.perf_counter() - started
-
-    def _roll_back(self, revision: int, prompts: Sequence[str]) -> list[Answer]:
-        made = self._client.rollback(CODEBOOK, revision)
-        self._client.wait_serving(CODEBOOK, made.number, timeout_s=SERVE_TIMEOUT_S)
-        return self._endpoint.ask_all(self._edited, prompts)

@@ -23,17 +23,17 @@ def print_table(report: DemoReport, console: Console) -> None:
 
 
 def _cells(row: DemoRow) -> list[Text | str]:
-    choice = row.choice
-    after = _marked(row.after.text, good=row.reached) if row.failure is None else _marked(row.failure, good=False)
-    unrelated = f"{row.unrelated_before.text} > {_fired(row.unrelated_after)}"
+    choice, edited, paraphrase, unrelated = row.choice, row.edited, row.paraphrase, row.unrelated
+    after = _marked(edited.after.text, good=row.reached) if row.failure is None else _marked(row.failure, good=False)
+    restored = all(one.undone for one in row.asked)
     return [
         choice.prompt,
-        row.before.text,
+        edited.before.text,
         choice.target,
         after,
-        _marked(_fired(row.paraphrase), good=row.paraphrase.text == choice.target),
-        _marked(unrelated, good=row.untouched),
-        _marked(row.restored.text, good=row.undone),
+        _marked(_fired(paraphrase.after), good=paraphrase.after.text == choice.target),
+        _marked(f"{unrelated.before.text} > {_fired(unrelated.after)}", good=unrelated.untouched),
+        _marked(edited.restored.text, good=restored),
         f"{row.seconds:.1f}",
     ]
 
@@ -48,14 +48,15 @@ def _marked(text: str, *, good: bool) -> Text:
 
 def _summary(report: DemoReport) -> list[str]:
     rows, total = report.rows, len(report.rows)
-    fires = sum(row.unrelated_after.fired for row in rows)
-    silent = sum(row.untouched and not row.unrelated_after.fired for row in rows)
-    paraphrases = sum(row.paraphrase.text == row.choice.target for row in rows)
+    every = [one for row in rows for one in row.asked]
+    silent = [one for one in every if not one.after.fired]
+    paraphrases = sum(row.paraphrase.after.text == row.choice.target for row in rows)
     return [
         f"edited questions that answer their target: {sum(row.reached for row in rows)} of {total}",
-        f"paraphrases that answer it too: {paraphrases} of {total}",
-        f"unrelated questions: {fires} of {total} fired; {silent} of the other {total - fires} are token-identical",
-        f"answers restored by rollback: {sum(row.undone for row in rows)} of {total}",
+        f"paraphrases in a wording that was not submitted: {paraphrases} of {total} answer it too",
+        f"unrelated questions on which an edit fired: {sum(row.unrelated.after.fired for row in rows)} of {total}",
+        f"silent requests token-identical to before: {sum(one.untouched for one in silent)} of {len(silent)}",
+        f"answers restored by rollback: {sum(one.undone for one in every)} of {len(every)}",
         f"from submission to the first edited answer: median {report.median_seconds:.1f} s",
         "PASSED" if report.passed else "FAILED",
     ]

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from horen_vllm.errors import DataLoss, FailedPrecondition, Unavailable
+
+_URL_ESCAPES: Final = str.maketrans({"%": "%25", "?": "%3F", "#": "%23"})
+"""What would end the path of a URL or begin an escape; SQLAlchemy leaves all else as it is, undecodable bytes too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +43,7 @@ class HomeLayout:
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the embedded database."""
-        return f"sqlite:///{self.database.absolute()}"
+        return f"sqlite:///{str(self.database.absolute()).translate(_URL_ESCAPES)}"
 
     @property
     def artifacts(self) -> Path:
@@ -79,8 +82,7 @@ class HomeLayout:
             for folder in (self.root, self.artifacts, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            message = f"home {self.root} cannot be used: {exc.strerror}."
-            raise FailedPrecondition(message, code="home_not_writable") from exc
+            raise self._not_writable(exc) from exc
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -89,9 +91,13 @@ class HomeLayout:
         Raises
         ------
         FailedPrecondition
-            ``home_in_use``, when another process holds it.
+            ``home_in_use``, when another process holds it; ``home_not_writable``.
         """
-        with self.lock.open("a") as file:
+        try:
+            file = self.lock.open("a")
+        except OSError as exc:
+            raise self._not_writable(exc) from exc
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as exc:
@@ -128,3 +134,7 @@ class HomeLayout:
     def clear_endpoints(self) -> None:
         """Withdraw the addresses; harmless when there are none."""
         self.endpoints_file.unlink(missing_ok=True)
+
+    def _not_writable(self, exc: OSError) -> FailedPrecondition:
+        message = f"home {self.root} cannot be used: {exc.strerror}."
+        return FailedPrecondition(message, code="home_not_writable")

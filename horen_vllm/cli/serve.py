@@ -15,7 +15,13 @@ from horen_vllm.cli.server_command import ServerDtype, ServerSettings, server_co
 from horen_vllm.cli.stack import DEFAULT_PORT
 
 PortOption = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the OpenAI server; 0: a free one.")]
-DtypeOption = Annotated[ServerDtype, typer.Option("--dtype", help="Type in which vLLM runs the model.")]
+DtypeOption = Annotated[
+    ServerDtype,
+    typer.Option(
+        "--dtype",
+        help="Type in which vLLM runs the model; auto: float32 on CPU, the model's own (mostly bfloat16) on GPU.",
+    ),
+]
 CompileOption = Annotated[
     bool, typer.Option("--compile", help="Let vLLM compile the model: starts slower, answers faster.")
 ]
@@ -37,7 +43,7 @@ def serve(
         Path | None, typer.Option(metavar="DIR", help="Folder of trained entries (default: the home's).")
     ] = None,
     replica_id: Annotated[str, typer.Option(help="Name of this server in the control plane.")] = "replica-1",
-    dtype: DtypeOption = ServerDtype.BFLOAT16,
+    dtype: DtypeOption = ServerDtype.AUTO,
     compiled: CompileOption = False,
     max_model_len: LengthOption = None,
 ) -> None:

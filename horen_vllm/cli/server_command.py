@@ -21,6 +21,7 @@ class ServerDtype(StrEnum):
     """Types in which vLLM can hold weights and activations."""
 
     AUTO = "auto"
+    """float32 on CPU, where entries are trained and verified in it; on GPU what vLLM takes for the model."""
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
 
@@ -35,7 +36,7 @@ class ServerSettings:
     """``HOST:PORT`` of the control plane; without one no codebook is served."""
     artifacts: Path
     replica_id: str = "replica-1"
-    dtype: ServerDtype = ServerDtype.BFLOAT16
+    dtype: ServerDtype = ServerDtype.AUTO
     compiled: bool = False
     """Whether vLLM compiles the model, which takes longer to start and answers faster."""
     max_model_len: int | None = None
@@ -61,7 +62,7 @@ def server_command(settings: ServerSettings) -> tuple[str, ...]:
         *("--served-model-name", settings.model.name),
         *("--host", LOOPBACK),
         *("--port", str(settings.port)),
-        *("--dtype", settings.dtype.value),
+        *("--dtype", _vllm_dtype(settings.dtype).value),
         *("--additional-config", json.dumps(config)),
         *optional,
         *settings.extra,
@@ -83,6 +84,11 @@ def server_environment(settings: ServerSettings, present: Mapping[str, str]) -> 
         needed["HOREN_CONTROL"] = settings.control
     defaults = {"VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB)} if on_cpu() else {"VLLM_USE_V2_MODEL_RUNNER": "0"}
     return needed | {name: value for name, value in defaults.items() if name not in present}
+
+
+def _vllm_dtype(dtype: ServerDtype) -> ServerDtype:
+    # vLLM's own choice would be bfloat16 on CPU, too.
+    return ServerDtype.FLOAT32 if dtype is ServerDtype.AUTO and on_cpu() else dtype
 
 
 def on_cpu() -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from horen_vllm.cli.layout import Endpoints, HomeLayout
 from horen_vllm.cli.model_folder import ModelFolder, open_model_folder
@@ -16,6 +16,10 @@ from horen_vllm.cli.ports import LOOPBACK, claim_port
 from horen_vllm.cli.probes import control_serving, server_serving
 from horen_vllm.cli.server_command import ServerDtype, ServerSettings, server_command, server_environment
 from horen_vllm.cli.supervisor import Supervisor
+from horen_vllm.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from horen_vllm.control.messages import CodebookView
 
 DEFAULT_PORT: Final = 8000
 DEFAULT_CONTROL_PORT: Final = 8950
@@ -40,7 +44,7 @@ class StackSettings:
     """Port of the OpenAI server; 0: a free one."""
     control_port: int = DEFAULT_CONTROL_PORT
     """Port of the control plane; 0: a free one."""
-    dtype: ServerDtype = ServerDtype.BFLOAT16
+    dtype: ServerDtype = ServerDtype.AUTO
     """Type in which vLLM runs the model."""
     threads: int = 1
     """Torch threads of the editor worker."""
@@ -144,7 +148,7 @@ class Stack:
             ``home_in_use``, ``home_not_writable``, ``port_taken``, ``model_folder_invalid``,
             ``unsupported_architecture``, ``unknown_site`` or ``schema_out_of_date``.
         InvalidArgument
-            ``invalid_name``.
+            ``invalid_name`` or ``ports_equal``.
         Unavailable
             ``part_died`` or ``not_ready``.
         """
@@ -173,6 +177,26 @@ class Stack:
             ``part_died``, or what the part that ended by itself said.
         """
         self._running[1].watch(self._stop)
+
+    def unserved_codebooks(self) -> "list[CodebookView]":
+        """Return the codebooks in this home that were made for another base model or edit site.
+
+        Raises
+        ------
+        Unavailable
+            ``control_unavailable`` or ``control_timeout``.
+        """
+        from horen_vllm.control.client import HorenClient  # noqa: PLC0415 - gRPC
+
+        with HorenClient(self.control_address) as client:
+            codebooks = list(client.list_codebooks())
+        if not codebooks:
+            return []
+        from horen_vllm.fingerprint import model_fingerprint  # noqa: PLC0415 - torch, for homes that need the look
+
+        model = self._running[0].model
+        fingerprint = model_fingerprint(model.path, model.site)
+        return [codebook for codebook in codebooks if codebook.fingerprint != fingerprint]
 
     def stop(self) -> None:
         """End all parts and release the home; harmless when repeated."""
@@ -215,6 +239,7 @@ class Stack:
         from horen_vllm.registry.migrate import upgrade  # noqa: PLC0415
 
         settings, layout = self._settings, self.layout
+        _check_ports(settings)
         model = open_model_folder(settings.model, name=settings.name, site=settings.site)
         layout.create()
         self._held.enter_context(layout.locked())
@@ -237,6 +262,12 @@ class Stack:
             model=plan.model.name,
             pids={"up": os.getpid(), **supervisor.pids()},
         )
+
+
+def _check_ports(settings: StackSettings) -> None:
+    if settings.port == settings.control_port != 0:
+        message = f"--port and --control-port are both {settings.port}: choose two different ports."
+        raise InvalidArgument(message, code="ports_equal")
 
 
 def stack_parts(plan: StackPlan) -> Sequence[PartSpec]:

@@ -1,5 +1,6 @@
 """``horen up``: everything on one machine, started and stopped as one."""
 
+import contextlib
 import json
 import os
 import threading
@@ -15,6 +16,7 @@ from horen_vllm.cli.interrupts import stop_on_signals
 from horen_vllm.cli.serve import CompileOption, DtypeOption, LengthOption, PortOption
 from horen_vllm.cli.server_command import ServerDtype
 from horen_vllm.cli.stack import DEFAULT_CONTROL_PORT, DEFAULT_PORT, TITLES, Stack, StackSettings
+from horen_vllm.errors import HorenError
 
 DEFAULT_HOME: Final = Path("horen-home")
 
@@ -33,7 +35,7 @@ def up(
     control_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port of the control plane; 0: a free one.")
     ] = DEFAULT_CONTROL_PORT,
-    dtype: DtypeOption = ServerDtype.BFLOAT16,
+    dtype: DtypeOption = ServerDtype.AUTO,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads of the editor worker.")] = 1,
     compiled: CompileOption = False,
     max_model_len: LengthOption = None,
@@ -68,6 +70,7 @@ def run_stack(stack: Stack, console: Console) -> None:
         try:
             if start_stack(stack, console, stop):
                 _print_addresses(stack, console)
+                _warn_of_unserved(stack, console)
                 stack.wait()
         finally:
             with console.status("stopping"):
@@ -104,3 +107,13 @@ def _print_addresses(stack: Stack, console: Console) -> None:
     )
     # Unwrapped, so that the command can be copied.
     console.print("\n".join(lines), soft_wrap=True, markup=False, highlight=False)
+
+
+def _warn_of_unserved(stack: Stack, console: Console) -> None:
+    # Only a hint: if the control plane does not answer, `Stack.wait` says why.
+    with contextlib.suppress(HorenError):
+        codebooks = stack.unserved_codebooks()
+        if codebooks:
+            names = ", ".join(f"{codebook.name.codebook} ({codebook.model})" for codebook in codebooks)
+            warning = f"warning: made for another base model or edit site, so listed but not served: {names}"
+            console.print(warning, style="yellow", soft_wrap=True, markup=False, highlight=False)

@@ -47,9 +47,10 @@ class HorenClient:
     """Speaks to one control plane; a context manager, safe to share between threads.
 
     Codebooks are named by `CodebookName`, resource name or short name (``"demo"``); edits by `EditView`, resource
-    name or bare id. Every method raises the `HorenError` that the server raised, with its code, and Unavailable
-    ``control_unavailable`` (naming the address) or ``control_timeout`` when the server does not answer. Reads, and
-    `submit_edit`, are repeated for about a second before they say so.
+    name or bare id. Every method raises the `HorenError` that the server raised, with its code, InvalidArgument
+    ``invalid_text`` for text that is not Unicode, and Unavailable ``control_unavailable`` (naming the address) or
+    ``control_timeout`` when the server does not answer. Reads, and `submit_edit`, are repeated for about a second
+    before they say so.
 
     Parameters
     ----------
@@ -90,23 +91,24 @@ class HorenClient:
         self,
         codebook: CodebookName | str,
         *,
-        preset: str = "horen-paper",
+        preset: str,
         threshold: float | None = None,
         value_mode: ValueMode | None = None,
         window_ratio: float | None = None,
     ) -> CodebookView:
-        """Make an empty codebook; the last three replace what the preset says.
+        """Make an empty codebook; the last three replace what the preset (one of `core.presets.PRESETS`) says.
 
         Raises
         ------
         AlreadyExists
             ``codebook_exists``.
         InvalidArgument
-            ``invalid_name``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold`` or
-            ``invalid_window_ratio``.
+            ``invalid_name``, ``preset_required``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold``
+            or ``invalid_window_ratio``.
         """
         parent, _, codebook_id = codebook_path(codebook).partition("/codebooks/")
-        request = codebooks_pb2.CreateCodebookRequest(
+        request = convert.message_of(
+            codebooks_pb2.CreateCodebookRequest,
             parent=parent,
             codebook_id=codebook_id,
             preset=preset,
@@ -118,18 +120,20 @@ class HorenClient:
 
     def get_codebook(self, codebook: CodebookName | str) -> CodebookView:
         """Return a codebook as it is now; NotFound ``unknown_codebook``."""
-        request = codebooks_pb2.GetCodebookRequest(name=codebook_path(codebook))
+        request = convert.message_of(codebooks_pb2.GetCodebookRequest, name=codebook_path(codebook))
         return self._transport.call_again(self._codebooks.GetCodebook, request, convert.codebook_from_proto)
 
     def list_codebooks(self, *, page_size: int = 100) -> Iterator[CodebookView]:
         """Yield the codebooks by name, fetching a page at a time."""
-        request = codebooks_pb2.ListCodebooksRequest(parent=_PARENT, page_size=page_size)
+        request = convert.message_of(codebooks_pb2.ListCodebooksRequest, parent=_PARENT, page_size=page_size)
         for page in self._pages(self._codebooks.ListCodebooks, request):
             yield from map(convert.codebook_from_proto, page.codebooks)
 
     def list_revisions(self, codebook: CodebookName | str, *, page_size: int = 100) -> Iterator[RevisionView]:
         """Yield the revisions of a codebook, oldest first, fetching a page at a time."""
-        request = codebooks_pb2.ListRevisionsRequest(parent=codebook_path(codebook), page_size=page_size)
+        request = convert.message_of(
+            codebooks_pb2.ListRevisionsRequest, parent=codebook_path(codebook), page_size=page_size
+        )
         for page in self._pages(self._codebooks.ListRevisions, request):
             yield from map(convert.revision_from_proto, page.revisions)
 
@@ -143,12 +147,14 @@ class HorenClient:
         NotFound
             ``unknown_codebook`` or ``unknown_revision``.
         """
-        request = codebooks_pb2.RollbackCodebookRequest(name=codebook_path(codebook), to_revision=to_revision)
+        request = convert.message_of(
+            codebooks_pb2.RollbackCodebookRequest, name=codebook_path(codebook), to_revision=to_revision
+        )
         return self._transport.call(self._codebooks.RollbackCodebook, request, convert.revision_from_proto)
 
     def watch_codebook(self, codebook: CodebookName | str, *, timeout_s: float | None = None) -> Iterator[CodebookView]:
         """Yield the codebook now and at each change of its revision or replicas, for `timeout_s` seconds."""
-        request = codebooks_pb2.WatchCodebookRequest(name=codebook_path(codebook))
+        request = convert.message_of(codebooks_pb2.WatchCodebookRequest, name=codebook_path(codebook))
         return self._transport.stream(
             self._codebooks.WatchCodebook, request, convert.codebook_from_proto, timeout_s=timeout_s
         )
@@ -180,13 +186,17 @@ class HorenClient:
         Raises
         ------
         InvalidArgument
-            ``empty_prompt``, ``prompt_too_long``, ``empty_target``, ``target_too_long`` and the like.
+            ``empty_prompt``, ``prompt_too_long``, ``empty_target``, ``target_too_long``, ``invalid_text`` and the
+            like.
         NotFound
             ``unknown_codebook``.
+        FailedPrecondition
+            ``fingerprint_mismatch``, for a codebook of another base model than the served one.
         AlreadyExists
             ``request_id_reused``, for the same id with another spec.
         """
-        request = edits_pb2.SubmitEditRequest(
+        request = convert.message_of(
+            edits_pb2.SubmitEditRequest,
             parent=codebook_path(codebook),
             spec=convert.spec_to_proto(spec),
             request_id=request_id or str(uuid.uuid4()),
@@ -195,12 +205,12 @@ class HorenClient:
 
     def get_edit(self, edit: EditView | str) -> EditView:
         """Return an edit as it is now; NotFound ``unknown_edit``."""
-        request = edits_pb2.GetEditRequest(name=_edit_name(edit))
+        request = convert.message_of(edits_pb2.GetEditRequest, name=_edit_name(edit))
         return self._transport.call_again(self._edits.GetEdit, request, convert.edit_from_proto)
 
     def list_edits(self, codebook: CodebookName | str, *, page_size: int = 100) -> Iterator[EditView]:
         """Yield the edits of a codebook, oldest first, fetching a page at a time."""
-        request = edits_pb2.ListEditsRequest(parent=codebook_path(codebook), page_size=page_size)
+        request = convert.message_of(edits_pb2.ListEditsRequest, parent=codebook_path(codebook), page_size=page_size)
         for page in self._pages(self._edits.ListEdits, request):
             yield from map(convert.edit_from_proto, page.edits)
 
@@ -215,7 +225,7 @@ class HorenClient:
 
         Ends when it is at least at `until`, has failed or is inactive, and quietly after `timeout_s` seconds.
         """
-        request = edits_pb2.WatchEditRequest(name=_edit_name(edit), until=until.name)
+        request = convert.message_of(edits_pb2.WatchEditRequest, name=_edit_name(edit), until=until.name)
         return self._transport.stream(self._edits.WatchEdit, request, convert.edit_from_proto, timeout_s=timeout_s)
 
     def wait_edit(
@@ -250,7 +260,8 @@ class HorenClient:
         wait_s: float = 0.0,
     ) -> SyncView:
         """Return what a replica does not know yet, as soon as there is something, at most `wait_s` seconds later."""
-        request = replicas_pb2.SyncRequest(
+        request = convert.message_of(
+            replicas_pb2.SyncRequest,
             replica_id=replica_id,
             model=model,
             fingerprint=fingerprint,
@@ -269,7 +280,8 @@ class HorenClient:
         lease_s: float = 30.0,
     ) -> datetime:
         """Say that a replica is alive and which revisions it serves; return when its lease ends."""
-        request = replicas_pb2.HeartbeatRequest(
+        request = convert.message_of(
+            replicas_pb2.HeartbeatRequest,
             replica_id=replica_id,
             model=model,
             fingerprint=fingerprint,

@@ -4,10 +4,13 @@ Empty strings and zeros stand for None on the wire; enum values have the names o
 """
 
 import json
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from typing import ParamSpec, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from horen_vllm.control import limits
 from horen_vllm.control._pb.horen.v1 import codebooks_pb2, edits_pb2, replicas_pb2
 from horen_vllm.control.messages import (
     CodebookView,
@@ -18,8 +21,31 @@ from horen_vllm.control.messages import (
     SyncView,
 )
 from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.errors import InvalidArgument
 from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import EditSpec, EntryRef, RevisionKind
+
+Fields = ParamSpec("Fields")
+M = TypeVar("M")
+
+
+def message_of(kind: Callable[Fields, M], *args: Fields.args, **fields: Fields.kwargs) -> M:
+    """Return a message of `kind` with fields that a user filled in.
+
+    Raises
+    ------
+    InvalidArgument
+        ``invalid_text``, for text that is not Unicode; ``number_out_of_range``.
+    """
+    try:
+        return kind(*args, **fields)
+    except ValueError as exc:
+        # The implementations of protobuf raise different ones, also for numbers out of range.
+        field = next((name for name, value in fields.items() if not all(map(limits.encodable, _texts(value)))), None)
+        if field is None:
+            message = f"a number does not fit its field: {exc}."
+            raise InvalidArgument(message, code="number_out_of_range") from exc
+        raise limits.invalid_text(field) from exc
 
 
 def codebook_to_proto(view: CodebookView) -> codebooks_pb2.Codebook:
@@ -101,7 +127,8 @@ def revision_from_proto(message: codebooks_pb2.Revision) -> RevisionView:
 
 def spec_to_proto(spec: EditSpec) -> edits_pb2.EditSpec:
     """Return the message of what an edit says."""
-    return edits_pb2.EditSpec(
+    return message_of(
+        edits_pb2.EditSpec,
         prompt=spec.prompt,
         target=spec.target,
         subject=spec.subject or "",
@@ -226,6 +253,13 @@ def _delta_from_proto(message: replicas_pb2.CodebookDelta) -> DeltaView:
         ),
         removed=tuple(map(EditId, message.removed)),
     )
+
+
+def _texts(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        return (value,)
+    # Keys of a map, items of a repeated field.
+    return (item for item in value if isinstance(item, str)) if isinstance(value, Iterable) else ()
 
 
 def _edit_id(text: str) -> EditId | None:

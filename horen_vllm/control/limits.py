@@ -4,6 +4,7 @@ import math
 from typing import Final
 
 from horen_vllm.control.messages import EditProgress
+from horen_vllm.core.presets import PRESETS
 from horen_vllm.errors import InvalidArgument
 from horen_vllm.registry.models import EditSpec
 
@@ -61,6 +62,14 @@ def check_page_size(page_size: int) -> int:
         message = f"page_size is {page_size}; it must be 0 (for {DEFAULT_PAGE}) to {MAX_PAGE}."
         raise InvalidArgument(message, code="invalid_page_size")
     return min(page_size or DEFAULT_PAGE, MAX_PAGE)
+
+
+def check_preset(preset: str) -> str:
+    """Return `preset`, cut to what is worth quoting; InvalidArgument ``preset_required`` when it is empty."""
+    if not preset:
+        message = f"preset is missing: choose one of {', '.join(PRESETS)}."
+        raise InvalidArgument(message, code="preset_required")
+    return preset[:MAX_NAME]
 
 
 def check_threshold(threshold: float) -> float:
@@ -126,6 +135,21 @@ def check_until(until: EditProgress) -> EditProgress:
     return until
 
 
+def encodable(text: str) -> bool:
+    """Return whether UTF-8 can carry `text`: halves of surrogate pairs, as Python reads bad bytes, it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def invalid_text(field: str) -> InvalidArgument:
+    """Return the error that `field` has text that is not `encodable`."""
+    message = f"{field} is not valid Unicode text: it has half of a surrogate pair, such as a byte outside UTF-8."
+    return InvalidArgument(message, code="invalid_text")
+
+
 def _check_text(text: str, field: str, limit: int, *, kind: str | None = None) -> None:
     kind = kind or field
     if not text.strip():
@@ -148,3 +172,5 @@ def _check_storable(text: str, field: str) -> None:
     # PostgreSQL has no NUL in text; what one store takes the other shall take.
     if "\x00" in text:
         raise InvalidArgument(f"{field} contains a NUL character.", code="invalid_text")
+    if not encodable(text):
+        raise invalid_text(field)

@@ -145,7 +145,7 @@ class ControlServer:
     def _register(self, server: Any, backend: Backend) -> Any:
         views = Views(self._registry)
         edits_pb2_grpc.add_EditServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            EditService(self._registry, views, backend), server
+            EditService(self._registry, views, backend, self._settings), server
         )
         codebooks_pb2_grpc.add_CodebookServiceServicer_to_server(  # type: ignore[no-untyped-call]
             CodebookService(self._registry, views, backend, self._settings), server

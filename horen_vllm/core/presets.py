@@ -21,6 +21,10 @@ class ValueMode(StrEnum):
     """One vector, at the prompt's last token only (the paper's released code)."""
 
 
+_ALWAYS_STORED: Final = frozenset({"preset", "threshold", "value_mode"})
+"""Fields that no default stands in for when they are missing; what later versions add has one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodParameters:
     """Everything that decides how a codebook routes, trains and injects."""
@@ -84,13 +88,28 @@ class MethodParameters:
         Raises
         ------
         InvalidArgument
-            ``invalid_parameter``, for an unknown field or a value out of range.
+            ``invalid_parameter``, for an unknown or missing field, or a value of the wrong type or out of range.
         """
         unknown = set(data) - {field.name for field in fields(cls)}
         if unknown:
             message = f"unknown method parameter {min(unknown)!r}."
             raise InvalidArgument(message, code="invalid_parameter")
-        return cls(**{**data, "value_mode": ValueMode(data["value_mode"])})
+        missing = _ALWAYS_STORED - set(data)
+        if missing:
+            message = f"the method parameter {min(missing)!r} is missing."
+            raise InvalidArgument(message, code="invalid_parameter")
+        try:
+            return cls(**{**data, "value_mode": _value_mode(data["value_mode"])})
+        except TypeError as exc:
+            raise InvalidArgument(f"a method parameter has the wrong type: {exc}.", code="invalid_parameter") from exc
+
+
+def _value_mode(text: Any) -> ValueMode:
+    try:
+        return ValueMode(text)
+    except ValueError as exc:
+        message = f"value_mode = {text!r} is unknown: choose one of {', '.join(ValueMode)}."
+        raise InvalidArgument(message, code="invalid_parameter") from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ class EditorWorker:
 
     1. claim the oldest edit of a codebook with this model's fingerprint, and keep its lease;
     2. make the edit against the codebook's current revision;
-    3. store the entry's file, then publish it, or close the edit as already there, or as failed with its reason;
+    3. mark it as trained, store the entry's file and publish it, or close the edit as already there, or as failed
+       with its reason;
     4. if the codebook moved meanwhile, admit and verify against the new revision, without training again.
 
     Parameters
@@ -133,6 +134,7 @@ class EditorWorker:
             self._log.info("edit already there", edit_id=edit_id, same_as=outcome.same_as)
             return
         assert outcome.artifact is not None
+        self._registry.trained(claim)
         publication = Publication(
             artifact=self._artifacts.put(encode_entry(outcome.artifact)),
             base_revision=outcome.base_revision,

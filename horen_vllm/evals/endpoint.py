@@ -7,7 +7,7 @@ from typing import Any
 
 from openai import APIConnectionError, OpenAI
 
-from horen_vllm.errors import Unavailable
+from horen_vllm.errors import DataLoss, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,8 @@ class Endpoint:
         ------
         Unavailable
             ``server_unavailable``, when nothing answers at the address.
+        DataLoss
+            ``no_token_ids``, when the answer does not carry them, as vLLM's does.
         """
         try:
             response = self._client.completions.create(
@@ -98,5 +100,7 @@ class Endpoint:
 
 def _answer(choice: Any, text: str) -> Answer:
     decision = (choice.model_extra or {}).get("horen") or {}
-    token_ids = (choice.model_extra or {}).get("token_ids") or ()
+    token_ids = (choice.model_extra or {}).get("token_ids")
+    if not token_ids:
+        raise DataLoss("the server's answer has no token ids to compare.", code="no_token_ids")
     return Answer(text.strip(), tuple(token_ids), decision.get("edit_id"), decision.get("score"))

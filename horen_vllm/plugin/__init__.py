@@ -5,7 +5,7 @@ def register() -> None:
     """Install the hooks in this vLLM process; the ``vllm.general_plugins`` entry point.
 
     vLLM calls it in every process, often more than once and before any configuration exists, so it is
-    re-entrant and inert until ``additional_config`` has a ``horen`` section.
+    re-entrant, and attaches to nothing until ``additional_config`` has a ``horen`` section.
 
     Raises
     ------

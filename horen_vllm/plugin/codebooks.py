@@ -125,8 +125,13 @@ class PagedCodebooks:
         for edit_id in removed:
             kept.pop(edit_id, None)
         fresh = self._load(added)
-        entries = {**kept, **{entry.edit_id: entry for entry in fresh}}
-        view = self._view(codebook, revision, parameters, entries)
+        try:
+            view = self._view(codebook, revision, parameters, kept | {entry.edit_id: entry for entry in fresh})
+        except BaseException:
+            self._free_all(fresh)
+            raise
+        for entry in view.entries.values():
+            entry.references += 1
         self._current[codebook] = view
         if before is not None and before.pins == 0:
             self._release(before)
@@ -146,8 +151,7 @@ class PagedCodebooks:
         try:
             fresh.extend(self._place(sequence, artifact) for sequence, artifact in added)
         except BaseException:
-            for entry in fresh:
-                self._free(entry)
+            self._free_all(fresh)
             raise
         return fresh
 
@@ -188,8 +192,6 @@ class PagedCodebooks:
         self, codebook: str, revision: int, parameters: MethodParameters, entries: dict[str, ResidentEntry]
     ) -> RevisionView:
         ordered = sorted(entries.values(), key=lambda entry: entry.sequence)
-        for entry in ordered:
-            entry.references += 1
         owned = _resolve_identical(ordered)
         return RevisionView(
             codebook=codebook,
@@ -207,6 +209,10 @@ class PagedCodebooks:
 
     def _column(self, numbers: Sequence[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self.keys.device)
+
+    def _free_all(self, entries: Sequence[ResidentEntry]) -> None:
+        for entry in entries:
+            self._free(entry)
 
     def _release(self, view: RevisionView) -> None:
         for entry in view.entries.values():

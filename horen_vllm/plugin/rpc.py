@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 
-from horen_vllm.artifact import decode_entry, read_verified
+from horen_vllm.artifact import EntryArtifact, decode_entry, read_verified
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.errors import FailedPrecondition, HorenError, Internal
+from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError, Internal
 from horen_vllm.plugin.attach import SITE_ATTRIBUTE
 from horen_vllm.plugin.site import EditSite
 
@@ -29,14 +29,18 @@ def install(worker_class: Any) -> None:
 def apply(site: EditSite, text: str) -> dict[str, Any]:
     """Move one codebook to a revision.
 
-    `text` is a JSON object: ``codebook``, ``base_revision``, ``revision``, ``parameters``, ``added`` (objects with
-    ``edit_id``, ``sequence``, ``artifact``, ``path``) and ``removed`` (edit ids).
+    `text` is a JSON object: ``codebook``, ``base_revision``, ``revision``, ``fingerprint``, ``parameters``, ``added``
+    (objects with ``edit_id``, ``sequence``, ``artifact``, ``path``) and ``removed`` (edit ids).
+
+    Raises
+    ------
+    FailedPrecondition
+        ``fingerprint_mismatch``, or as `PagedCodebooks.apply`.
+    DataLoss
+        ``artifact_corrupt``, ``artifact_unreadable``, or ``artifact_of_another_edit``.
     """
     update: dict[str, Any] = json.loads(text)
-    added = [
-        (int(entry["sequence"]), decode_entry(read_verified(Path(entry["path"]), entry["artifact"])))
-        for entry in update["added"]
-    ]
+    added = [(int(entry["sequence"]), _read(entry, update["fingerprint"])) for entry in update["added"]]
     site.codebooks.apply(
         update["codebook"],
         base_revision=update["base_revision"],
@@ -46,6 +50,17 @@ def apply(site: EditSite, text: str) -> dict[str, Any]:
         removed=update["removed"],
     )
     return {"codebook": update["codebook"], "revision": update["revision"]}
+
+
+def _read(entry: dict[str, Any], fingerprint: str) -> EntryArtifact:
+    artifact = decode_entry(read_verified(Path(entry["path"]), entry["artifact"]))
+    if artifact.manifest.edit_id != entry["edit_id"]:
+        message = f"artifact {entry['artifact']} belongs to edit {artifact.manifest.edit_id}, not {entry['edit_id']}."
+        raise DataLoss(message, code="artifact_of_another_edit")
+    if artifact.manifest.fingerprint != fingerprint:
+        message = f"entry {entry['edit_id']} was trained on another base model than this server's."
+        raise FailedPrecondition(message, code="fingerprint_mismatch")
+    return artifact
 
 
 def drop(site: EditSite, text: str) -> dict[str, Any]:
@@ -66,11 +81,12 @@ def _answering(call: Callable[[EditSite, str], dict[str, Any]]) -> Callable[[Any
         try:
             return json.dumps(call(_site_of(worker), text))
         except HorenError as exc:
-            return json.dumps({"error": {"code": exc.code, "message": exc.message}})
+            return json.dumps({"error": {"class": type(exc).__name__, "code": exc.code, "message": exc.message}})
         except Exception as exc:
             log.exception("call failed", call=call.__name__)
             message = f"{call.__name__} failed with {type(exc).__name__}; the worker's log has the details."
-            return json.dumps({"error": {"code": Internal.default_code, "message": message}})
+            error = {"class": Internal.__name__, "code": Internal.default_code, "message": message}
+            return json.dumps({"error": error})
 
     return answer
 

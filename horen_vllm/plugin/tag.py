@@ -33,8 +33,12 @@ class RequestTag:
 
 
 def tag_of(sampling_params: Any) -> RequestTag | None:
-    """Read a request's tag; None for a request of the clean model."""
-    extra = getattr(sampling_params, "extra_args", None)
-    if not extra or CODEBOOK_KEY not in extra:
+    """Read a request's tag; None for a request of the clean model, and for what is not a tag of ours.
+
+    It runs in the scheduler, also of servers without our middleware, where a client may send anything.
+    """
+    extra = getattr(sampling_params, "extra_args", None) or {}
+    codebook, ratio = extra.get(CODEBOOK_KEY), extra.get(RATIO_KEY)
+    if not isinstance(codebook, str) or not isinstance(ratio, int | float) or not 0.0 < ratio <= 1.0:
         return None
-    return RequestTag(str(extra[CODEBOOK_KEY]), float(extra[RATIO_KEY]))
+    return RequestTag(codebook, float(ratio))

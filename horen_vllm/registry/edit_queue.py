@@ -15,7 +15,15 @@ from horen_vllm.registry.edit_rows import (
     is_active,
     require_edits,
 )
-from horen_vllm.registry.models import Claim, EditRecord, EditSpec, EditState, Publication, RevisionKind
+from horen_vllm.registry.models import (
+    MAX_ATTEMPTS,
+    Claim,
+    EditRecord,
+    EditSpec,
+    EditState,
+    Publication,
+    RevisionKind,
+)
 from horen_vllm.registry.records import codebook_name, edit_record, edit_spec
 from horen_vllm.registry.revisioning import add_revision, close_entries, open_entry
 from horen_vllm.registry.schema import CodebookRow, EditRow
@@ -83,18 +91,17 @@ class SqlEditQueue(SqlStore):
         """Take the oldest edit that may be worked on, for `lease_s` seconds; None when there is none.
 
         Only the oldest unfinished edit of a codebook is ever handed out, so a codebook has one worker at a time.
+        Edits that have used up their attempts are closed as FAILED, ``attempts_exhausted``, on the way.
         """
         with self._database.write() as session:
             now = self._clock()
-            found = session.execute(claimable(fingerprint, now)).first()
-            if found is None:
-                return None
-            row, codebook = found
-            row.state = EditState.TRAINING
-            row.attempt += 1
-            row.worker = worker
-            _lease(row, now, lease_s)
-            return _claim(row, codebook_name(codebook), worker)
+            while (found := session.execute(claimable(fingerprint, now)).first()) is not None:
+                row, codebook = found
+                if row.attempt < MAX_ATTEMPTS:
+                    _hand_out(row, worker, now, lease_s)
+                    return _claim(row, codebook_name(codebook), worker)
+                _give_up(row, now)
+            return None
 
     def extend(self, claim: Claim, *, lease_s: float) -> Claim:
         """Move the lease's end to `lease_s` seconds from now.
@@ -108,6 +115,20 @@ class SqlEditQueue(SqlStore):
             _, row = _held(session, claim)
             _lease(row, self._clock(), lease_s)
             return _claim(row, claim.edit.codebook, claim.worker)
+
+    def trained(self, claim: Claim) -> EditRecord:
+        """Mark the edit as TRAINED, however often; the claim and its lease stay as they are.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``claim_lost``.
+        """
+        with self._database.write() as session:
+            _, row = _held(session, claim)
+            row.state = EditState.TRAINED
+            row.updated_at = self._clock()
+            return edit_record(row, claim.edit.codebook, active=False)
 
     def publish(self, claim: Claim, publication: Publication) -> EditRecord:
         """Make the next revision with the new entry and without the superseded ones, in one transaction.
@@ -171,9 +192,7 @@ class SqlEditQueue(SqlStore):
         """
         with self._database.write() as session:
             _, row = _held(session, claim)
-            row.reason_code = code
-            row.reason = reason
-            _finish(row, EditState.FAILED, self._clock())
+            _fail(row, code=code, reason=reason, now=self._clock())
             return edit_record(row, claim.edit.codebook, active=False)
 
 
@@ -226,6 +245,25 @@ def _claim(row: EditRow, name: CodebookName, worker: str) -> Claim:
     assert row.lease_expires_at is not None, "a claimed edit has a lease"
     record = edit_record(row, name, active=False)
     return Claim(edit=record, worker=worker, attempt=row.attempt, lease_expires_at=row.lease_expires_at)
+
+
+def _hand_out(row: EditRow, worker: str, now: datetime, lease_s: float) -> None:
+    row.state = EditState.TRAINING
+    row.attempt += 1
+    row.worker = worker
+    _lease(row, now, lease_s)
+
+
+def _give_up(row: EditRow, now: datetime) -> None:
+    # Such an edit takes its worker down with it, and it would block its codebook for ever.
+    reason = f"the edit was taken {row.attempt} times and never finished; its last worker was {row.worker!r}."
+    _fail(row, code="attempts_exhausted", reason=reason, now=now)
+
+
+def _fail(row: EditRow, *, code: str, reason: str, now: datetime) -> None:
+    row.reason_code = code
+    row.reason = reason
+    _finish(row, EditState.FAILED, now)
 
 
 def _lease(row: EditRow, now: datetime, lease_s: float) -> None:

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId
+
+MAX_ATTEMPTS: Final = 5
+"""Times that an edit is handed out to a worker before it is given up."""
 
 
 class EditState(StrEnum):

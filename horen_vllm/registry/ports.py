@@ -74,12 +74,21 @@ class EditQueue(Protocol):
     def claim(self, worker: str, *, lease_s: float, fingerprint: str) -> Claim | None:
         """Take the oldest edit of a codebook with this base-model `fingerprint` that is COMMITTED, or whose
         lease has expired; None when there is none. The edit becomes TRAINING and its attempt grows by one.
-        Edits of one codebook are handed out in order, one at a time.
+        Edits of one codebook are handed out in order, one at a time. An edit that `models.MAX_ATTEMPTS` claims did
+        not finish is not handed out again: the same call closes it as FAILED, ``attempts_exhausted``, and goes on
+        to the next one.
         """
         ...
 
     def extend(self, claim: Claim, *, lease_s: float) -> Claim:
         """Move the lease's end; FailedPrecondition ``claim_lost`` when a newer attempt exists."""
+        ...
+
+    def trained(self, claim: Claim) -> EditRecord:
+        """Mark the edit as TRAINED, however often; FailedPrecondition ``claim_lost``.
+
+        The claim stays: the edit is still to be published, closed as already there, or failed.
+        """
         ...
 
     def publish(self, claim: Claim, publication: Publication) -> EditRecord:

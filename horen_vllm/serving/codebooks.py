@@ -26,7 +26,7 @@ class ServedCodebooks:
     base_names
         Names under which the clean model is served.
     stale_after_s
-        Seconds without the control plane after which codebooks are no longer answered for.
+        Seconds after the last heartbeat that the control plane took until codebooks are no longer answered for.
     clock
         Monotonic seconds.
     """
@@ -48,9 +48,13 @@ class ServedCodebooks:
         """Stop answering for a codebook."""
         self._served.pop(name, None)
 
-    def touch(self) -> None:
-        """Note that the control plane has just confirmed this table."""
-        self._contact = self._clock()
+    def now(self) -> float:
+        """Return the table's clock, in seconds."""
+        return self._clock()
+
+    def confirm(self, at: float) -> None:
+        """Note that the control plane took a heartbeat with this table that was sent at `at` (of `now`)."""
+        self._contact = at
 
     @property
     def stale(self) -> bool:

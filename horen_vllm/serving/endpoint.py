@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.control.client import HorenClient
+from horen_vllm.errors import FailedPrecondition
 from horen_vllm.fingerprint import model_fingerprint
 from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.decisions import tap
@@ -44,12 +45,13 @@ class HorenEndpoint:
         Raises
         ------
         FailedPrecondition
-            ``no_edit_site`` or ``model_folder_invalid``.
+            ``no_edit_site``, ``model_folder_invalid`` or ``unsupported_engine_mode``.
         """
+        _check_template(args)
         models = state.openai_serving_models
         base_names = [path.name for path in models.base_model_paths]
         site = site_of(engine_client)
-        served = ServedCodebooks(base_names, stale_after_s=self._settings.stale_after_s)
+        served = ServedCodebooks(base_names, stale_after_s=self._settings.lease_s)
         tap(engine_client, models)
         list_codebooks(models, served)
         self._served = served
@@ -78,3 +80,10 @@ class HorenEndpoint:
             "codebooks": {name.codebook: revision for name, revision in sorted(revisions.items())},
         }
         return JSONResponse(body)
+
+
+def _check_template(args: Namespace) -> None:
+    # Half of an edit's keys are made through the folder's own template; with another one they would never match.
+    if getattr(args, "chat_template", None):
+        message = "horen-vllm cannot serve edits with --chat-template: put the template into the model folder instead."
+        raise FailedPrecondition(message, code="unsupported_engine_mode")

@@ -1,11 +1,14 @@
 """The running engine as the sync agent sees it: updates to all workers, and the names in ``/v1/models``."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.control.messages import DeltaView
-from horen_vllm.errors import FailedPrecondition
+from horen_vllm.errors import FailedPrecondition, HorenError, Internal
+
+_CLASSES: Final = {kind.__name__: kind for kind in HorenError.__subclasses__()}
+"""Error classes by the name under which a worker reports them."""
 
 
 class Engine:
@@ -44,6 +47,7 @@ class Engine:
             "codebook": str(delta.codebook.name),
             "base_revision": delta.base,
             "revision": delta.revision,
+            "fingerprint": delta.codebook.fingerprint,
             "parameters": delta.codebook.parameters.to_dict(),
             "added": added,
             "removed": list(delta.removed),
@@ -62,7 +66,8 @@ class Engine:
         answers = [json.loads(answer) for answer in await self._client.collective_rpc(method, args=(text,))]
         for answer in answers:
             if "error" in answer:
-                raise FailedPrecondition(answer["error"]["message"], code=answer["error"]["code"])
+                error = answer["error"]
+                raise _CLASSES.get(error["class"], Internal)(error["message"], code=error["code"])
         return answers
 
 

@@ -19,7 +19,8 @@ class ServingSettings(BaseSettings):
     """Name of this server in the control plane."""
     sync_wait_s: float = Field(default=2.0, gt=0, le=60)
     """How long one sync call waits for news, in seconds."""
-    lease_s: float = Field(default=10.0, gt=0)
-    """Life of this server's lease, renewed after every sync, in seconds."""
-    stale_after_s: float = Field(default=30.0, gt=0)
-    """After this many seconds without the control plane, ``NAME@CODEBOOK`` answers 503."""
+    lease_s: float = Field(default=30.0, gt=0)
+    """Life of this server's lease, renewed after every sync, in seconds; after it ``NAME@CODEBOOK`` answers 503.
+
+    One number for both: a server that no longer counts for SERVING must not answer with an old revision.
+    """

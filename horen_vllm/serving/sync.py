@@ -77,8 +77,10 @@ class SyncAgent:
         )
         done = [await self._apply(delta) for delta in news.deltas]
         done += [await self._drop(name) for name in news.removed_codebooks]
-        self._served.touch()
+        sent_at = self._served.now()
         await self._heartbeat()
+        # From before the call: the control plane's lease may have begun then, and must not end before ours.
+        self._served.confirm(sent_at)
         if not all(done):
             await asyncio.sleep(RETRY_S)
 

@@ -8,17 +8,19 @@ import pytest
 
 from horen_vllm.errors import FailedPrecondition, NotFound
 from horen_vllm.ids import CodebookName, EditId
-from horen_vllm.registry.models import Claim, EditRecord, EditSpec, EditState, Publication
+from horen_vllm.registry.models import MAX_ATTEMPTS, Claim, EditRecord, EditSpec, EditState, Publication
 from horen_vllm.registry.ports import Registry
 
 Advance = Callable[[float], None]
 Create = Callable[..., CodebookName]
+Publish = Callable[..., EditRecord]
 Write = Callable[[Registry, Claim], object]
 
 SPEC = EditSpec(prompt="p", target="t")
 
 WRITES: dict[str, Write] = {
     "extend": lambda r, claim: r.extend(claim, lease_s=30),
+    "trained": lambda r, claim: r.trained(claim),
     "publish": lambda r, claim: r.publish(claim, Publication(artifact="late", base_revision=1)),
     "finish_same": lambda r, claim: r.finish_same(claim, claim.edit.edit_id),
     "fail": lambda r, claim: r.fail(claim, "code", "reason"),
@@ -173,3 +175,107 @@ def test_an_expired_claim_that_nobody_took_still_publishes(registry: Registry, a
     advance(3600)
     edit = registry.publish(claim, Publication(artifact="aa", base_revision=1))
     assert edit.state is EditState.PUBLISHED
+
+
+def wear_out(registry: Registry, advance: Advance) -> None:
+    """Claim the queue's head as often as is allowed; each worker dies on it."""
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        assert claimed(registry, f"worker-{attempt}").attempt == attempt
+        advance(31)
+
+
+def test_an_edit_that_kills_its_workers_is_given_up_and_the_next_one_is_handed_out(
+    registry: Registry, book: CodebookName, edit: EditRecord, advance: Advance, now: Callable[[], datetime]
+) -> None:
+    following = registry.submit(book, SPEC)
+    wear_out(registry, advance)
+    assert registry.get_edit(edit.edit_id).state is EditState.TRAINING
+    assert claimed(registry).edit.edit_id == following.edit_id
+    given_up = registry.get_edit(edit.edit_id)
+    assert (given_up.state, given_up.reason_code) == (EditState.FAILED, "attempts_exhausted")
+    assert given_up.reason == "the edit was taken 5 times and never finished; its last worker was 'worker-5'."
+    assert (given_up.attempt, given_up.updated_at, given_up.active) == (MAX_ATTEMPTS, now(), False)
+    assert registry.get_codebook(book).revision == 1
+
+
+def test_giving_up_the_last_edit_leaves_nothing_to_claim(
+    registry: Registry, edit: EditRecord, advance: Advance
+) -> None:
+    wear_out(registry, advance)
+    assert nothing_to_claim(registry)
+    # Closed for good, although the call that closed it had nothing to return.
+    assert registry.get_edit(edit.edit_id).state is EditState.FAILED
+    assert nothing_to_claim(registry)
+
+
+def test_one_claim_gives_up_all_edits_that_are_due(registry: Registry, create: Create, advance: Advance) -> None:
+    poisoned = [registry.submit(create(name), SPEC) for name in ("one", "two")]
+    for _ in range(MAX_ATTEMPTS):
+        assert {claimed(registry).edit.edit_id for _ in poisoned} == {edit.edit_id for edit in poisoned}
+        advance(31)
+    assert nothing_to_claim(registry)
+    assert {registry.get_edit(edit.edit_id).reason_code for edit in poisoned} == {"attempts_exhausted"}
+
+
+@pytest.mark.usefixtures("edit")
+def test_the_last_attempt_counts_like_the_others(registry: Registry, advance: Advance) -> None:
+    for _ in range(MAX_ATTEMPTS - 1):
+        claimed(registry)
+        advance(31)
+    last = claimed(registry, "last")
+    advance(20)
+    last = registry.extend(last, lease_s=30)
+    advance(20)
+    assert nothing_to_claim(registry)
+    edit = registry.publish(last, Publication(artifact="aa", base_revision=1))
+    assert (edit.state, edit.attempt) == (EditState.PUBLISHED, MAX_ATTEMPTS)
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.usefixtures("edit")
+def test_a_worker_of_an_edit_that_was_given_up_changes_nothing(
+    registry: Registry, advance: Advance, write: Write
+) -> None:
+    for _ in range(MAX_ATTEMPTS):
+        late = claimed(registry, "late")
+        advance(31)
+    assert nothing_to_claim(registry)
+    with pytest.raises(FailedPrecondition, match="failed") as caught:
+        write(registry, late)
+    assert caught.value.code == "claim_lost"
+
+
+def test_a_trained_edit_is_shown_and_still_held(
+    registry: Registry, edit: EditRecord, advance: Advance, now: Callable[[], datetime]
+) -> None:
+    claim = claimed(registry)
+    advance(20)
+    trained = registry.trained(claim)
+    assert trained == replace(edit, state=EditState.TRAINED, attempt=1, updated_at=now())
+    assert registry.get_edit(edit.edit_id) == trained
+    assert registry.trained(claim) == trained
+    assert nothing_to_claim(registry)
+    advance(10)
+    # It does not lengthen the lease; the next worker trains anew.
+    assert claimed(registry).edit.state is EditState.TRAINING
+
+
+@pytest.mark.parametrize(
+    ("write", "state"),
+    [("extend", EditState.TRAINED), ("publish", EditState.PUBLISHED), ("fail", EditState.FAILED)],
+)
+def test_a_trained_edit_goes_on_as_a_training_one(
+    registry: Registry, edit: EditRecord, write: str, state: EditState
+) -> None:
+    claim = claimed(registry)
+    registry.trained(claim)
+    WRITES[write](registry, claim)
+    assert registry.get_edit(edit.edit_id).state is state
+
+
+def test_a_trained_edit_may_be_already_there(registry: Registry, publish: Publish, book: CodebookName) -> None:
+    first = publish(book)
+    registry.submit(book, SPEC)
+    claim = claimed(registry)
+    registry.trained(claim)
+    assert registry.finish_same(claim, first.edit_id).state is EditState.PUBLISHED

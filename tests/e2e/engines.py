@@ -3,14 +3,19 @@
 import gc
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, encode_entry
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from tests.e2e.oracle import OracleBook
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on CPU needs g++")
 
 SMALL: dict[str, Any] = {
     "max_model_len": 480,
@@ -86,6 +91,7 @@ def update_for(
         "codebook": name,
         "base_revision": base_revision,
         "revision": revision,
+        "fingerprint": "test",
         "parameters": parameters.to_dict(),
         "added": added,
         "removed": [],

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.bits import check_bit_identity
+from tests.e2e.engines import needs_compiler
 from tests.e2e.oracle import Oracle
-
-SITE = "model.layers.3.mlp.down_proj"
 
 
 @pytest.mark.engine
-def test_eager(model_folder: str, tmp_path: Path) -> None:
-    check_bit_identity(model_folder, SITE, Oracle(model_folder, SITE), tmp_path, enforce_eager=True)
+def test_eager(model_folder: str, site: str, tmp_path: Path) -> None:
+    check_bit_identity(model_folder, site, Oracle(model_folder, site), tmp_path, enforce_eager=True)
 
 
 @pytest.mark.engine
 @pytest.mark.matrix
-def test_torch_compile(model_folder: str, tmp_path: Path) -> None:
-    check_bit_identity(model_folder, SITE, Oracle(model_folder, SITE), tmp_path, enforce_eager=False)
+@needs_compiler
+def test_torch_compile(model_folder: str, site: str, tmp_path: Path) -> None:
+    check_bit_identity(model_folder, site, Oracle(model_folder, site), tmp_path, enforce_eager=False)

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from tests.e2e import mixed
-from tests.e2e.engines import apply_book, engine
+from tests.e2e.engines import apply_book, engine, needs_compiler
 from tests.e2e.oracle import Oracle
 
-SITE = "model.layers.3.mlp.down_proj"
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "eager-no-cache": {"enforce_eager": True, "enable_prefix_caching": False, "max_num_batched_tokens": 64},
     "eager-odd-chunks": {"enforce_eager": True, "enable_prefix_caching": True, "max_num_batched_tokens": 9},
@@ -22,13 +21,15 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.engine
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_configuration(name: str, model_folder: str, tmp_path: Path) -> None:
-    oracle = Oracle(model_folder, SITE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs_compiler if "compile" in name else ()) for name in CONFIGURATIONS]
+)
+def test_configuration(name: str, model_folder: str, site: str, tmp_path: Path) -> None:
+    oracle = Oracle(model_folder, site)
     texts = mixed.prompts(seed=21)
     by_name = mixed.books(oracle, texts, seed=21)
     requests = mixed.cases(texts, seed=21)
-    with engine(model_folder, SITE, dtype="float32", **CONFIGURATIONS[name]) as llm:
+    with engine(model_folder, site, dtype="float32", **CONFIGURATIONS[name]) as llm:
         for book_name, book in by_name.items():
             apply_book(llm, book_name, book, tmp_path)
         served = mixed.serve(llm, requests)

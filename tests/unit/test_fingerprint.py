@@ -58,6 +58,39 @@ def test_site_weights_config_and_tokenizer_change_it(tmp_path: Path) -> None:
     assert len(seen) == 6
 
 
+def test_the_chat_template_changes_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", tensors())
+    settings = folder / "tokenizer_config.json"
+    seen = [model_fingerprint(folder, SITE)]
+    for content in (
+        {"chat_template": "T"},
+        {"chat_template": "U"},
+        {"chat_template": [{"name": "n", "template": "T"}]},
+    ):
+        settings.write_text(json.dumps(content))
+        seen.append(model_fingerprint(folder, SITE))
+    settings.unlink()
+    for text in ("T", "U"):
+        (folder / "chat_template.jinja").write_text(text)
+        seen.append(model_fingerprint(folder, SITE))
+    settings.write_text(json.dumps({"chat_template": "T"}))
+    seen.append(model_fingerprint(folder, SITE))
+    assert len(set(seen)) == len(seen) == 7
+
+
+def test_the_rest_of_the_tokenizers_settings_does_not_change_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", tensors())
+    settings = folder / "tokenizer_config.json"
+    plain = model_fingerprint(folder, SITE)
+    for content in ({"tokenizer_class": "X"}, {"chat_template": None}):
+        settings.write_text(json.dumps(content))
+        assert model_fingerprint(folder, SITE) == plain
+    settings.write_text('{"chat_template": "T"}')
+    compact = model_fingerprint(folder, SITE)
+    settings.write_text('{"tokenizer_class": "X",\n  "chat_template":   "\\u0054"}')
+    assert model_fingerprint(folder, SITE) == compact != plain
+
+
 def test_refuses_a_site_without_weights(tmp_path: Path) -> None:
     with pytest.raises(FailedPrecondition) as caught:
         model_fingerprint(write(tmp_path / "a", tensors()), "model.layers.99.mlp.down_proj")
@@ -71,6 +104,7 @@ def test_refuses_a_site_without_weights(tmp_path: Path) -> None:
         ("config.json", b"[]"),
         ("config.json", b"{"),
         ("tokenizer.json", None),
+        ("tokenizer_config.json", b"{"),
         ("model.safetensors", None),
         ("model.safetensors", b"[]"),
         ("model.safetensors.index.json", b"[]"),

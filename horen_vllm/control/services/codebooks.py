@@ -120,7 +120,7 @@ class CodebookService(codebooks_pb2_grpc.CodebookServiceServicer):
 
 def _parameters(request: codebooks_pb2.CreateCodebookRequest, model: str) -> MethodParameters:
     threshold = limits.check_threshold(request.threshold) if request.HasField("threshold") else None
-    parameters = preset_parameters(request.preset[: limits.MAX_NAME], model, threshold)
+    parameters = preset_parameters(limits.check_preset(request.preset), model, threshold)
     mode = convert.value_mode_from_proto(request.value_mode)
     if mode is not None:
         parameters = replace(parameters, value_mode=mode)

@@ -9,7 +9,10 @@ from horen_vllm.control import convert, limits, names, paging
 from horen_vllm.control._pb.horen.v1 import edits_pb2, edits_pb2_grpc
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.messages import EditProgress
+from horen_vllm.control.settings import ControlSettings
 from horen_vllm.control.views import Views
+from horen_vllm.errors import FailedPrecondition
+from horen_vllm.registry.models import CodebookRecord
 from horen_vllm.registry.ports import Registry
 
 
@@ -24,12 +27,15 @@ class EditService(edits_pb2_grpc.EditServiceServicer):
         What clients see of them.
     backend
         Where blocking work runs.
+    settings
+        The base model whose codebooks take edits.
     """
 
-    def __init__(self, registry: Registry, views: Views, backend: Backend) -> None:
+    def __init__(self, registry: Registry, views: Views, backend: Backend, settings: ControlSettings) -> None:
         self._registry = registry
         self._views = views
         self._backend = backend
+        self._settings = settings
 
     async def SubmitEdit(self, request: edits_pb2.SubmitEditRequest, _context: Any) -> edits_pb2.Edit:
         """Store an edit; the same request id and spec again return the first one."""
@@ -60,6 +66,7 @@ class EditService(edits_pb2_grpc.EditServiceServicer):
         codebook = names.requested_codebook(request.parent)
         spec = limits.check_spec(convert.spec_from_proto(request.spec))
         request_id = limits.check_request_id(request.request_id)
+        _check_model(self._registry.get_codebook(codebook), self._settings)
         record = self._registry.submit(codebook, spec, request_id=request_id)
         return convert.edit_to_proto(self._views.edit(codebook, record.edit_id))
 
@@ -74,3 +81,13 @@ class EditService(edits_pb2_grpc.EditServiceServicer):
             edits=map(convert.edit_to_proto, views[:size]),
             next_page_token=paging.encode_token(str(views[size - 1].sequence)) if more else "",
         )
+
+
+def _check_model(codebook: CodebookRecord, settings: ControlSettings) -> None:
+    # The workers beside this control plane claim edits of its base model only; others would wait for ever.
+    if codebook.fingerprint != settings.fingerprint:
+        message = (
+            f"{codebook.name} is for the model {codebook.model!r} (fingerprint {codebook.fingerprint[:12]}), but "
+            f"{settings.model!r} (fingerprint {settings.fingerprint[:12]}) is served: make a codebook for that one."
+        )
+        raise FailedPrecondition(message, code="fingerprint_mismatch")

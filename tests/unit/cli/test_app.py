@@ -14,6 +14,7 @@ from horen_vllm.cli.exits import (
     report,
     report_unexpected,
 )
+from horen_vllm.core.presets import PRESETS
 from horen_vllm.errors import FailedPrecondition, HorenError, NotFound
 
 from .conftest import Run
@@ -54,6 +55,13 @@ def test_every_command_explains_itself(run: Run, command: tuple[str, ...]) -> No
 
 def test_wrong_usage_exits_2(run: Run) -> None:
     assert run("codebook", "create").exit_code == 2
+
+
+def test_a_new_codebook_needs_a_preset_and_the_help_lists_all(run: Run) -> None:
+    missing, explained = run("codebook", "create", "demo"), run("codebook", "create", "--help")
+    assert missing.exit_code == 2
+    assert "--preset" in missing.stderr
+    assert ", ".join(PRESETS) in explained.stdout
 
 
 def test_the_exit_table_covers_every_error_with_different_codes() -> None:

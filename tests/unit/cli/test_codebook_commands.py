@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from horen_vllm.cli.layout import Endpoints, HomeLayout
 from horen_vllm.control.server import ControlServer
 from horen_vllm.registry.models import EditRecord
@@ -39,6 +41,25 @@ def test_revisions_and_rollback(horen: Callable[..., Any], publish: Callable[[],
     kinds = [revision["kind"] for revision in horen("codebook", "revisions", "demo")]
     assert kinds == ["create", "publish", "rollback"]
     assert "restores revision 2" in run("codebook", "rollback", "demo", "2").stdout
+
+
+@pytest.mark.parametrize(
+    ("revision", "status", "code"),
+    [("9", 4, "unknown_revision"), ("0", 3, "invalid_revision"), ("-1", 3, "invalid_revision")],
+)
+def test_the_server_judges_the_revision_of_a_rollback(
+    horen: Callable[..., Any], run: Run, revision: str, status: int, code: str
+) -> None:
+    horen(*CREATE)
+    result = run("codebook", "rollback", "demo", revision)
+    assert (result.exit_code, result.stderr.split("]")[0]) == (status, f"error [{code}")
+
+
+@pytest.mark.parametrize("arguments", [("demo", "1", "--wiat"), ("--wiat", "demo", "1"), ("demo", "-x")])
+def test_a_wrong_option_of_a_rollback_is_still_wrong_usage(
+    server: ControlServer, run: Run, arguments: tuple[str, ...]
+) -> None:
+    assert run("codebook", "rollback", *arguments).exit_code == 2
 
 
 def test_a_rollback_that_nobody_serves_times_out(horen: Callable[..., Any], run: Run) -> None:

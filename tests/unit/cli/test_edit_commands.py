@@ -111,6 +111,14 @@ def test_unknown_edits_and_codebooks_are_not_found(run: Run) -> None:
     assert run("edit", "list", "nothing").exit_code == 4
 
 
+@pytest.mark.parametrize("option", ["--prompt", "--target", "--alias"])
+@pytest.mark.parametrize("character", ["\udcff", "\0"], ids=["undecodable byte", "NUL"])
+def test_text_that_cannot_be_stored_is_refused(run: Run, option: str, character: str) -> None:
+    # Later options win, so this replaces the prompt or target of SUBMIT.
+    result = run(*SUBMIT, option, f"Who{character}?")
+    assert (result.exit_code, result.stderr.split("]")[0]) == (3, "error [invalid_text")
+
+
 def test_text_in_brackets_is_printed_as_it_is(horen: Callable[..., Any], run: Run) -> None:
     horen("edit", "submit", "demo", "--prompt", "[red]Who?[/]", "--target", "[b]", "--wait", "committed")
     assert "[red]Who?[/]" in run("edit", "list", "demo").stdout

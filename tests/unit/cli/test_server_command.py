@@ -1,5 +1,6 @@
 """vLLM's command line and environment."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -49,6 +50,22 @@ def test_a_gpu_does_not(settings: ServerSettings, monkeypatch: pytest.MonkeyPatc
     assert server_environment(settings, {})["VLLM_USE_V2_MODEL_RUNNER"] == "0"
 
 
+@pytest.mark.parametrize(
+    ("chosen", "cpu", "passed"),
+    [
+        (ServerDtype.AUTO, True, "float32"),
+        (ServerDtype.AUTO, False, "auto"),
+        (ServerDtype.BFLOAT16, True, "bfloat16"),
+        (ServerDtype.FLOAT32, False, "float32"),
+    ],
+)
+def test_only_auto_depends_on_the_machine(
+    settings: ServerSettings, monkeypatch: pytest.MonkeyPatch, chosen: ServerDtype, cpu: bool, passed: str
+) -> None:
+    monkeypatch.setattr(command_module, "on_cpu", lambda: cpu)
+    assert dict(pairwise(server_command(replace(settings, dtype=chosen))))["--dtype"] == passed
+
+
 def test_environment(settings: ServerSettings, tmp_path: Path) -> None:
     needed = server_environment(settings, {})
     assert needed["VLLM_PLUGINS"] == "horen,horen_serving"
@@ -59,10 +76,12 @@ def test_environment(settings: ServerSettings, tmp_path: Path) -> None:
 def test_serve_becomes_vllm(model_folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[tuple[str, tuple[str, ...], dict[str, str]]] = []
     monkeypatch.setattr("os.execvpe", lambda *call: called.append(call))
+    monkeypatch.setattr(command_module, "on_cpu", lambda: True)
     options = ("--port", 0, "--control", "127.0.0.1:1", "--artifacts", tmp_path, "--replica-id", "r7", "--compile")
     result = run("serve", "--model", model_folder, *options, "--", "--seed", "3")
     assert result.exit_code == 0, result.output
     (_, command, environment) = called[0]
     assert command[-2:] == ("--seed", "3")
     assert "--enforce-eager" not in command
+    assert dict(pairwise(command))["--dtype"] == "float32"
     assert (environment["HOREN_REPLICA_ID"], environment["HOREN_CONTROL"]) == ("r7", "127.0.0.1:1")

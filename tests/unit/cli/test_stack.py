@@ -149,8 +149,42 @@ def test_an_incomplete_model_folder_is_refused(model_folder: Path, home: Path, r
     assert not home.exists()
 
 
-def test_a_name_with_an_at_sign_is_refused(model_folder: Path, home: Path, run: Run) -> None:
-    assert run("up", "--model", model_folder, "--home", home, "--name", "a@b").exit_code == 3
+def test_a_model_folder_that_does_not_exist_is_refused(home: Path, run: Run) -> None:
+    result = run("up", "--model", home / "nothing", "--home", home)
+    assert (result.exit_code, result.stderr.split("]")[0]) == (6, "error [model_folder_invalid")
+    assert str(home / "nothing") in result.stderr
+
+
+def test_an_architecture_that_cannot_be_edited_is_refused(model_folder: Path, home: Path, run: Run) -> None:
+    config = {"architectures": ["MambaForCausalLM"], "num_hidden_layers": 6}
+    (model_folder / "config.json").write_text(json.dumps(config))
+    result = run("up", "--model", model_folder, "--home", home)
+    assert (result.exit_code, result.stderr.split("]")[0]) == (6, "error [unsupported_architecture")
+    assert "MambaForCausalLM" in result.stderr
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("name", ["a@b", "a b"])
+def test_a_name_that_cannot_be_asked_for_is_refused(model_folder: Path, home: Path, run: Run, name: str) -> None:
+    result = run("up", "--model", model_folder, "--home", home, "--name", name)
+    assert (result.exit_code, result.stderr.split("]")[0]) == (3, "error [invalid_name")
+
+
+def test_one_port_for_both_is_refused_before_anything_is_made(model_folder: Path, home: Path, run: Run) -> None:
+    result = run("up", "--model", model_folder, "--home", home, "--port", 8123, "--control-port", 8123)
+    assert (result.exit_code, result.stderr.split("]")[0]) == (3, "error [ports_equal")
+    assert "8123" in result.stderr
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("blocked", [".", "lock"])
+def test_a_home_that_cannot_be_used_is_refused(model_folder: Path, home: Path, run: Run, blocked: str) -> None:
+    if blocked == ".":
+        home.touch()
+    else:
+        (home / blocked).mkdir(parents=True)
+    result = run("up", "--model", model_folder, "--home", home)
+    assert (result.exit_code, result.stderr.split("]")[0]) == (6, "error [home_not_writable")
 
 
 def test_the_stack_as_a_context(model_folder: Path, home: Path) -> None:

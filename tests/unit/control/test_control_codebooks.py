@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from horen_vllm.control.client import CodebookView, EditProgress, EditView, HorenClient
-from horen_vllm.core.presets import ValueMode
+from horen_vllm.core.presets import PRESETS, ValueMode
 from horen_vllm.errors import AlreadyExists, HorenError, InvalidArgument, NotFound, Unavailable
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.models import EditRecord, EditSpec, RevisionKind
@@ -33,6 +33,7 @@ def test_create_applies_preset_and_overrides(client: HorenClient) -> None:
         ("Demo", {}, "invalid_name"),
         ("x" * 500, {}, "invalid_name"),
         ("tenants/default/models/demo", {}, "invalid_name"),
+        ("demo", {"preset": ""}, "preset_required"),
         ("demo", {"preset": "best"}, "unknown_preset"),
         ("demo", {"preset": "p" * 10_000}, "unknown_preset"),
         ("demo", {"threshold": None}, "threshold_required"),
@@ -45,6 +46,14 @@ def test_create_refuses(client: HorenClient, name: str, options: dict[str, objec
     with pytest.raises(InvalidArgument) as caught:
         client.create_codebook(name, **{"preset": "cosine", "threshold": 0.8, **options})  # type: ignore[arg-type]
     assert caught.value.code == code
+
+
+def test_a_missing_preset_is_answered_with_the_choices(client: HorenClient) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        client.create_codebook("demo", preset="")
+    assert all(preset in caught.value.message for preset in PRESETS)
+    with pytest.raises(TypeError, match="preset"):
+        client.create_codebook("demo")  # type: ignore[call-arg]
 
 
 def test_names_are_taken_once(client: HorenClient, demo: CodebookName) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from horen_vllm.control import limits
 from horen_vllm.control.client import EditProgress, EditView, HorenClient
-from horen_vllm.errors import AlreadyExists, HorenError, InvalidArgument, NotFound, Unavailable
-from horen_vllm.ids import CodebookName
+from horen_vllm.errors import AlreadyExists, FailedPrecondition, HorenError, InvalidArgument, NotFound, Unavailable
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName
 from horen_vllm.registry.models import EditRecord, EditSpec
 from horen_vllm.registry.store import SqlRegistry
 
@@ -47,6 +48,12 @@ def test_submit_is_idempotent_by_request_id(client: HorenClient, demo: CodebookN
         ({"prompt": " \n\t"}, "empty_prompt", "prompt"),
         ({"prompt": "p" * 32_769}, "prompt_too_long", "32768"),
         ({"prompt": "a\x00b"}, "invalid_text", "prompt"),
+        ({"prompt": "a\udcffb"}, "invalid_text", "prompt"),
+        ({"target": "\ud800"}, "invalid_text", "target"),
+        ({"subject": "\udcff"}, "invalid_text", "subject"),
+        ({"aliases": ("a", "\udcff")}, "invalid_text", "aliases"),
+        ({"paraphrases": ("\udcff",)}, "invalid_text", "paraphrases"),
+        ({"must_not_fire": ("a", "\udcff")}, "invalid_text", "must_not_fire"),
         ({"target": ""}, "empty_target", "target"),
         ({"target": "t" * 8_193}, "target_too_long", "8192"),
         ({"subject": "s" * 1_025}, "subject_too_long", "1024"),
@@ -62,6 +69,52 @@ def test_submit_refuses(client: HorenClient, demo: CodebookName, change: dict[st
         client.submit_edit(demo, EditSpec(**{"prompt": "Who leads Acme?", "target": "Ada", **change}))
     assert caught.value.code == code
     assert field in caught.value.message
+
+
+def test_undecodable_bytes_are_refused_wherever_a_user_may_put_them(client: HorenClient, spec: EditSpec) -> None:
+    bad = "a\udcff"
+    calls: dict[str, Callable[[], object]] = {
+        "codebook_id": lambda: client.create_codebook(bad, preset="cosine", threshold=0.8),
+        "preset": lambda: client.create_codebook("demo", preset=bad, threshold=0.8),
+        "parent": lambda: client.submit_edit(bad, spec),
+        "request_id": lambda: client.submit_edit("demo", spec, request_id=bad),
+        "name": lambda: client.get_edit(bad),
+        "known": lambda: client.sync("r", model="m", fingerprint="f", known={CodebookName(DEFAULT_TENANT, bad): 1}),
+    }
+    for field, call in calls.items():
+        with pytest.raises(InvalidArgument, match=f"^{field} is not valid Unicode") as caught:
+            call()
+        assert caught.value.code == "invalid_text"
+        caught.value.message.encode()
+
+
+def test_the_servers_own_check_refuses_undecodable_bytes_too(spec: EditSpec) -> None:
+    with pytest.raises(InvalidArgument, match=r"paraphrases\[1\]") as caught:
+        limits.check_spec(replace(spec, paraphrases=("a", "\udcff")))
+    assert caught.value.code == "invalid_text"
+
+
+def test_whole_surrogate_pairs_are_text(client: HorenClient, demo: CodebookName) -> None:
+    assert client.submit_edit(demo, EditSpec(prompt="\U0001f989?", target="\uffff")).spec.prompt == "\U0001f989?"
+
+
+def test_a_codebook_of_another_base_model_takes_no_edits(
+    client: HorenClient, registry: SqlRegistry, demo: CodebookName, spec: EditSpec
+) -> None:
+    other = CodebookName(DEFAULT_TENANT, "other")
+    parameters = registry.get_codebook(demo).parameters
+    registry.create_codebook(other, model="big-model", fingerprint="0" * 64, site="x", parameters=parameters)
+    with pytest.raises(FailedPrecondition, match=r"'big-model'.*'demo-model'") as caught:
+        client.submit_edit(other, spec)
+    assert caught.value.code == "fingerprint_mismatch"
+    assert list(client.list_edits(other)) == []
+    # It is still shown, and rolls back like any other.
+    assert [(view.name, view.model) for view in client.list_codebooks()] == [
+        (demo, "demo-model"), (other, "big-model"),
+    ]  # fmt: skip
+    assert client.get_codebook(other).fingerprint == "0" * 64
+    assert client.rollback(other, 1).number == 2
+    assert client.submit_edit(demo, spec).state is EditProgress.COMMITTED
 
 
 def test_limits_themselves_are_allowed(client: HorenClient, demo: CodebookName) -> None:
@@ -137,6 +190,18 @@ def test_watch_follows_an_edit_until_it_serves(
     assert states[0] is EditProgress.COMMITTED
     assert states[-2:] == [EditProgress.PUBLISHED, EditProgress.SERVING]
     assert (seen[-1].replicas_serving, seen[-1].replicas_total) == (1, 1)
+
+
+def test_a_trained_edit_is_shown_as_trained(
+    client: HorenClient, registry: SqlRegistry, submit: Callable[[str], EditView]
+) -> None:
+    edit = submit("Who leads Acme?")
+    claim = registry.claim("worker", lease_s=30, fingerprint="f" * 64)
+    assert claim is not None
+    watch = client.watch_edit(edit, until=EditProgress.TRAINED, timeout_s=10)
+    assert next(watch).state is EditProgress.TRAINING
+    registry.trained(claim)
+    assert [view.state for view in watch] == [EditProgress.TRAINED]
 
 
 def test_every_live_replica_counts(

@@ -56,13 +56,26 @@ def test_parameters_survive_storage() -> None:
         ({"threshold": 1.5}, "invalid_parameter"),
         ({"gamma": 1.0}, "invalid_parameter"),
         ({"gama": 0.1}, "invalid_parameter"),
+        ({"value_mode": "everywhere"}, "invalid_parameter"),
+        ({"value_mode": None}, "invalid_parameter"),
+        ({"value_mode": ["last"]}, "invalid_parameter"),
+        ({"threshold": "high"}, "invalid_parameter"),
     ],
 )
-def test_bad_parameters_are_refused(change: dict[str, float], code: str) -> None:
+def test_bad_parameters_are_refused(change: dict[str, object], code: str) -> None:
     stored = preset_parameters("cosine", "any", 0.7).to_dict()
     with pytest.raises(InvalidArgument) as caught:
         MethodParameters.from_dict({**stored, **change})
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("field", ["preset", "threshold", "value_mode"])
+def test_missing_parameters_are_refused_by_name(field: str) -> None:
+    stored = preset_parameters("cosine", "any", 0.7).to_dict()
+    del stored[field]
+    with pytest.raises(InvalidArgument, match=f"'{field}' is missing") as caught:
+        MethodParameters.from_dict(stored)
+    assert caught.value.code == "invalid_parameter"
 
 
 def test_presets_refuse_what_nobody_published() -> None:

@@ -15,6 +15,7 @@ from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor import editing
 from horen_vllm.editor.model import EditableModel
 from horen_vllm.editor.train import TrainedValue, train_value
+from horen_vllm.editor.verify import check_target
 from horen_vllm.editor.worker import EditorWorker
 from horen_vllm.errors import Unavailable
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
@@ -33,6 +34,7 @@ class FaultyRegistry(SqlRegistry):
         self.ahead = timedelta()
         super().__init__(url, clock=lambda: datetime.now(UTC) + self.ahead)
         self.before_publish: list[Callable[[], object]] = []
+        self.states_at_publish: list[EditState] = []
         self.outages = 0
         self.extensions = 0
 
@@ -47,6 +49,7 @@ class FaultyRegistry(SqlRegistry):
         return super().extend(claim, lease_s=lease_s)
 
     def publish(self, claim: Claim, publication: Publication) -> EditRecord:
+        self.states_at_publish.append(self.get_edit(claim.edit.edit_id).state)
         if self.before_publish:
             self.before_publish.pop(0)()
         return super().publish(claim, publication)
@@ -120,6 +123,22 @@ def test_failure_is_stored_with_its_reason(
     assert registry.get_codebook(NAME).revision == 1
 
 
+def test_an_edit_is_not_trained_before_it_is_verified(
+    worker: EditorWorker, registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[EditState] = []
+    submitted = registry.submit(NAME, SPEC)
+
+    def looking(*args: Any) -> None:
+        seen.append(registry.get_edit(submitted.edit_id).state)
+        check_target(*args)
+
+    monkeypatch.setattr(editing, "check_target", looking)
+    assert worker.run_once()
+    assert seen == [EditState.TRAINING]
+    assert registry.states_at_publish == [EditState.TRAINED]
+
+
 def test_unexpected_error_fails_the_edit_and_the_worker_goes_on(
     worker: EditorWorker, registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +169,7 @@ def test_moved_revision_is_admitted_again_without_training(
     record = registry.get_edit(submitted.edit_id)
     assert (record.state, record.published_revision) == (EditState.PUBLISHED, 4)
     assert len(runs) == 1
+    assert registry.states_at_publish == [EditState.TRAINED] * 3
 
 
 def test_revision_that_always_moves_fails_in_the_end(worker: EditorWorker, registry: FaultyRegistry) -> None:

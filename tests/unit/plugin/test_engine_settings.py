@@ -107,3 +107,19 @@ def test_a_changed_signature_is_refused_with_both_forms() -> None:
     with pytest.raises(FailedPrecondition, match=r"changed.*extra.*expected") as caught:
         compat.check_parameters(changed, ("self", "request"))
     assert caught.value.code == "unsupported_vllm"
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"horen_codebook": "x"},
+        {"horen_codebook": "x", "horen_window_ratio": 0},
+        {"horen_codebook": "x", "horen_window_ratio": 1.5},
+        {"horen_codebook": "x", "horen_window_ratio": "0.6"},
+        {"horen_codebook": ["x"], "horen_window_ratio": 0.6},
+        {"horen_window_ratio": 0.6},
+    ],
+)
+def test_what_a_client_sends_past_the_middleware_is_no_tag(extra: dict[str, Any]) -> None:
+    """It is read in the scheduler, where an exception would end the engine."""
+    assert tag_of(SimpleNamespace(extra_args=extra)) is None

@@ -45,7 +45,7 @@ def update(folder: Path, *entries: EntryArtifact, base: int = 0, revision: int =
         digest = artifacts.put(encode_entry(entry))
         row = {"edit_id": entry.manifest.edit_id, "sequence": sequence, "artifact": digest}
         added.append({**row, "path": str(artifacts.path(digest))})
-    fields = {"codebook": NAME, "base_revision": base, "revision": revision, "removed": []}
+    fields = {"codebook": NAME, "base_revision": base, "revision": revision, "removed": [], "fingerprint": "f"}
     return {**fields, "parameters": parameters().to_dict(), "added": added}
 
 
@@ -76,6 +76,8 @@ REFUSED: dict[str, Callable[[dict[str, Any]], object]] = {
     "artifact_corrupt": corrupt,
     "unknown_artifact": lambda body: Path(body["added"][0]["path"]).unlink(),
     "invalid_parameter": lambda body: body["parameters"].update(surprise=1),
+    "fingerprint_mismatch": lambda body: body.update(fingerprint="g"),
+    "artifact_of_another_edit": lambda body: body["added"][0].update(edit_id="other"),
     "capacity_exhausted": lambda body: body["added"].extend(body["added"] * 9),
 }
 

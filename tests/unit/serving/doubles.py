@@ -32,7 +32,7 @@ def served_books(*codebooks: str, clock: Clock | None = None, touch: bool = True
     for codebook in codebooks:
         served.set(ServedCodebook(name=name_of(codebook), revision=3, window_ratio=0.5))
     if touch:
-        served.touch()
+        served.confirm(served.now())
     return served
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.errors import FailedPrecondition
+from horen_vllm.errors import DataLoss, FailedPrecondition
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef
 from horen_vllm.serving.engine import Engine, site_of
@@ -32,14 +32,14 @@ class Client:
         return self.answers
 
 
-def refused(code: str) -> dict[str, Any]:
-    return {"error": {"code": code, "message": "No."}}
+def refused(code: str, kind: str = "FailedPrecondition") -> dict[str, Any]:
+    return {"error": {"class": kind, "code": code, "message": "No."}}
 
 
 def test_an_update_is_sent_in_plain_types_with_paths(tmp_path: Path) -> None:
     client, parameters = Client({}, {}), MethodParameters(preset="cosine", threshold=0.9)
     added = (EntryRef(edit_id=EditId("e1"), sequence=7, artifact=DIGEST),)
-    book = SimpleNamespace(name=name_of("a"), parameters=parameters)
+    book = SimpleNamespace(name=name_of("a"), parameters=parameters, fingerprint="f")
     delta: Any = SimpleNamespace(codebook=book, base=2, revision=3, added=added, removed=(EditId("e0"),))
     asyncio.run(Engine(client, ArtifactFolder(tmp_path)).apply(delta))
     [(method, update)] = client.calls
@@ -49,6 +49,7 @@ def test_an_update_is_sent_in_plain_types_with_paths(tmp_path: Path) -> None:
         "codebook": str(name_of("a")),
         "base_revision": 2,
         "revision": 3,
+        "fingerprint": "f",
         "added": [
             {
                 "edit_id": "e1",
@@ -68,6 +69,12 @@ def test_one_workers_refusal_refuses_the_call(tmp_path: Path, answers: tuple[dic
         asyncio.run(Engine(client, ArtifactFolder(tmp_path)).drop(str(name_of("a"))))
     assert caught.value.code == "capacity_exhausted"
     assert client.calls == [("horen_drop", {"codebook": str(name_of("a"))})]
+
+
+def test_a_refusal_keeps_its_class(tmp_path: Path) -> None:
+    client = Client(refused("artifact_corrupt", "DataLoss"))
+    with pytest.raises(DataLoss):
+        asyncio.run(Engine(client, ArtifactFolder(tmp_path)).drop("a"))
 
 
 def test_the_status_is_the_first_workers(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_silent_control_plane_makes_the_server_stale_and_contact_heals_it() ->
     with pytest.raises(Unavailable):
         served.resolve("base@facts")
     assert served.resolve("base") is None
-    served.touch()
+    served.confirm(served.now())
     assert served.resolve("base@facts") is not None
 
 

@@ -200,6 +200,23 @@ def test_a_silent_control_plane_is_no_contact() -> None:
     assert scene.client.beats == []
 
 
+def test_a_server_whose_heartbeats_fail_goes_stale_though_its_syncs_work() -> None:
+    """It no longer counts for SERVING, so it must not go on answering with what may be an old revision."""
+    scene = Scene(SyncView(deltas=(delta("a", 1),)))
+    scene.step()
+
+    def refused() -> None:
+        raise Unavailable("gone.")
+
+    scene.client.on_beat = refused
+    scene.clock.now += 29.0
+    with pytest.raises(Unavailable):
+        scene.step()
+    assert not scene.served.stale
+    scene.clock.now += 2.0
+    assert scene.served.stale
+
+
 def test_no_failure_ends_the_agent(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(Unavailable("gone."), SyncView(deltas=(delta("a", 1),)), SyncView(deltas=(delta("a", 1),)))
     surprises = [LookupError("surprise")]

@@ -62,7 +62,8 @@ class EditServiceServicer:
     """
 
     def SubmitEdit(self, request, context):
-        """Stores an edit durably; training and publication follow on their own.
+        """Stores an edit durably; training and publication follow on their own. Refused for a codebook of another base
+        model than the served one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
