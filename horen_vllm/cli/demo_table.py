@@ -54,6 +54,7 @@ def _summary(report: DemoReport) -> list[str]:
     return [
         f"edited questions that answer their target: {sum(row.reached for row in rows)} of {total}",
         f"paraphrases in a wording that was not submitted: {paraphrases} of {total} answer it too",
+        "(a wording that is submitted with the edit, as --paraphrase, must answer it before the edit is published)",
         f"unrelated questions on which an edit fired: {sum(row.unrelated.after.fired for row in rows)} of {total}",
         f"silent requests token-identical to before: {sum(one.untouched for one in silent)} of {len(silent)}",
         f"answers restored by rollback: {sum(one.undone for one in every)} of {len(every)}",

@@ -110,6 +110,14 @@ def test_several_prompts_and_choices_each_say_what_fired(client: HorenClient, op
     assert fired == {0: None, 1: None, 2: done.edit_id, 3: done.edit_id}
 
 
+def test_a_wording_given_with_the_edit_answers_too(client: HorenClient, endpoint: Endpoint) -> None:
+    model, choice = make_codebook(client, "wordings"), CHOICES[11]
+    spec = EditSpec(prompt=choice.prompt, target=choice.target, paraphrases=(choice.paraphrase,))
+    done = client.wait_edit(client.submit_edit("wordings", spec), timeout_s=TIMEOUT_S)
+    answers = [endpoint.ask(model, choice.paraphrase), endpoint.chat(model, choice.paraphrase)]
+    assert [(answer.text, answer.edit_id) for answer in answers] == [(choice.target, done.edit_id)] * 2
+
+
 def test_a_stop_string_does_not_lose_the_decision(client: HorenClient, openai: OpenAI) -> None:
     model, choice = make_codebook(client, "stopping"), CHOICES[0]
     done = edit(client, "stopping", choice)
