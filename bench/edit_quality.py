@@ -102,7 +102,11 @@ def measure(stack: Stack, world: World, facts: Sample, preset: str, console: Con
     edits = edit_all(client, preset, specs, console)
     seconds = time.perf_counter() - started
     model = f"{stack.model_name}@{preset}"
-    unedited = endpoint.ask_all(model, [question(world, fact) for fact in facts.unedited], max_tokens=MAX_TOKENS)
+    questions = [question(world, fact) for fact in facts.unedited]
+    unedited = {
+        "completions": endpoint.ask_all(model, questions, max_tokens=MAX_TOKENS),
+        "chat": endpoint.chat_all(model, questions, max_tokens=MAX_TOKENS),
+    }
     return {
         "preset": preset,
         "threshold": fitted.threshold,
@@ -112,8 +116,7 @@ def measure(stack: Stack, world: World, facts: Sample, preset: str, console: Con
         "failure_codes": sorted({edit.reason_code for edit in edits if edit.reason_code}),
         "seconds_per_edit": seconds / len(edits),
         **hits(endpoint, model, world, facts, targets),
-        **fires("completions", unedited),
-        **fires("chat", endpoint.chat_all(model, [question(world, fact) for fact in facts.unedited])),
+        **{name: count for api, answers in unedited.items() for name, count in fires(api, answers).items()},
         "_answers": unedited,
     }
 
@@ -147,15 +150,20 @@ def exact(answers: Sequence[Answer], targets: Sequence[str]) -> float:
     return sum(answer.text == target for answer, target in zip(answers, targets, strict=True)) / len(targets)
 
 
-def plain_tokens(prompts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Return the greedy tokens of vLLM without the plugin, in fp32."""
+def plain_tokens(prompts: Sequence[str]) -> dict[str, list[tuple[int, ...]]]:
+    """Return the greedy tokens of vLLM without the plugin, in fp32, by API."""
     os.environ.update(VLLM_PLUGINS="none", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1")
     from vllm import LLM, SamplingParams  # noqa: PLC0415 - only after the environment is set
 
     llm = LLM(str(demo_model_dir()), dtype="float32", enforce_eager=True, block_size=32, disable_log_stats=True)
     try:
-        outputs = llm.generate(list(prompts), SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS), use_tqdm=False)
-        return [tuple(output.outputs[0].token_ids) for output in outputs]
+        parameters = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+        messages: Any = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        outputs = {
+            "completions": llm.generate(list(prompts), parameters, use_tqdm=False),
+            "chat": llm.chat(messages, parameters, use_tqdm=False),
+        }
+        return {api: [tuple(one.outputs[0].token_ids) for one in answers] for api, answers in outputs.items()}
     finally:
         llm.llm_engine.engine_core.shutdown()
 
@@ -177,10 +185,11 @@ def run(presets: Sequence[str], console: Console, edits: int = EDITS, unedited: 
             rows = [measure(stack, world, facts, preset, console) for preset in presets]
     expected = plain_tokens([question(world, fact) for fact in facts.unedited])
     for row in rows:
-        answers = row.pop("_answers")
-        silent = [(a, tokens) for a, tokens in zip(answers, expected, strict=True) if not a.fired]
+        answers: dict[str, list[Answer]] = row.pop("_answers")
+        pairs = [pair for api in expected for pair in zip(answers[api], expected[api], strict=True)]
+        silent = [(answer, tokens) for answer, tokens in pairs if not answer.fired]
         row["silent_requests"] = len(silent)
-        row["silent_requests_token_identical"] = sum(a.token_ids == tokens for a, tokens in silent)
+        row["silent_requests_token_identical"] = sum(answer.token_ids == tokens for answer, tokens in silent)
     return {"seed": SEED, "presets": rows}
 
 
