@@ -55,7 +55,7 @@ def prompts(seed: int) -> list[list[int]]:
     ]
 
 
-def books(oracle: Oracle, texts: list[list[int]], seed: int) -> dict[str, OracleBook]:
+def books(oracle: Oracle, texts: list[list[int]], seed: int, longest_span: int = 6) -> dict[str, OracleBook]:
     """Return two codebooks with conflicting values on the same prompts, one plain, one with refinement."""
     generator = torch.Generator().manual_seed(seed)
     queries = [oracle.query(text, 0.6) for text in texts]
@@ -64,7 +64,9 @@ def books(oracle: Oracle, texts: list[list[int]], seed: int) -> dict[str, Oracle
     def entries(salt: int, keep: list[int]) -> tuple[OracleEntry, ...]:
         made = []
         for rank, index in enumerate(keep):
-            mode, span = (("sequence", 1 + rank % 6), ("answer", 3), ("last", 1))[(rank + salt) % 3]
+            mode, span = (("sequence", longest_span - rank % 6), ("answer", longest_span // 2), ("last", 1))[
+                (rank + salt) % 3
+            ]
             rows = span if mode == "sequence" else 1
             values = torch.randn(rows, width, generator=generator) * 8
             # The second key is a wording of its own: a neighbour of the first.
@@ -94,22 +96,28 @@ def cases(texts: list[list[int]], seed: int, rounds: int = 1) -> list[Case]:
     return made
 
 
-def serve(llm: Any, requests: list[Case]) -> list[Any]:
+def serve(llm: Any, requests: list[Case], *, ignore_eos: bool = False) -> list[Any]:
     """Send all requests at once and return vLLM's outputs in order."""
     outputs: list[Any] = llm.generate(
         [{"prompt_token_ids": case.prompt} for case in requests],
-        [tagged(case.codebook, max_tokens=case.max_tokens) for case in requests],
+        [tagged(case.codebook, max_tokens=case.max_tokens, ignore_eos=ignore_eos) for case in requests],
         use_tqdm=False,
     )
     return outputs
 
 
 def compare(
-    oracle: Oracle, served: list[Any], requests: list[Case], by_name: dict[str, OracleBook], revision: int = 1
+    oracle: Oracle,
+    served: list[Any],
+    requests: list[Case],
+    by_name: dict[str, OracleBook],
+    *,
+    revision: int = 1,
+    ignore_eos: bool = False,
 ) -> Verdict:
     """Let the oracle answer every request by itself and compare tokens, decision and revision."""
     verdict = Verdict()
-    stop = int(oracle.model.config.eos_token_id)
+    stop = -1 if ignore_eos else int(oracle.model.config.eos_token_id)
     for case, output in zip(requests, served, strict=True):
         expected = oracle.answer(case.prompt, by_name.get(case.codebook or ""), case.max_tokens, stop)
         verdict.requests += 1
