@@ -107,9 +107,13 @@ seventh (a different one from fact to fact) is held out. An eighth wording is ne
 ## Training
 
 ```
-python -m horen_vllm.demo.train --out horen_vllm/demo/model --seed {record.seed} \\
+GOMP_SPINCOUNT=0 OMP_WAIT_POLICY=PASSIVE \\
+    python -m horen_vllm.demo.train --out horen_vllm/demo/model --seed {record.seed} \\
     --epochs {record.epochs} --threads {record.threads}
 ```
+
+The two variables keep idle threads from spinning, which costs most of the time on cores that other
+jobs use too.
 
 The training loop took {record.minutes:.1f} minutes of wall-clock time on {record.threads} processor cores, from
 random weights: AdamW, one ramp and one cosine, bfloat16 autocast over float32 weights,
