@@ -42,6 +42,10 @@ class EntryManifest:
     """Mean cross-entropy in nats a token at the stored value."""
     steps: int
     """Optimiser steps taken."""
+    rank: int = 0
+    """Rank r of a LoRA value (App. G.3); 0 for direct vectors."""
+    probe_ids: tuple[int, ...] = ()
+    """Token ids of the edit's prompt in its first context, by which a replica asks itself whether the edit holds."""
     format_version: int = FORMAT_VERSION
 
 
@@ -52,7 +56,7 @@ class EntryArtifact:
     keys: torch.Tensor
     """[keys, d_in] float32, unit rows: pre-refinement queries in the codebook's routing space (section 2.3)."""
     values: torch.Tensor
-    """[span or 1, d_out] float32, added to the site's output."""
+    """[span or 1, d_out] float32, added to the site's output; for a LoRA value [2r, d_out]: A^T, then B^T."""
     manifest: EntryManifest
 
 
@@ -81,7 +85,7 @@ def decode_entry(data: bytes) -> EntryArtifact:
             raise DataLoss(message, code="artifact_unreadable")
         tensors = load(data)
         fields["value_mode"] = ValueMode(fields["value_mode"])
-        fields["target_ids"] = tuple(fields["target_ids"])
+        fields |= {name: tuple(fields.get(name, ())) for name in ("target_ids", "probe_ids")}
         return EntryArtifact(keys=tensors["keys"], values=tensors["values"], manifest=EntryManifest(**fields))
     except (KeyError, TypeError, ValueError, SafetensorError) as exc:
         message = "the file is not a horen entry."

@@ -5,6 +5,8 @@
     HorenError
     ├── InvalidArgument      the request itself is wrong
     ├── NotFound             it names something that is not there
+    ├── Unauthenticated      nobody knows who is asking
+    ├── PermissionDenied     who is asking may not
     ├── AlreadyExists        it would make something twice
     ├── FailedPrecondition   right request, wrong state or model
     ├── Unavailable          try again later
@@ -47,6 +49,18 @@ class NotFound(HorenError):
     """The request names a codebook, edit, revision or model that does not exist for this tenant."""
 
     default_code = "not_found"
+
+
+class Unauthenticated(HorenError):
+    """The request carries no valid credential; why it is not valid is not told."""
+
+    default_code = "unauthenticated"
+
+
+class PermissionDenied(HorenError):
+    """The request's credential is valid, but does not open this."""
+
+    default_code = "permission_denied"
 
 
 class AlreadyExists(HorenError):

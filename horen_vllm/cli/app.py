@@ -11,6 +11,7 @@ from horen_vllm.cli.control import control
 from horen_vllm.cli.demo import demo
 from horen_vllm.cli.doctor import doctor
 from horen_vllm.cli.exits import ReportingGroup, report_unexpected
+from horen_vllm.cli.explain import explain
 from horen_vllm.cli.serve import serve
 from horen_vllm.cli.up import up
 from horen_vllm.cli.worker import worker
@@ -31,6 +32,7 @@ app.command()(worker)
 app.add_typer(edit.app, name="edit")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(db.app, name="db")
+app.command()(explain)
 app.command()(doctor)
 app.command()(demo)
 

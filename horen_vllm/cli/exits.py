@@ -20,6 +20,8 @@ from horen_vllm.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
+    Unauthenticated,
     Unavailable,
 )
 
@@ -30,6 +32,8 @@ EXIT_CODE: Final[dict[type[HorenError], int]] = {
     FailedPrecondition: 6,
     Unavailable: 7,
     DataLoss: 8,
+    Unauthenticated: 9,
+    PermissionDenied: 10,
     Internal: 70,
 }
 """One row for each error class of `horen_vllm.errors`."""

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from horen_vllm.control import convert
 from horen_vllm.control._pb.horen.v1 import (
+    admin_pb2_grpc,
     codebooks_pb2,
     codebooks_pb2_grpc,
     edits_pb2,
@@ -14,24 +15,27 @@ from horen_vllm.control._pb.horen.v1 import (
     replicas_pb2,
     replicas_pb2_grpc,
 )
+from horen_vllm.control.admin_client import AdminCalls
 from horen_vllm.control.messages import (
     CodebookView,
+    CreatedKey,
     DeltaView,
     EditProgress,
     EditView,
     RevisionView,
     SyncView,
 )
-from horen_vllm.control.names import codebook_path, edit_path
+from horen_vllm.control.names import codebook_path, edit_path, tenant_path
 from horen_vllm.control.settings import DEFAULT_PORT
 from horen_vllm.control.transport import Transport
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import Unavailable
-from horen_vllm.ids import DEFAULT_TENANT, CodebookName
-from horen_vllm.registry.models import EditSpec
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName, TenantId
+from horen_vllm.registry.models import EditSpec, ReplicaReport
 
 __all__ = [
     "CodebookView",
+    "CreatedKey",
     "DeltaView",
     "EditProgress",
     "EditView",
@@ -40,17 +44,15 @@ __all__ = [
     "SyncView",
 ]
 
-_PARENT = f"tenants/{DEFAULT_TENANT}"
 
-
-class HorenClient:
+class HorenClient(AdminCalls):
     """Speaks to one control plane; a context manager, safe to share between threads.
 
-    Codebooks are named by `CodebookName`, resource name or short name (``"demo"``); edits by `EditView`, resource
-    name or bare id. Every method raises the `HorenError` that the server raised, with its code, InvalidArgument
-    ``invalid_text`` for text that is not Unicode, and Unavailable ``control_unavailable`` (naming the address) or
-    ``control_timeout`` when the server does not answer. Reads, and `submit_edit`, are repeated for about a second
-    before they say so.
+    Codebooks are named by `CodebookName`, resource name or short name (``"demo"``, of the tenant ``default``); edits
+    by `EditView`, resource name or bare id (of the tenant ``default``). Every method raises the `HorenError` that the
+    server raised, with its code, InvalidArgument ``invalid_text`` for text that is not Unicode, and Unavailable
+    ``control_unavailable`` (naming the address) or ``control_timeout`` when the server does not answer. Reads, and
+    `submit_edit`, are repeated for about a second before they say so.
 
     Parameters
     ----------
@@ -73,9 +75,10 @@ class HorenClient:
         self._transport = Transport(target, timeout_s)
         channel = self._transport.channel
         # The generated stubs carry no types.
+        self._admin = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
         self._edits: Any = edits_pb2_grpc.EditServiceStub(channel)  # type: ignore[no-untyped-call]
         self._codebooks: Any = codebooks_pb2_grpc.CodebookServiceStub(channel)  # type: ignore[no-untyped-call]
-        self._replicas: Any = replicas_pb2_grpc.ReplicaServiceStub(channel)  # type: ignore[no-untyped-call]
+        self._replicas = replicas_pb2_grpc.ReplicaServiceStub(channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
@@ -102,6 +105,8 @@ class HorenClient:
         ------
         AlreadyExists
             ``codebook_exists``.
+        NotFound
+            ``unknown_tenant``.
         InvalidArgument
             ``invalid_name``, ``preset_required``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold``
             or ``invalid_window_ratio``.
@@ -123,10 +128,13 @@ class HorenClient:
         request = convert.message_of(codebooks_pb2.GetCodebookRequest, name=codebook_path(codebook))
         return self._transport.call_again(self._codebooks.GetCodebook, request, convert.codebook_from_proto)
 
-    def list_codebooks(self, *, page_size: int = 100) -> Iterator[CodebookView]:
-        """Yield the codebooks by name, fetching a page at a time."""
-        request = convert.message_of(codebooks_pb2.ListCodebooksRequest, parent=_PARENT, page_size=page_size)
-        for page in self._pages(self._codebooks.ListCodebooks, request):
+    def list_codebooks(
+        self, tenant: TenantId | str = DEFAULT_TENANT, *, page_size: int = 100
+    ) -> Iterator[CodebookView]:
+        """Yield the codebooks of a tenant by name, fetching a page at a time; NotFound ``unknown_tenant``."""
+        parent = tenant_path(tenant)
+        request = convert.message_of(codebooks_pb2.ListCodebooksRequest, parent=parent, page_size=page_size)
+        for page in self._transport.pages(self._codebooks.ListCodebooks, request):
             yield from map(convert.codebook_from_proto, page.codebooks)
 
     def list_revisions(self, codebook: CodebookName | str, *, page_size: int = 100) -> Iterator[RevisionView]:
@@ -134,7 +142,7 @@ class HorenClient:
         request = convert.message_of(
             codebooks_pb2.ListRevisionsRequest, parent=codebook_path(codebook), page_size=page_size
         )
-        for page in self._pages(self._codebooks.ListRevisions, request):
+        for page in self._transport.pages(self._codebooks.ListRevisions, request):
             yield from map(convert.revision_from_proto, page.revisions)
 
     def rollback(self, codebook: CodebookName | str, to_revision: int) -> RevisionView:
@@ -211,7 +219,7 @@ class HorenClient:
     def list_edits(self, codebook: CodebookName | str, *, page_size: int = 100) -> Iterator[EditView]:
         """Yield the edits of a codebook, oldest first, fetching a page at a time."""
         request = convert.message_of(edits_pb2.ListEditsRequest, parent=codebook_path(codebook), page_size=page_size)
-        for page in self._pages(self._edits.ListEdits, request):
+        for page in self._transport.pages(self._edits.ListEdits, request):
             yield from map(convert.edit_from_proto, page.edits)
 
     def watch_edit(
@@ -276,27 +284,19 @@ class HorenClient:
         *,
         model: str,
         fingerprint: str,
-        applied: Mapping[CodebookName, int],
+        report: ReplicaReport,
         lease_s: float = 30.0,
     ) -> datetime:
-        """Say that a replica is alive and which revisions it serves; return when its lease ends."""
+        """Say that a replica is alive and what it serves; return when its lease ends."""
         request = convert.message_of(
             replicas_pb2.HeartbeatRequest,
             replica_id=replica_id,
             model=model,
             fingerprint=fingerprint,
-            applied={str(name): revision for name, revision in applied.items()},
             lease_seconds=lease_s,
         )
+        request.MergeFrom(convert.report_to_proto(report))
         return self._transport.call_again(self._replicas.Heartbeat, request, convert.lease_from_proto)
-
-    def _pages(self, method: Any, request: Any) -> Iterator[Any]:
-        while True:
-            page = self._transport.call_again(method, request, lambda message: message)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
 
 def _edit_name(edit: EditView | str) -> str:

@@ -11,19 +11,32 @@ from typing import ParamSpec, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from horen_vllm.control import limits
-from horen_vllm.control._pb.horen.v1 import codebooks_pb2, edits_pb2, replicas_pb2
+from horen_vllm.control._pb.horen.v1 import admin_pb2, codebooks_pb2, edits_pb2, replicas_pb2
 from horen_vllm.control.messages import (
     CodebookView,
+    CreatedKey,
     DeltaView,
     EditProgress,
     EditView,
+    ReplicaProblem,
     RevisionView,
     SyncView,
 )
+from horen_vllm.control.names import key_path, replica_codebooks, tenant_path
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.errors import InvalidArgument
-from horen_vllm.ids import CodebookName, EditId
-from horen_vllm.registry.models import EditSpec, EntryRef, RevisionKind
+from horen_vllm.ids import CodebookName, EditId, TenantId
+from horen_vllm.registry.models import (
+    EditSpec,
+    EntryRef,
+    FailedProbe,
+    KeyRecord,
+    KeyScope,
+    RefusedRevision,
+    ReplicaReport,
+    RevisionKind,
+    TenantRecord,
+)
 
 Fields = ParamSpec("Fields")
 M = TypeVar("M")
@@ -69,6 +82,7 @@ def codebook_to_proto(view: CodebookView) -> codebooks_pb2.Codebook:
         parameters_json=json.dumps(parameters.to_dict()),
         replicas_total=view.replicas_total,
         replicas_serving=view.replicas_serving,
+        problems=map(_problem_to_proto, view.problems),
     )
 
 
@@ -85,6 +99,7 @@ def codebook_from_proto(message: codebooks_pb2.Codebook) -> CodebookView:
         created_at=_datetime(message.create_time),
         replicas_total=message.replicas_total,
         replicas_serving=message.replicas_serving,
+        problems=tuple(map(_problem_from_proto, message.problems)),
     )
 
 
@@ -227,6 +242,130 @@ def lease_to_proto(expires_at: datetime) -> replicas_pb2.HeartbeatResponse:
 def lease_from_proto(message: replicas_pb2.HeartbeatResponse) -> datetime:
     """Read when a renewed lease ends."""
     return _datetime(message.lease_expire_time)
+
+
+def tenant_to_proto(record: TenantRecord) -> admin_pb2.Tenant:
+    """Return the message of a tenant."""
+    return admin_pb2.Tenant(name=tenant_path(record.name), create_time=_time(record.created_at))
+
+
+def tenant_from_proto(message: admin_pb2.Tenant) -> TenantRecord:
+    """Read a tenant."""
+    return TenantRecord(name=_tenant(message.name), created_at=_datetime(message.create_time))
+
+
+def scope_from_proto(scope: admin_pb2.Key.Scope) -> KeyScope | None:
+    """Return the scope, or None for the unspecified one; InvalidArgument ``invalid_key_scope`` for a number of none."""
+    if scope not in admin_pb2.Key.Scope.values():
+        raise InvalidArgument(f"there is no key scope {scope}.", code="invalid_key_scope")
+    return KeyScope[admin_pb2.Key.Scope.Name(scope)] if scope else None
+
+
+def key_to_proto(record: KeyRecord) -> admin_pb2.Key:
+    """Return the message of a key."""
+    return admin_pb2.Key(
+        name=key_path(record.key_id),
+        tenant="" if record.tenant is None else tenant_path(record.tenant),
+        scope=record.scope.name,
+        create_time=_time(record.created_at),
+        expire_time=None if record.expires_at is None else _time(record.expires_at),
+        revoke_time=None if record.revoked_at is None else _time(record.revoked_at),
+    )
+
+
+def key_from_proto(message: admin_pb2.Key) -> KeyRecord:
+    """Read a key."""
+    return KeyRecord(
+        key_id=message.name.removeprefix("keys/"),
+        tenant=_tenant(message.tenant) if message.tenant else None,
+        scope=KeyScope[admin_pb2.Key.Scope.Name(message.scope)],
+        created_at=_datetime(message.create_time),
+        expires_at=_datetime(message.expire_time) if message.HasField("expire_time") else None,
+        revoked_at=_datetime(message.revoke_time) if message.HasField("revoke_time") else None,
+    )
+
+
+def created_key_to_proto(view: CreatedKey) -> admin_pb2.CreateKeyResponse:
+    """Return the message of a new key and its secret."""
+    return admin_pb2.CreateKeyResponse(key=key_to_proto(view.key), secret=view.secret)
+
+
+def created_key_from_proto(message: admin_pb2.CreateKeyResponse) -> CreatedKey:
+    """Read a new key and its secret."""
+    return CreatedKey(key=key_from_proto(message.key), secret=message.secret)
+
+
+def _tenant(name: str) -> TenantId:
+    return TenantId(name.removeprefix("tenants/"))
+
+
+def report_to_proto(report: ReplicaReport) -> replicas_pb2.HeartbeatRequest:
+    """Return a heartbeat that says `report` and nothing else."""
+    return message_of(
+        replicas_pb2.HeartbeatRequest,
+        applied={str(name): number for name, number in report.applied.items()},
+        probed={str(name): number for name, number in report.probed.items()},
+        failed_probes=[
+            replicas_pb2.FailedProbe(
+                codebook=str(it.codebook),
+                edit_id=it.edit_id,
+                base_revision=it.base,
+                revision=it.revision,
+                reason=it.reason,
+            )
+            for it in report.failed_probes
+        ],
+        refused=[
+            replicas_pb2.RefusedRevision(
+                codebook=str(it.codebook), revision=it.revision, code=it.code, message=it.message
+            )
+            for it in report.refused
+        ],
+    )
+
+
+def report_from_proto(message: replicas_pb2.HeartbeatRequest) -> ReplicaReport:
+    """Read what a replica says of itself; InvalidArgument ``invalid_name``."""
+    return ReplicaReport(
+        applied=replica_codebooks(dict(message.applied)),
+        probed=replica_codebooks(dict(message.probed)),
+        failed_probes=tuple(
+            FailedProbe(
+                codebook=CodebookName.parse(it.codebook),
+                edit_id=EditId(it.edit_id),
+                base=it.base_revision,
+                revision=it.revision,
+                reason=it.reason,
+            )
+            for it in message.failed_probes
+        ),
+        refused=tuple(
+            RefusedRevision(
+                codebook=CodebookName.parse(it.codebook), revision=it.revision, code=it.code, message=it.message
+            )
+            for it in message.refused
+        ),
+    )
+
+
+def _problem_to_proto(view: ReplicaProblem) -> codebooks_pb2.ReplicaProblem:
+    return codebooks_pb2.ReplicaProblem(
+        replica_id=view.replica_id,
+        revision=view.revision,
+        code=view.code,
+        message=view.message,
+        edit_id=view.edit_id or "",
+    )
+
+
+def _problem_from_proto(message: codebooks_pb2.ReplicaProblem) -> ReplicaProblem:
+    return ReplicaProblem(
+        replica_id=message.replica_id,
+        revision=message.revision,
+        code=message.code,
+        message=message.message,
+        edit_id=_edit_id(message.edit_id),
+    )
 
 
 def _delta_to_proto(view: DeltaView) -> replicas_pb2.CodebookDelta:

@@ -3,13 +3,28 @@
 An entry that is active now has been part of every revision since it was published, unless a rollback lies between:
 only a rollback brings a removed entry back. So a replica surely answers with it once it has applied the later of
 the publishing revision and the last rollback (architecture.md, *Acknowledgements*).
+
+A replica serves a revision once it has asked its own engine about what the revision added, too; an edit that did not
+give its answer there is not served by that replica, and neither is the revision that brought it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from horen_vllm.control.messages import CodebookView, EditProgress, EditView, RevisionView
-from horen_vllm.ids import CodebookName
-from horen_vllm.registry.models import CodebookRecord, EditRecord, EditState, ReplicaRecord, RevisionRecord
+from horen_vllm.control.messages import CodebookView, EditProgress, EditView, ReplicaProblem, RevisionView
+from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.registry.models import (
+    CodebookRecord,
+    EditRecord,
+    EditState,
+    FailedProbe,
+    ReplicaRecord,
+    ReplicaReport,
+    RevisionRecord,
+)
+
+PROBE_FAILED: Final = "probe_failed"
+"""Code of a problem and of an edit that is published but does not answer."""
 
 
 def codebook_view(record: CodebookRecord, replicas: Sequence[ReplicaRecord]) -> CodebookView:
@@ -24,13 +39,14 @@ def codebook_view(record: CodebookRecord, replicas: Sequence[ReplicaRecord]) -> 
         entry_count=record.entry_count,
         created_at=record.created_at,
         replicas_total=len(replicas),
-        replicas_serving=_applied(replicas, record.name, record.revision),
+        replicas_serving=_serving(replicas, record.name, record.revision),
+        problems=tuple(_problems(replicas, record)),
     )
 
 
 def revision_view(record: RevisionRecord, replicas: Sequence[ReplicaRecord]) -> RevisionView:
     """Return what clients see of a revision; `replicas` are the live ones of its base model."""
-    applied = _applied(replicas, record.codebook, record.number)
+    serving = _serving(replicas, record.codebook, record.number)
     return RevisionView(
         codebook=record.codebook,
         number=record.number,
@@ -39,9 +55,9 @@ def revision_view(record: RevisionRecord, replicas: Sequence[ReplicaRecord]) -> 
         restored=record.restored,
         entry_count=record.entry_count,
         created_at=record.created_at,
-        serving=0 < len(replicas) == applied,
+        serving=0 < len(replicas) == serving,
         replicas_total=len(replicas),
-        replicas_serving=applied,
+        replicas_serving=serving,
     )
 
 
@@ -63,18 +79,23 @@ def edit_view(
     """
     published = record.state == EditState.PUBLISHED
     active = published and said_by.active
-    serving = 0
+    serving, failed = 0, None
     if active:
         since = max(said_by.published_revision or 0, last_rollback)
-        serving = _applied(replicas, record.codebook, since)
+        failures = [_failure(replica.report, record.codebook, said_by.edit_id) for replica in replicas]
+        serving = sum(
+            _reached(replica.report, record.codebook, since) and failure is None
+            for replica, failure in zip(replicas, failures, strict=True)
+        )
+        failed = next((failure for failure in failures if failure), None)
     return EditView(
         codebook=record.codebook,
         edit_id=record.edit_id,
         sequence=record.sequence,
         spec=record.spec,
         state=_progress(record.state, active=active, serving=0 < len(replicas) == serving),
-        reason_code=record.reason_code,
-        reason=record.reason,
+        reason_code=PROBE_FAILED if failed else record.reason_code,
+        reason=f"a server has the edit but does not give its answer: {failed.reason}" if failed else record.reason,
         same_as=record.same_as,
         alias_of=record.alias_of,
         supersedes=record.supersedes,
@@ -97,5 +118,38 @@ def _progress(state: EditState, *, active: bool, serving: bool) -> EditProgress:
     return EditProgress.SERVING if serving else EditProgress.PUBLISHED
 
 
-def _applied(replicas: Sequence[ReplicaRecord], name: CodebookName, revision: int) -> int:
-    return sum(replica.applied.get(name, 0) >= revision for replica in replicas)
+def _serving(replicas: Sequence[ReplicaRecord], name: CodebookName, revision: int) -> int:
+    return sum(
+        _reached(replica.report, name, revision)
+        and not any(it.codebook == name and it.base < revision <= it.revision for it in replica.report.failed_probes)
+        for replica in replicas
+    )
+
+
+def _reached(report: ReplicaReport, name: CodebookName, revision: int) -> bool:
+    return min(report.applied.get(name, 0), report.probed.get(name, 0)) >= revision
+
+
+def _failure(report: ReplicaReport, name: CodebookName, edit: EditId) -> FailedProbe | None:
+    return next((it for it in report.failed_probes if (it.codebook, it.edit_id) == (name, edit)), None)
+
+
+def _problems(replicas: Sequence[ReplicaRecord], codebook: CodebookRecord) -> Iterator[ReplicaProblem]:
+    for replica in replicas:
+        for refused in replica.report.refused:
+            if refused.codebook == codebook.name and refused.revision <= codebook.revision:
+                yield ReplicaProblem(
+                    replica_id=replica.replica_id,
+                    revision=refused.revision,
+                    code=refused.code,
+                    message=refused.message,
+                )
+        for failed in replica.report.failed_probes:
+            if failed.codebook == codebook.name:
+                yield ReplicaProblem(
+                    replica_id=replica.replica_id,
+                    revision=failed.revision,
+                    code=PROBE_FAILED,
+                    message=failed.reason,
+                    edit_id=failed.edit_id,
+                )

@@ -1,6 +1,7 @@
 """Limits of what clients may send; each refusal is one sentence that names the field and the limit."""
 
 import math
+import re
 from typing import Final
 
 from horen_vllm.control.messages import EditProgress
@@ -24,8 +25,11 @@ MAX_REPLICA_ID: Final = 128
 """Characters."""
 MAX_LEASE_S: Final = 3_600.0
 MAX_WAIT_S: Final = 60.0
+MAX_LIFETIME_S: Final = 10 * 366 * 86_400.0
+"""Ten years."""
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1_000
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def check_spec(spec: EditSpec) -> EditSpec:
@@ -125,6 +129,21 @@ def check_wait(seconds: float) -> float:
         message = f"wait_seconds is {seconds}; it must be 0 to {MAX_WAIT_S:g}."
         raise InvalidArgument(message, code="invalid_wait")
     return seconds
+
+
+def check_lifetime(seconds: float) -> float | None:
+    """Return a key's lifetime, None for 0; InvalidArgument ``invalid_lifetime`` below 0 or over ten years."""
+    if math.isnan(seconds) or not 0.0 <= seconds <= MAX_LIFETIME_S:
+        message = f"lifetime_seconds is {seconds}; it must be 0 (without end) to {MAX_LIFETIME_S:.0f}."
+        raise InvalidArgument(message, code="invalid_lifetime")
+    return seconds or None
+
+
+def check_digest(digest: str) -> str:
+    """Return the digest; InvalidArgument ``invalid_digest`` unless it is a sha256 in lower-case hex."""
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidArgument("digest must be a sha256: 64 of 0-9 and a-f.", code="invalid_digest")
+    return digest
 
 
 def check_until(until: EditProgress) -> EditProgress:

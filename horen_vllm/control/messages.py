@@ -1,12 +1,12 @@
 """Views: what the control plane says about codebooks, edits and revisions; frozen, free of gRPC."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId
-from horen_vllm.registry.models import EditSpec, EntryRef, RevisionKind
+from horen_vllm.registry.models import EditSpec, EntryRef, KeyRecord, RevisionKind
 
 
 class EditProgress(StrEnum):
@@ -39,6 +39,20 @@ class EditProgress(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaProblem:
+    """Trouble that one replica has with one codebook."""
+
+    replica_id: str
+    revision: int
+    """Revision that it concerns."""
+    code: str
+    """``probe_failed``, or why the replica refused the revision."""
+    message: str
+    edit_id: EditId | None = None
+    """The edit that did not give its answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CodebookView:
     """A codebook as it is now, and how many replicas serve its current revision."""
 
@@ -58,7 +72,9 @@ class CodebookView:
     replicas_total: int = 0
     """Live replicas of the base model."""
     replicas_serving: int = 0
-    """Live replicas that have applied the current revision."""
+    """Live replicas that have applied the current revision and asked themselves about what it added."""
+    problems: tuple[ReplicaProblem, ...] = ()
+    """What stands between the current revision and its being served."""
 
     @property
     def serving(self) -> bool:
@@ -96,9 +112,9 @@ class EditView:
     spec: EditSpec
     state: EditProgress
     reason_code: str | None
-    """Why it failed: a stable slug."""
+    """Why it failed, or is PUBLISHED and not yet SERVING (``probe_failed``): a stable slug."""
     reason: str | None
-    """Why it failed: one sentence."""
+    """The same as one sentence."""
     same_as: EditId | None
     """The edit that already said the same."""
     alias_of: EditId | None
@@ -123,6 +139,14 @@ class EditView:
     def name(self) -> str:
         """Resource name ``tenants/T/codebooks/C/edits/E``."""
         return f"{self.codebook}/edits/{self.edit_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatedKey:
+    """A key that has just been made, and its secret, which is never shown again."""
+
+    key: KeyRecord
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,52 +1,41 @@
-"""Resource names in requests: who may name what, and the short forms that the client accepts."""
+"""Resource names in requests, and the short forms that the client accepts."""
 
 import re
 from typing import Final
 
 from horen_vllm.control.limits import MAX_NAME
-from horen_vllm.errors import InvalidArgument, NotFound
+from horen_vllm.errors import InvalidArgument
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId, TenantId, parse_name
 
 ANY_CODEBOOK: Final = "-"
 """Stands in an edit's name for the codebook that is not known."""
 
+_KEY = re.compile(r"keys/(?P<key>[a-z0-9]+)")
 _EDIT = re.compile(r"tenants/(?P<tenant>[^/]+)/codebooks/(?P<codebook>[^/]+)/edits/(?P<edit>[a-z0-9]+)")
 
 
 def requested_tenant(parent: str) -> TenantId:
-    """Return the tenant of ``tenants/T``, if it is the caller's.
-
-    Raises
-    ------
-    InvalidArgument
-        ``invalid_name``.
-    NotFound
-        ``unknown_codebook``, for another tenant: whether it exists is not told.
-    """
+    """Return the tenant of ``tenants/T``; InvalidArgument ``invalid_name``."""
     _check_length(parent)
     prefix, _, tenant = parent.partition("/")
     if prefix != "tenants":
         raise InvalidArgument(f"{parent!r} is not a tenant: expected tenants/TENANT.", code="invalid_name")
-    return _own(TenantId(parse_name(tenant, "tenant")), parent)
+    return TenantId(parse_name(tenant, "tenant"))
 
 
 def requested_codebook(name: str) -> CodebookName:
-    """Return the codebook of ``tenants/T/codebooks/C``, if the tenant is the caller's; raises as `requested_tenant`."""
+    """Return the codebook of ``tenants/T/codebooks/C``; InvalidArgument ``invalid_name``."""
     _check_length(name)
-    parsed = CodebookName.parse(name)
-    _own(parsed.tenant, name)
-    return parsed
+    return CodebookName.parse(name)
 
 
-def requested_edit(name: str) -> tuple[CodebookName | None, EditId]:
-    """Return the codebook (None for ``-``) and the id of ``tenants/T/codebooks/C/edits/E``.
+def requested_edit(name: str) -> tuple[TenantId | CodebookName, EditId]:
+    """Return the codebook (for ``-``: only the tenant) and the id of ``tenants/T/codebooks/C/edits/E``.
 
     Raises
     ------
     InvalidArgument
         ``invalid_name``.
-    NotFound
-        ``unknown_codebook``, for another tenant.
     """
     _check_length(name)
     found = _EDIT.fullmatch(name)
@@ -55,9 +44,17 @@ def requested_edit(name: str) -> tuple[CodebookName | None, EditId]:
         raise InvalidArgument(message, code="invalid_name")
     edit = EditId(found["edit"])
     if found["codebook"] == ANY_CODEBOOK:
-        _own(TenantId(parse_name(found["tenant"], "tenant")), name)
-        return None, edit
+        return TenantId(parse_name(found["tenant"], "tenant")), edit
     return requested_codebook(name.removesuffix(f"/edits/{edit}")), edit
+
+
+def requested_key(name: str) -> str:
+    """Return the id of ``keys/K``; InvalidArgument ``invalid_name``."""
+    _check_length(name)
+    found = _KEY.fullmatch(name)
+    if found is None:
+        raise InvalidArgument(f"{name!r} is not a key: expected keys/KEY.", code="invalid_name")
+    return found["key"]
 
 
 def replica_codebooks(revisions: dict[str, int]) -> dict[CodebookName, int]:
@@ -65,6 +62,16 @@ def replica_codebooks(revisions: dict[str, int]) -> dict[CodebookName, int]:
     for name in revisions:
         _check_length(name)
     return {CodebookName.parse(name): revision for name, revision in revisions.items()}
+
+
+def tenant_path(tenant: TenantId | str) -> str:
+    """Return the resource name of `tenant`."""
+    return f"tenants/{tenant}"
+
+
+def key_path(key_id: str) -> str:
+    """Return the resource name of a key: of its id, or as it is."""
+    return key_id if "/" in key_id else f"keys/{key_id}"
 
 
 def codebook_path(codebook: CodebookName | str) -> str:
@@ -76,13 +83,6 @@ def codebook_path(codebook: CodebookName | str) -> str:
 def edit_path(edit: str) -> str:
     """Return the resource name of `edit`: a full name or a bare id."""
     return edit if "/" in edit else f"{codebook_path(ANY_CODEBOOK)}/edits/{edit}"
-
-
-def _own(tenant: TenantId, name: str) -> TenantId:
-    # Without credentials everyone is the default tenant.
-    if tenant != DEFAULT_TENANT:
-        raise NotFound(f"There is no codebook {name}.", code="unknown_codebook")
-    return tenant
 
 
 def _check_length(name: str) -> None:

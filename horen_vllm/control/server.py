@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import socket
 import threading
@@ -16,6 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from horen_vllm.control._pb.horen.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
     codebooks_pb2,
     codebooks_pb2_grpc,
     edits_pb2,
@@ -25,17 +26,19 @@ from horen_vllm.control._pb.horen.v1 import (
 )
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.interceptor import ErrorInterceptor
+from horen_vllm.control.services.admin import AdminService
 from horen_vllm.control.services.codebooks import CodebookService
 from horen_vllm.control.services.edits import EditService
 from horen_vllm.control.services.replicas import ReplicaService
 from horen_vllm.control.settings import MAX_MESSAGE_BYTES, ControlSettings
 from horen_vllm.control.views import Views
 from horen_vllm.errors import FailedPrecondition
+from horen_vllm.loopback import is_loopback
 from horen_vllm.registry.ports import Registry
 
 SERVICES: Final = tuple(
     descriptor.full_name
-    for file in (edits_pb2, codebooks_pb2, replicas_pb2)
+    for file in (edits_pb2, codebooks_pb2, replicas_pb2, admin_pb2)
     for descriptor in file.DESCRIPTOR.services_by_name.values()
 )
 _OPTIONS: Final = (
@@ -153,6 +156,9 @@ class ControlServer:
         replicas_pb2_grpc.add_ReplicaServiceServicer_to_server(  # type: ignore[no-untyped-call]
             ReplicaService(self._registry, backend), server
         )
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            AdminService(self._registry, backend), server
+        )
         states = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(states, server)
         reflection.enable_server_reflection((*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -174,11 +180,7 @@ def require_loopback(host: str) -> None:
     FailedPrecondition
         ``insecure_bind``.
     """
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    if not is_loopback(host):
         message = f"the control plane has no authentication yet, so it does not listen on {host}: use 127.0.0.1."
         raise FailedPrecondition(message, code="insecure_bind")
 

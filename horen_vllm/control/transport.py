@@ -89,6 +89,15 @@ class Transport:
         """Close the channel; running streams end."""
         self.channel.close()
 
+    def pages(self, method: Any, request: Any) -> Iterator[Any]:
+        """Yield the answers of a list method page by page, each called as `call_again` does; moves `request` on."""
+        while True:
+            page = self.call_again(method, request, lambda message: message)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
 
 def _nobody_answered(exc: BaseException) -> bool:
     return isinstance(exc, HorenError) and exc.code == "control_unavailable"

@@ -44,11 +44,11 @@ class Views:
         replicas = self._registry.live_replicas(self._registry.get_codebook(name).fingerprint)
         return [derive.revision_view(record, replicas) for record in records]
 
-    def edit(self, codebook: CodebookName | None, edit_id: EditId) -> EditView:
-        """Return an edit of `codebook` (None: of any); NotFound ``unknown_edit``, also when it is another's."""
+    def edit(self, parent: TenantId | CodebookName, edit_id: EditId) -> EditView:
+        """Return an edit of a codebook or tenant; NotFound ``unknown_edit``, also when it is another's."""
         owner = self._registry.get_edit(edit_id).codebook
-        if codebook not in {None, owner}:
-            raise NotFound(f"There is no edit {edit_id} in {codebook}.", code="unknown_edit")
+        if parent not in {owner, owner.tenant}:
+            raise NotFound(f"There is no edit {edit_id}.", code="unknown_edit")
         return self._compose(owner, lambda: [self._registry.get_edit(edit_id)])[0]
 
     def edits(self, name: CodebookName, *, after_sequence: int, limit: int) -> list[EditView]:

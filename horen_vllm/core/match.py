@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.core.refine import refine
+from horen_vllm.core.refine import Reduce, refine, whole
 
 NO_ENTRY = -1
 """Index that stands for "no entry" in tensors."""
@@ -69,14 +69,10 @@ class Decision:
     runner_up_score: float
 
 
-def route_tensors(queries_BD: torch.Tensor, table: KeyTable, parameters: MethodParameters) -> Routed:
-    """Route unit queries [B, D] (float32) through the table without reading anything back to the host.
-
-    A row matches when its best entry's score, after refinement, is greater than the threshold.
-    """
-    num_entries = table.sequences.shape[0]
-    if num_entries == 0:
-        return _nothing(queries_BD)
+def entry_scores(
+    queries_BD: torch.Tensor, table: KeyTable, parameters: MethodParameters, reduce: Reduce = whole
+) -> torch.Tensor:
+    """Return each entry's best score [B, E] for unit queries [B, D] (float32), after refinement."""
     refined_BD = refine(
         queries_BD,
         table.keys,
@@ -84,14 +80,33 @@ def route_tensors(queries_BD: torch.Tensor, table: KeyTable, parameters: MethodP
         gamma=parameters.gamma,
         steps=parameters.steps,
         epsilon=parameters.epsilon,
+        reduce=reduce,
     )
-    scores_BN = refined_BD @ table.keys.T
-    scores_BE = scores_BN.new_full((scores_BN.shape[0], num_entries), -torch.inf)
-    scores_BE.scatter_reduce_(1, table.owners.expand_as(scores_BN), scores_BN, reduce="amax")
-    best, score = _best_entry(scores_BE, table.sequences)
+    scores_BN = reduce(refined_BD @ table.keys.T)
+    scores_BE = scores_BN.new_full((scores_BN.shape[0], table.sequences.shape[0]), -torch.inf)
+    return scores_BE.scatter_reduce_(1, table.owners.expand_as(scores_BN), scores_BN, reduce="amax")
+
+
+def route_tensors(
+    queries_BD: torch.Tensor, table: KeyTable, parameters: MethodParameters, reduce: Reduce = whole
+) -> Routed:
+    """Route unit queries [B, D] (float32) through the table without reading anything back to the host.
+
+    A row matches when its best entry's score, after refinement, is greater than the threshold. Where the width is
+    sharded, every rank must call it alike, and `reduce` sums over them.
+    """
+    if table.sequences.shape[0] == 0:
+        return _nothing(queries_BD)
+    scores_BE = entry_scores(queries_BD, table, parameters, reduce)
+    return decide_tensors(scores_BE, table.sequences, parameters.threshold)
+
+
+def decide_tensors(scores_BE: torch.Tensor, sequences_E: torch.Tensor, threshold: float) -> Routed:
+    """Decide from each entry's best score [B, E], E >= 1; `scores_BE` is used up."""
+    best, score = _best_entry(scores_BE, sequences_E)
     scores_BE.scatter_(1, best[:, None], -torch.inf)
-    runner_up, runner_up_score = _best_entry(scores_BE, table.sequences)
-    entry = torch.where(score > parameters.threshold, best, NO_ENTRY)
+    runner_up, runner_up_score = _best_entry(scores_BE, sequences_E)
+    entry = torch.where(score > threshold, best, NO_ENTRY)
     runner_up = torch.where(torch.isneginf(runner_up_score), NO_ENTRY, runner_up)
     return Routed(entry, best, score, runner_up, runner_up_score)
 

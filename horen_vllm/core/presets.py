@@ -21,6 +21,15 @@ class ValueMode(StrEnum):
     """One vector, at the prompt's last token only (the paper's released code)."""
 
 
+class SpanMode(StrEnum):
+    """Which prompt tokens are the query span (architecture.md, rule *Key and query*)."""
+
+    PROMPT = "prompt"
+    """The whole prompt in every form, BOS and chat template included (the paper)."""
+    CONTENT = "content"
+    """Completions: the prompt without its BOS. Chat: the content of the last user message."""
+
+
 _ALWAYS_STORED: Final = frozenset({"preset", "threshold", "value_mode"})
 """Fields that no default stands in for when they are missing; what later versions add has one."""
 
@@ -33,6 +42,8 @@ class MethodParameters:
     """Name of the preset that these parameters started from."""
     window_ratio: float = 0.6
     """Share of the query span, counted from its end, that is averaged (section 2.2)."""
+    span: SpanMode = SpanMode.PROMPT
+    """Which prompt tokens the window is taken from; what was stored before this field existed meant the whole prompt."""
     threshold: float
     """c: an entry matches when its score is greater than this cosine (section 2.2)."""
     beta: float = 20.0
@@ -99,16 +110,24 @@ class MethodParameters:
             message = f"the method parameter {min(missing)!r} is missing."
             raise InvalidArgument(message, code="invalid_parameter")
         try:
-            return cls(**{**data, "value_mode": _value_mode(data["value_mode"])})
+            return cls(**{**data, **_choices(data)})
         except TypeError as exc:
             raise InvalidArgument(f"a method parameter has the wrong type: {exc}.", code="invalid_parameter") from exc
 
 
-def _value_mode(text: Any) -> ValueMode:
+_CHOICES: Final[dict[str, type[StrEnum]]] = {"value_mode": ValueMode, "span": SpanMode}
+
+
+def _choices(data: dict[str, Any]) -> dict[str, StrEnum]:
+    """Return the fields of `data` that name one of a few choices, as such."""
+    return {name: _choice(name, kind, data[name]) for name, kind in _CHOICES.items() if name in data}
+
+
+def _choice(name: str, kind: type[StrEnum], text: Any) -> StrEnum:
     try:
-        return ValueMode(text)
+        return kind(text)
     except ValueError as exc:
-        message = f"value_mode = {text!r} is unknown: choose one of {', '.join(ValueMode)}."
+        message = f"{name} = {text!r} is unknown: choose one of {', '.join(kind)}."
         raise InvalidArgument(message, code="invalid_parameter") from exc
 
 
@@ -219,7 +238,7 @@ def _horen_reference(ratio: float, threshold: float) -> MethodParameters:
 
 
 def _cosine(ratio: float, threshold: float) -> MethodParameters:
-    return MethodParameters(preset="cosine", window_ratio=ratio, threshold=threshold)
+    return MethodParameters(preset="cosine", window_ratio=ratio, threshold=threshold, span=SpanMode.CONTENT)
 
 
 _PRESET_BUILDERS: Final = {

@@ -11,7 +11,7 @@ def query_window(num_tokens: int, ratio: float) -> tuple[int, int]:
     Parameters
     ----------
     num_tokens
-        Length of the query span in tokens, BOS included; at least 1.
+        Length of the query span in tokens; at least 1.
     ratio
         Share of the span, in (0, 1].
 

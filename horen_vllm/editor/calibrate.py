@@ -58,7 +58,7 @@ def fit_threshold(
         Prompts of facts that will be neither edited nor reported on, of the kind that users ask; each counts
         once.
     parameters
-        Window ratio and refinement; their threshold is not used.
+        Query span, window ratio and refinement; their threshold is not used.
     num_keys
         N: keys of the codebook to calibrate for; an entry has one for each form of its prompt.
     false_fire_rate
@@ -88,8 +88,8 @@ def fit_threshold(
 def _background(editable: EditableModel, prompts: Sequence[str], parameters: MethodParameters) -> torch.Tensor:
     """Return the queries [P prompts, F forms, D] of the distinct prompts."""
     distinct = {normalise_prompt(text): text for text in prompts}
-    forms = [prompt_forms(editable, text) for text in distinct.values()]
-    rows = [queries(editable, [context.prompt_ids for context in texts], parameters) for texts in forms]
+    forms = [prompt_forms(editable, text, parameters) for text in distinct.values()]
+    rows = [queries(editable, contexts, parameters) for contexts in forms]
     return torch.stack(rows) if rows else torch.empty(0, 1, editable.d_in)
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.query import query_window
 from horen_vllm.core.routing import unit_query
+from horen_vllm.editor.contexts import EditContext
 from horen_vllm.editor.model import EditableModel
 
 
@@ -45,10 +46,8 @@ def capture_site_outputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def queries(
-    editable: EditableModel, prompts_ids: Sequence[Sequence[int]], parameters: MethodParameters
-) -> torch.Tensor:
-    """Return the unit query of each prompt, [len(prompts_ids), d_in] float32 on the CPU (section 2.2).
+def queries(editable: EditableModel, contexts: Sequence[EditContext], parameters: MethodParameters) -> torch.Tensor:
+    """Return the unit query of each context, [len(contexts), d_in] float32 on the CPU (section 2.2).
 
     One prompt a pass: a query cannot depend on its neighbours, so the same prompt always gives the same bits.
 
@@ -56,19 +55,20 @@ def queries(
     ----------
     editable
         The base model.
-    prompts_ids
-        Token ids of prompts without any answer.
+    contexts
+        Prompts without any answer, made with the same `parameters`.
     parameters
         Give the window's ratio.
     """
-    rows = [_query(editable, prompt_ids, parameters.window_ratio) for prompt_ids in prompts_ids]
+    rows = [_query(editable, context, parameters.window_ratio) for context in contexts]
     return torch.stack(rows) if rows else torch.empty(0, editable.d_in)
 
 
 @torch.no_grad()
-def _query(editable: EditableModel, prompt_ids: Sequence[int], ratio: float) -> torch.Tensor:
-    input_ids = torch.tensor([list(prompt_ids)], device=editable.device)
+def _query(editable: EditableModel, context: EditContext, ratio: float) -> torch.Tensor:
+    input_ids = torch.tensor([list(context.prompt_ids)], device=editable.device)
     with capture_site_inputs(editable.module) as captured:
         editable.model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
-    start, stop = query_window(len(prompt_ids), ratio)
-    return unit_query(captured[0][0, start:stop]).cpu()
+    first, last = context.span
+    start, stop = query_window(last - first, ratio)
+    return unit_query(captured[0][0, first + start : first + stop]).cpu()

@@ -105,15 +105,15 @@ class EditSession:
     @cached_property
     def _keys(self) -> torch.Tensor:
         """[contexts, d_in] float32: keys are queries before refinement (section 2.3)."""
-        return queries(self._editable, [context.prompt_ids for context in self._contexts], self._parameters)
+        return queries(self._editable, self._contexts, self._parameters)
 
     @cached_property
     def _foreign(self) -> tuple[tuple[EditContext, ...], torch.Tensor]:
         """The must-not-fire prompts in all forms, with their queries."""
         texts = self._record.spec.must_not_fire
-        contexts = tuple(context for text in texts for context in prompt_forms(self._editable, text))
-        prompts = [context.prompt_ids for context in contexts]
-        return contexts, queries(self._editable, prompts, self._parameters)
+        parameters = self._parameters
+        contexts = tuple(context for text in texts for context in prompt_forms(self._editable, text, parameters))
+        return contexts, queries(self._editable, contexts, parameters)
 
     @cached_property
     def _trained(self) -> TrainedValue:
@@ -163,5 +163,6 @@ class EditSession:
             trained_end=parameters.train_end and parameters.value_mode is not ValueMode.LAST,
             loss=loss,
             steps=steps,
+            probe_ids=self._contexts[0].prompt_ids,
         )
         return EntryArtifact(keys=self._keys, values=source.values, manifest=manifest)

@@ -8,13 +8,16 @@ import torch
 
 from horen_vllm import __version__
 from horen_vllm.errors import FailedPrecondition
-from horen_vllm.plugin import op, refusals, runner_v1
+from horen_vllm.plugin import compat, graphs, op, refusals, runner_v1, self_check, static_books, step_output
 from horen_vllm.plugin.codebooks import PagedCodebooks
+from horen_vllm.plugin.engine_half import EngineHalf, keep
+from horen_vllm.plugin.entries import EntryStore
+from horen_vllm.plugin.ranks import Ranks
+from horen_vllm.plugin.runner_v2 import V2Hooks
 from horen_vllm.plugin.settings import EngineSettings
 from horen_vllm.plugin.site import EditSite
+from horen_vllm.plugin.staging import Stager
 
-SITE_ATTRIBUTE: Final = "horen_site"
-"""Where a worker keeps its `EditSite`."""
 _MIB: Final = 1 << 20
 
 log = structlog.get_logger(__name__)
@@ -45,31 +48,43 @@ def attach(worker: Any, settings: EngineSettings) -> None:
     Raises
     ------
     FailedPrecondition
-        ``unknown_site``, ``unsupported_site`` or ``unsupported_engine_mode``.
+        ``unknown_site``, ``unsupported_site``, ``unsupported_engine_mode``, or why a static codebook cannot be served.
     """
     config, runner = worker.vllm_config, worker.model_runner
     refusals.check_config(config)
-    refusals.check_runner(runner, worker.device.type, eager=config.model_config.enforce_eager)
+    compat.check_runner_seams(runner)
     linear = find_site(runner.get_model(), settings.site)
-    # The compile cache is keyed by this dictionary: artefacts of another build must not be loaded.
-    config.additional_config["horen"]["build"] = __version__
-    splitting = config.compilation_config.splitting_ops
-    if splitting and "horen::edit" not in splitting:
-        splitting.append("horen::edit")
+    _prepare_compilation(config)
     site = _make_site(worker, linear, settings)
     op.register()
     op.hook(linear, settings.site, site)
-    runner_v1.hook(runner, site)
-    setattr(worker, SITE_ATTRIBUTE, site)
-    log.info("horen attached", site=settings.site, keys=site.codebooks.keys.shape[0])
+    step_output.hook(runner, site)
+    if compat.is_v2(runner):
+        forbids_full = V2Hooks(runner, site).forbids_full_graph
+    else:
+        runner_v1.hook(runner, site)
+
+        def forbids_full(_scheduler_output: Any) -> bool:
+            return site.must_run()
+
+    graphs.hook_graph_dispatch(runner, forbids_full)
+    self_check.after_warm_up(worker, site)
+    if settings.static_dir is not None:
+        static_books.load(site.codebooks, settings.static_dir, config.model_config.model, settings.site)
+    keep(worker, EngineHalf(site, Stager(site.codebooks)))
+    log.info("horen attached", site=settings.site, keys=site.codebooks.store.keys.shape[0])
 
 
 def find_site(model: torch.nn.Module, name: str) -> Any:
-    """Return the linear layer `name`, checked to be one whose input and output the hook can trust."""
-    linear: Any = dict(model.named_modules()).get(name)
-    if linear is None:
+    """Return the linear layer `name`, checked to be one whose input and output the hook can trust.
+
+    Under LoRA the name belongs to the wrapper, whose forward never calls its base layer's: the wrapper is returned.
+    """
+    wrapper: Any = dict(model.named_modules()).get(name)
+    if wrapper is None:
         message = f"the model has no module {name!r} to wrap."
         raise FailedPrecondition(message, code="unknown_site")
+    linear = getattr(wrapper, "base_layer", wrapper)
     if not hasattr(linear, "input_size_per_partition") or not hasattr(linear, "output_size"):
         message = f"{name!r} is a {type(linear).__name__}, not a row-parallel linear layer."
         raise FailedPrecondition(message, code="unsupported_site")
@@ -77,25 +92,39 @@ def find_site(model: torch.nn.Module, name: str) -> Any:
         message = f"{name!r} hands on a partial output, so a value cannot be added to it."
         raise FailedPrecondition(message, code="unsupported_site")
     # Fused activation-and-quantisation would hide the layer's input from the hook.
-    linear.requires_unquantized_input = True
-    return linear
+    wrapper.requires_unquantized_input = linear.requires_unquantized_input = True
+    return wrapper
+
+
+def _prepare_compilation(config: Any) -> None:
+    # The compile cache is keyed by this dictionary: artefacts of another build must not be loaded, and the path of
+    # static codebooks must not cause another compilation.
+    config.additional_config["horen"]["build"] = __version__
+    config.additional_config["horen"].pop("static_dir", None)
+    splitting = config.compilation_config.splitting_ops
+    if splitting and "horen::edit" not in splitting:
+        splitting.append("horen::edit")
+    if graphs.downgrade_cudagraph_mode(config):
+        log.info("full CUDA graphs are kept to decode steps: a replayed graph cannot route a prompt")
 
 
 def _make_site(worker: Any, linear: Any, settings: EngineSettings) -> EditSite:
-    config = worker.vllm_config
-    dtype, d_in, d_out = config.model_config.dtype, linear.input_size_per_partition, linear.output_size
-    codebooks = PagedCodebooks(
+    config, base = worker.vllm_config, getattr(linear, "base_layer", linear)
+    dtype, d_in, d_out = config.model_config.dtype, base.input_size_per_partition, base.output_size
+    group = compat.tensor_parallel_group()
+    store = EntryStore(
         d_in=d_in,
         d_out=d_out,
         num_keys=settings.key_budget_mib * _MIB // (d_in * torch.float32.itemsize),
         num_values=settings.value_budget_mib * _MIB // (d_out * dtype.itemsize),
         dtype=dtype,
         device=worker.device,
+        shard=(group.rank_in_group, group.world_size),
+        poison=settings.poison_freed,
     )
-    positions = worker.model_runner.positions
     return EditSite(
-        codebooks,
+        PagedCodebooks(store),
         num_slots=config.scheduler_config.max_num_seqs,
-        max_tokens=positions.shape[0],
-        positions=positions,
+        positions=compat.positions_buffer(worker.model_runner),
+        ranks=Ranks(group) if group.world_size > 1 else None,
     )

@@ -11,12 +11,12 @@ import functools
 import secrets
 from typing import Any, Final
 
-from horen_vllm.plugin.compat import check_parameters
-from horen_vllm.plugin.runner_v1 import DECISIONS_ATTRIBUTE
+from horen_vllm.plugin.step_output import DECISIONS_ATTRIBUTE
 from horen_vllm.plugin.tag import RESULT_KEY, tag_of
 
 _NONCE: Final = "_horen_nonce"
 _HELD: Final = "_horen_decisions"
+_DECIDED: Final = "_horen_decided"
 
 
 def install() -> None:
@@ -24,11 +24,6 @@ def install() -> None:
     from vllm.v1.core import block_pool, kv_cache_manager, kv_cache_utils  # noqa: PLC0415
     from vllm.v1.core.sched.scheduler import Scheduler  # noqa: PLC0415
 
-    check_parameters(
-        kv_cache_utils.generate_block_hash_extra_keys,
-        ("request", "start_token_idx", "end_token_idx", "start_mm_idx"),
-    )
-    check_parameters(kv_cache_manager.KVCacheManager.get_computed_blocks, ("self", "request"))
     tainted = _taint(kv_cache_utils.generate_block_hash_extra_keys)
     kv_cache_utils.generate_block_hash_extra_keys = tainted
     block_pool.generate_block_hash_extra_keys = tainted
@@ -61,9 +56,10 @@ def _cap_hits(manager_class: Any) -> None:
     @functools.wraps(original)
     def get_computed_blocks(self: Any, request: Any) -> Any:
         tag = tag_of(request.sampling_params)
-        if tag is None:
+        # A request that is decided pools no more: when it resumes, it may read all blocks, its own tainted ones too.
+        if tag is None or hasattr(request, _DECIDED):
             return original(self, request)
-        cap = tag.window_start(request.num_prompt_tokens)
+        cap = tag.window(request.num_prompt_tokens)[0]
         coordinator = self.coordinator
         find = coordinator.find_longest_cache_hit
 
@@ -90,6 +86,8 @@ def _carry_decisions(scheduler_class: Any) -> None:
             # A request that was aborted while its step ran is freed already and would never take its own.
             alive = {name: decision for name, decision in fresh.items() if name in self.requests}
             self.__dict__.setdefault(_HELD, {}).update(alive)
+            for name in alive:
+                setattr(self.requests[name], _DECIDED, True)
         outputs = update(self, scheduler_output, model_runner_output)
         _attach_before_stop_strings(self, outputs)
         return outputs

@@ -1,58 +1,30 @@
-"""Codebooks on the device: entries in paged, preallocated buffers, revisions as lists of entries, pins.
+"""Codebooks of one rank: the applied revision of each, the revisions that live requests pin, and moving between them.
 
-An entry's rows are written once and shared by every revision that contains it; they are freed when the last
-revision that has it is gone, and a revision stays while a request that was admitted under it is alive.
+A revision is prepared beside the engine's steps and becomes current between two of them by changing one pointer.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
-
-from horen_vllm.artifact import EntryArtifact
-from horen_vllm.core.match import NO_ENTRY, KeyTable
-from horen_vllm.core.paging import RowAllocator
+from horen_vllm.core.match import KeyTable
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.core.values import value_rows, value_stride
 from horen_vllm.errors import FailedPrecondition
+from horen_vllm.pack import EntryPack
+from horen_vllm.plugin.breath import breathing
+from horen_vllm.plugin.entries import EntryStore, ResidentEntry
+from horen_vllm.plugin.revisions import RevisionView, build_view
 
 
-@dataclass(slots=True)
-class ResidentEntry:
-    """An entry whose keys and values stand in the buffers."""
-
-    edit_id: str
-    sequence: int
-    key_row: int
-    key_digests: tuple[bytes, ...]
-    """Hash of each key's bytes, by which identical keys are found."""
-    value_row: int
-    span: int
-    stride: int
-    references: int = 0
-
-
-@dataclass(slots=True)
-class RevisionView:
-    """One revision as the router reads it.
-
-    `key_rows` [N] and `owners` [N] list the keys; `sequences`, `value_rows`, `spans` and `strides` [E + 1] are
-    indexed by entry, and their last element stands for `NO_ENTRY` (index -1).
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """A codebook's way from one revision to another; `base_revision` 0 replaces everything."""
 
     codebook: str
+    base_revision: int
     revision: int
     parameters: MethodParameters
-    entries: Mapping[str, ResidentEntry]
-    edit_ids: Sequence[str]
-    key_rows: torch.Tensor
-    owners: torch.Tensor
-    sequences: torch.Tensor
-    value_rows: torch.Tensor
-    spans: torch.Tensor
-    strides: torch.Tensor
-    pins: int = field(default=0)
+    added: EntryPack
+    removed: Sequence[str] = ()
 
 
 class PagedCodebooks:
@@ -60,28 +32,24 @@ class PagedCodebooks:
 
     Parameters
     ----------
-    d_in, d_out
-        Widths of the site's input (on this rank) and output.
-    num_keys, num_values
-        Rows of the key buffer (float32) and of the value buffer (`dtype`).
+    store
+        Where their entries stand.
+    release
+        Called with a revision that nobody needs any more; must end in `free`, on whatever thread.
     """
 
-    def __init__(
-        self, *, d_in: int, d_out: int, num_keys: int, num_values: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.keys = torch.zeros(num_keys, d_in, dtype=torch.float32, device=device)
-        self.values = torch.zeros(num_values, d_out, dtype=dtype, device=device)
-        self._key_rows = RowAllocator(num_keys)
-        self._value_rows = RowAllocator(num_values)
+    def __init__(self, store: EntryStore, release: Callable[[RevisionView], None] | None = None) -> None:
+        self.store = store
+        self.release = release or self.free
         self._current: dict[str, RevisionView] = {}
 
     def current(self, codebook: str) -> RevisionView | None:
         """Return the applied revision of a codebook; None when the codebook is not here."""
         return self._current.get(codebook)
 
-    def applied(self) -> dict[str, int]:
-        """Return the applied revision number of every codebook."""
-        return {name: view.revision for name, view in self._current.items()}
+    def applied(self) -> dict[str, RevisionView]:
+        """Return the applied revision of every codebook."""
+        return dict(self._current)
 
     def pin(self, codebook: str) -> RevisionView | None:
         """Return the applied revision and keep it until `unpin`; None when the codebook is not here."""
@@ -91,146 +59,79 @@ class PagedCodebooks:
         return view
 
     def unpin(self, view: RevisionView) -> None:
-        """Give one pin back; the last one frees a revision that is no longer current."""
+        """Give one pin back; the last one releases a revision that is no longer current."""
         view.pins -= 1
         if view.pins == 0 and self._current.get(view.codebook) is not view:
-            self._release(view)
+            self.release(view)
 
-    def apply(
-        self,
-        codebook: str,
-        *,
-        base_revision: int,
-        revision: int,
-        parameters: MethodParameters,
-        added: Sequence[tuple[int, EntryArtifact]],
-        removed: Sequence[str],
-    ) -> None:
-        """Move a codebook to `revision` in one go; on any error it stays where it was.
-
-        `added` pairs edit sequence numbers with entries; `base_revision` 0 replaces everything.
+    def prepare(self, update: Update) -> RevisionView:
+        """Write an update's entries into free rows and return the revision, not yet current. May run on any thread.
 
         Raises
         ------
         FailedPrecondition
-            ``revision_gap`` when the codebook is not at `base_revision`; ``capacity_exhausted`` when the buffers
-            are full; ``wrong_shape`` when an entry does not fit this model.
+            ``revision_gap`` when the codebook is not at the base revision; ``capacity_exhausted`` when the buffers
+            are full; ``wrong_shape`` when an entry does not fit this model. Nothing is kept then.
         """
+        self._check_base(update.codebook, update.base_revision)
+        self.store.check_widths(update.added)
+        before = self._current.get(update.codebook)
+        resident = before.entries if before is not None else {}
+        held: list[ResidentEntry] = []
+        try:
+            for entry in self._entries(update, resident):
+                self.store.retain(entry)
+                held.append(entry)
+            entries = {entry.row.edit_id: entry for entry in held}
+            device = self.store.keys.device
+            return build_view(update.codebook, update.revision, update.parameters, entries, device)
+        except BaseException:
+            self.store.release(held)
+            raise
+
+    def flip(self, view: RevisionView, base_revision: int) -> None:
+        """Make a prepared revision current; FailedPrecondition ``revision_gap`` when its base no longer is."""
+        self._check_base(view.codebook, base_revision)
+        before = self._current.get(view.codebook)
+        self._current[view.codebook] = view
+        if before is not None and before.pins == 0:
+            self.release(before)
+
+    def drop(self, codebook: str) -> None:
+        """Forget a codebook; its revision is released once no request pins it."""
+        view = self._current.pop(codebook, None)
+        if view is not None and view.pins == 0:
+            self.release(view)
+
+    def free(self, view: RevisionView) -> None:
+        """Give back the rows of a revision's entries that no other revision has. May run on any thread."""
+        self.store.release(breathing(view.entries.values()))
+
+    def table(self, view: RevisionView) -> KeyTable:
+        """Return the revision's keys as the matcher takes them, gathered from their rows where they must be."""
+        if view.contiguous and view.key_rows.shape[0]:
+            first = int(view.key_rows[0])
+            keys = self.store.keys[first : first + view.key_rows.shape[0]]
+        else:
+            keys = self.store.keys[view.key_rows]
+        return KeyTable(keys, view.owners, view.sequences)
+
+    def _check_base(self, codebook: str, base_revision: int) -> None:
         before = self._current.get(codebook)
         if base_revision and (before is None or before.revision != base_revision):
             at = before.revision if before else "nothing"
             message = f"{codebook} is at {at}; the update starts from revision {base_revision}."
             raise FailedPrecondition(message, code="revision_gap")
-        kept = {} if before is None or base_revision == 0 else dict(before.entries)
-        for edit_id in removed:
-            kept.pop(edit_id, None)
-        fresh = self._load(added)
-        try:
-            view = self._view(codebook, revision, parameters, kept | {entry.edit_id: entry for entry in fresh})
-        except BaseException:
-            self._free_all(fresh)
-            raise
-        for entry in view.entries.values():
-            entry.references += 1
-        self._current[codebook] = view
-        if before is not None and before.pins == 0:
-            self._release(before)
 
-    def drop(self, codebook: str) -> None:
-        """Forget a codebook; its revision is freed once no request pins it."""
-        view = self._current.pop(codebook, None)
-        if view is not None and view.pins == 0:
-            self._release(view)
-
-    def table(self, view: RevisionView) -> KeyTable:
-        """Return the revision's keys, gathered from their pages, as the matcher takes them."""
-        return KeyTable(self.keys[view.key_rows], view.owners, view.sequences[:NO_ENTRY])
-
-    def _load(self, added: Sequence[tuple[int, EntryArtifact]]) -> list[ResidentEntry]:
-        fresh: list[ResidentEntry] = []
-        try:
-            fresh.extend(self._place(sequence, artifact) for sequence, artifact in added)
-        except BaseException:
-            self._free_all(fresh)
-            raise
-        return fresh
-
-    def _place(self, sequence: int, artifact: EntryArtifact) -> ResidentEntry:
-        keys, values = artifact.keys, artifact.values
-        self._check_shapes(artifact)
-        key_row = self._key_rows.allocate(keys.shape[0])
-        try:
-            value_row = self._value_rows.allocate(values.shape[0])
-        except FailedPrecondition:
-            self._key_rows.free(key_row)
-            raise
-        self.keys[key_row : key_row + keys.shape[0]].copy_(keys)
-        self.values[value_row : value_row + values.shape[0]].copy_(values)
-        manifest = artifact.manifest
-        return ResidentEntry(
-            edit_id=manifest.edit_id,
-            sequence=sequence,
-            key_row=key_row,
-            key_digests=tuple(hashlib.blake2b(key.float().numpy().tobytes()).digest() for key in keys),
-            value_row=value_row,
-            span=manifest.span,
-            stride=value_stride(manifest.value_mode),
-        )
-
-    def _check_shapes(self, artifact: EntryArtifact) -> None:
-        keys, values, manifest = artifact.keys, artifact.values, artifact.manifest
-        # Fewer vectors than the span reads would let an entry write its neighbour's.
-        expected = (value_rows(manifest.value_mode, manifest.span), *self.values.shape[1:])
-        if keys.ndim != 2 or keys.shape[0] < 1 or keys.shape[1:] != self.keys.shape[1:]:
-            message = f"entry {manifest.edit_id} has keys {tuple(keys.shape)}; the site is {self.keys.shape[1]} wide."
-            raise FailedPrecondition(message, code="wrong_shape")
-        if manifest.span < 1 or values.shape != expected:
-            message = f"entry {manifest.edit_id} has values {tuple(values.shape)}, expected {expected}."
-            raise FailedPrecondition(message, code="wrong_shape")
-
-    def _view(
-        self, codebook: str, revision: int, parameters: MethodParameters, entries: dict[str, ResidentEntry]
-    ) -> RevisionView:
-        ordered = sorted(entries.values(), key=lambda entry: entry.sequence)
-        owned = _resolve_identical(ordered)
-        return RevisionView(
-            codebook=codebook,
-            revision=revision,
-            parameters=parameters,
-            entries=entries,
-            edit_ids=[entry.edit_id for entry in ordered],
-            key_rows=self._column([row for row, _ in owned]),
-            owners=self._column([owner for _, owner in owned]),
-            sequences=self._column([*(entry.sequence for entry in ordered), NO_ENTRY]),
-            value_rows=self._column([*(entry.value_row for entry in ordered), NO_ENTRY]),
-            spans=self._column([*(entry.span for entry in ordered), 0]),
-            strides=self._column([*(entry.stride for entry in ordered), 0]),
-        )
-
-    def _column(self, numbers: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self.keys.device)
-
-    def _free_all(self, entries: Sequence[ResidentEntry]) -> None:
-        for entry in entries:
-            self._free(entry)
-
-    def _release(self, view: RevisionView) -> None:
-        for entry in view.entries.values():
-            entry.references -= 1
-            if entry.references == 0:
-                self._free(entry)
-
-    def _free(self, entry: ResidentEntry) -> None:
-        self._key_rows.free(entry.key_row)
-        self._value_rows.free(entry.value_row)
-
-
-def _resolve_identical(ordered: Sequence[ResidentEntry]) -> list[tuple[int, int]]:
-    """Return (key row, entry index) pairs without the older ones of identical keys.
-
-    A matrix product may score equal rows a rounding apart, so the rule that the newer edit wins is kept here.
-    """
-    newest: dict[bytes, tuple[int, int]] = {}
-    for index, entry in enumerate(ordered):
-        newest |= {digest: (entry.key_row + key, index) for key, digest in enumerate(entry.key_digests)}
-    return list(newest.values())
+    def _entries(self, update: Update, resident: Mapping[str, ResidentEntry]) -> Iterator[ResidentEntry]:
+        """Yield the entries of the new revision, each once: what stays, then what is added."""
+        replaced = {row.edit_id for row in update.added.rows}.union(update.removed)
+        if update.base_revision:
+            yield from (entry for edit_id, entry in breathing(resident.items()) if edit_id not in replaced)
+        key, value = 0, 0
+        for row in breathing(update.added.rows):
+            same = resident.get(row.edit_id)
+            keys, values = update.added.keys[key : key + row.keys], update.added.values[value : value + row.values]
+            # A full reload finds most entries where they are: equal files are equal entries.
+            yield same if same is not None and same.row == row else self.store.place(row, keys, values)
+            key, value = key + row.keys, value + row.values

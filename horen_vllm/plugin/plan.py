@@ -1,8 +1,8 @@
 """The plan of one engine step: which rows of the batch are pooled, routed and written. Plain integers.
 
-With P the prompt length, s the query window's start and [done, done + n) the positions that this step computes:
-rows of [max(done, s), min(done + n, P)) are pooled; pooling starts anew where done <= s; the request is routed
-where done < P <= done + n; values may be written at positions >= P - 1.
+With P the prompt length, [s, e) the query window and [done, done + n) the positions that this step computes: rows
+of [max(done, s), min(done + n, e)) are pooled; pooling starts anew where done <= s; the request is routed where
+done < P <= done + n; values may be written at positions >= P - 1.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,10 +15,10 @@ from horen_vllm.plugin.tag import RequestTag
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """One request of the step, in batch order."""
+    """One tagged request of the step, in batch order."""
 
     request_id: str
-    tag: RequestTag | None
+    tag: RequestTag
     first_row: int
     """Row of the flattened batch where its tokens begin."""
     num_tokens: int
@@ -52,17 +52,15 @@ class StepPlan:
     """(slot, start, stop) rows of the batch that may receive a value."""
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no tagged request has anything to do."""
-        return not (self.pools or self.routes or self.writes)
+    def must_run(self) -> bool:
+        """Whether the step is wrong unless the site's host code runs, as it does not in a replayed full graph."""
+        return bool(self.pools or self.routes)
 
 
 def plan_step(rows: Iterable[BatchRow], requests: RequestTable) -> StepPlan:
     """Return the plan of a step, admitting the tagged requests that it schedules for the first time."""
     plan = StepPlan()
     for row in rows:
-        if row.tag is None:
-            continue
         tracked = requests.admit(row.request_id, row.tag, row.prompt_length)
         if tracked is not None:
             _plan_row(plan, row, tracked)
@@ -73,9 +71,9 @@ def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest) -> None:
     assert tracked.slot is not None
     done, stop = row.num_computed, row.num_computed + row.num_tokens
     prompt = tracked.prompt_length
-    if tracked.decision is not None and not tracked.in_slot:
+    if tracked.decided is not None and not tracked.in_slot:
         plan.restores.append(tracked)
-    if tracked.decision is None and done < prompt:
+    if tracked.decided is None and done < prompt:
         _plan_prompt(plan, row, tracked)
     first = max(prompt - 1, done)
     if first < stop:
@@ -84,18 +82,19 @@ def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest) -> None:
 
 def _plan_prompt(plan: StepPlan, row: BatchRow, tracked: TrackedRequest) -> None:
     assert tracked.slot is not None
-    done, stop, prompt = row.num_computed, row.num_computed + row.num_tokens, tracked.prompt_length
-    window = tracked.tag.window_start(prompt)
-    first, last = max(done, window), min(stop, prompt)
+    done, stop = row.num_computed, row.num_computed + row.num_tokens
+    window_start, window_stop = tracked.window
+    first, last = max(done, window_start), min(stop, window_stop)
     if first < last:
         shift = row.first_row - done
-        plan.pools.append(PoolRange(tracked.slot, first + shift, last + shift, restart=done <= window))
-    if stop >= prompt:
+        plan.pools.append(PoolRange(tracked.slot, first + shift, last + shift, restart=done <= window_start))
+    if stop >= tracked.prompt_length:
         plan.routes.append(tracked)
 
 
 def check_coverage(plan: StepPlan, sums_valid: Sequence[bool]) -> None:
-    """Refuse a step that would continue a sum whose beginning was never computed (Internal)."""
-    for pool in plan.pools:
-        if not pool.restart and not sums_valid[pool.slot]:
-            raise Internal("the query window begins inside cached KV blocks: the prefix-cache cap did not hold.")
+    """Refuse a step that would use a sum whose beginning, or all of it, was never computed (Internal)."""
+    begun = {pool.slot for pool in plan.pools if pool.restart}
+    used = [pool.slot for pool in plan.pools] + [tracked.slot for tracked in plan.routes]
+    if any(slot not in begun and not sums_valid[slot] for slot in used if slot is not None):
+        raise Internal("the query window begins inside cached KV blocks: the prefix-cache cap did not hold.")

@@ -1,6 +1,7 @@
 """What the engine half refuses at start-up, each with its reason: never a silently wrong answer.
 
-Every row is a configuration in which the plugin is wrong or not yet proved to be right.
+Every row is a configuration in which the plugin is wrong or not yet proved to be right. What is refused for one
+request stands in `admission`.
 """
 
 from collections.abc import Callable
@@ -8,6 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from horen_vllm.errors import FailedPrecondition
+
+DRAFTERS: Final = ("ngram", "draft_model")
+"""Speculative methods that were compared with the oracle on the V1 runner."""
+DRAFTERS_V2: Final = ("draft_model",)
+"""The same for the V2 runner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,41 +25,94 @@ class Refusal:
     applies: Callable[[Any], bool]
 
 
+def _parallel(field: str) -> Callable[[Any], bool]:
+    return lambda config: getattr(config.parallel_config, field) > 1
+
+
+def _pass(field: str) -> Callable[[Any], bool]:
+    # vLLM 0.32 dropped both passes.
+    return lambda config: bool(getattr(config.compilation_config.pass_config, field, False))
+
+
+def _model(field: str) -> Callable[[Any], bool]:
+    return lambda config: bool(getattr(config.model_config, field))
+
+
+def _speculates(config: Any, drafters: tuple[str, ...]) -> bool:
+    return config.speculative_config is not None and config.speculative_config.method not in drafters
+
+
+def _compiles_in_one_piece(config: Any) -> bool:
+    from vllm.config import CompilationMode  # noqa: PLC0415 - importing vLLM early has side effects
+
+    compilation = config.compilation_config
+    return compilation.mode == CompilationMode.VLLM_COMPILE and not compilation.splitting_ops
+
+
+def _uses_stock_compile(config: Any) -> bool:
+    from vllm.config import CompilationMode  # noqa: PLC0415
+
+    return bool(config.compilation_config.mode == CompilationMode.STOCK_TORCH_COMPILE)
+
+
+def _uses_rust_frontend(_config: Any) -> bool:
+    from vllm import envs  # noqa: PLC0415
+
+    return bool(envs.VLLM_USE_RUST_FRONTEND)
+
+
 REFUSALS: Final = (
     Refusal(
         "dual-batch overlap",
         "its microbatches call the edit site with token slices that the step's plan does not describe",
-        lambda config: bool(getattr(config.parallel_config, "use_ubatching", False)),
+        lambda config: bool(config.parallel_config.use_ubatching),
     ),
     Refusal(
         "prefill context parallelism",
         "it splits the tokens of one prompt over ranks, so no rank sees the whole query window",
-        lambda config: getattr(config.parallel_config, "prefill_context_parallel_size", 1) > 1,
+        _parallel("prefill_context_parallel_size"),
+    ),
+    Refusal(
+        "decode context parallelism",
+        "prefix-cache hits over split KV blocks are not proved yet",
+        _parallel("decode_context_parallel_size"),
     ),
     Refusal(
         "pipeline parallelism",
         "decisions would have to travel between stages; it is not proved yet",
-        lambda config: config.parallel_config.pipeline_parallel_size > 1,
+        _parallel("pipeline_parallel_size"),
     ),
+    Refusal("data parallelism", "updates do not reach every engine yet", _parallel("data_parallel_size")),
     Refusal(
-        "data parallelism",
-        "updates do not reach every engine yet",
-        lambda config: config.parallel_config.data_parallel_size > 1,
-    ),
-    Refusal(
-        "tensor parallelism",
-        "partial scores are not reduced over ranks yet",
-        lambda config: config.parallel_config.tensor_parallel_size > 1,
+        "an external launcher",
+        "every rank would run an engine of its own, and an update would reach one of them",
+        lambda config: config.parallel_config.distributed_executor_backend == "external_launcher",
     ),
     Refusal(
         "the sequence-parallel pass",
         "it rewrites the all-reduce that precedes the edit site's output",
-        lambda config: bool(getattr(config.compilation_config.pass_config, "enable_sp", False)),
+        _pass("enable_sp"),
     ),
+    Refusal(
+        "asynchronous tensor parallelism",
+        "it fuses the all-reduce that precedes the edit site's output into the layer",
+        _pass("fuse_gemm_comms"),
+    ),
+    Refusal(
+        "inductor graph partition",
+        "that the edit site runs between the partitions is not proved yet",
+        lambda config: bool(config.compilation_config.use_inductor_graph_partition),
+    ),
+    Refusal(
+        "compilation without splitting operations",
+        "that the edit site runs inside one compiled graph on a GPU is not proved yet",
+        _compiles_in_one_piece,
+    ),
+    Refusal("stock torch.compile", "graph breaks at the edit site are not proved yet", _uses_stock_compile),
     Refusal(
         "kv_sharing_fast_prefill",
         "it runs late layers on the last tokens only, so the query window is not computed",
-        lambda config: bool(getattr(config.cache_config, "kv_sharing_fast_prefill", False)),
+        lambda config: bool(config.cache_config.kv_sharing_fast_prefill),
     ),
     Refusal(
         "a KV connector",
@@ -61,14 +120,24 @@ REFUSALS: Final = (
         lambda config: config.kv_transfer_config is not None,
     ),
     Refusal(
-        "speculative decoding",
-        "answer positions of rejected drafts are not proved yet",
-        lambda config: config.speculative_config is not None,
+        "a scheduler class of your own",
+        "it may bypass the rules on prefix-cache hits",
+        lambda config: config.scheduler_config.scheduler_cls is not None,
     ),
     Refusal(
-        "LoRA adapters",
-        "keys are made with the base model's activations",
-        lambda config: config.lora_config is not None,
+        "speculative decoding other than ngram or draft_model",
+        "drafts that read the edited model's hidden states are not proved yet",
+        lambda config: _speculates(config, DRAFTERS),
+    ),
+    Refusal(
+        "speculative decoding other than draft_model on the V2 model runner",
+        "it is not proved yet (VLLM_USE_V2_MODEL_RUNNER=0 chooses the other runner)",
+        lambda config: bool(config.use_v2_model_runner) and _speculates(config, DRAFTERS_V2),
+    ),
+    Refusal(
+        "weight transfer",
+        "keys belong to the weights they were made with",
+        lambda config: config.weight_transfer_config is not None,
     ),
     Refusal(
         "pooling models",
@@ -78,7 +147,23 @@ REFUSALS: Final = (
     Refusal(
         "encoder-decoder models",
         "the prompt is not computed by the decoder that holds the edit site",
-        lambda config: bool(config.model_config.is_encoder_decoder),
+        _model("is_encoder_decoder"),
+    ),
+    Refusal("diffusion models", "they write many answer positions at once and rewrite them", _model("is_diffusion")),
+    Refusal(
+        "models with recurrent state",
+        "reuse of cached states at a query window's start is not proved yet",
+        lambda config: bool(config.model_config.is_hybrid or config.model_config.is_attention_free),
+    ),
+    Refusal(
+        "replayed sliding windows",
+        "a prefix-cache hit computes tokens again that were scheduled as done",
+        lambda config: any(name.startswith("DeepseekV41") for name in config.model_config.architectures),
+    ),
+    Refusal(
+        "the Rust frontend",
+        "the rules on who may use a codebook run in the Python one",
+        _uses_rust_frontend,
     ),
 )
 
@@ -95,13 +180,3 @@ def check_config(vllm_config: Any) -> None:
         if refusal.applies(vllm_config):
             message = f"horen-vllm cannot serve edits with {refusal.name}: {refusal.reason}."
             raise FailedPrecondition(message, code="unsupported_engine_mode")
-
-
-def check_runner(runner: Any, device_type: str, *, eager: bool) -> None:
-    """Refuse a model runner on which the hooks are not proved (``unsupported_engine_mode``)."""
-    if hasattr(runner, "model_state"):
-        message = "horen-vllm supports vLLM's V1 model runner: set VLLM_USE_V2_MODEL_RUNNER=0."
-        raise FailedPrecondition(message, code="unsupported_engine_mode")
-    if device_type != "cpu" and not eager:
-        message = "horen-vllm does not capture CUDA graphs yet: start with --enforce-eager."
-        raise FailedPrecondition(message, code="unsupported_engine_mode")

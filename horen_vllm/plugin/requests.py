@@ -2,21 +2,10 @@
 
 from dataclasses import dataclass
 
-from horen_vllm.plugin.codebooks import PagedCodebooks, RevisionView
+from horen_vllm.plugin.codebooks import PagedCodebooks
+from horen_vllm.plugin.decisions import Decision, DecisionBatch
+from horen_vllm.plugin.revisions import RevisionView
 from horen_vllm.plugin.tag import RequestTag
-
-
-@dataclass(frozen=True, slots=True)
-class HeldDecision:
-    """A request's decision on the host; `value_row` is -1 when nothing matched."""
-
-    value_row: int
-    span: int
-    stride: int
-    edit_id: str | None
-    score: float
-    runner_up: str | None
-    runner_up_score: float
 
 
 @dataclass(slots=True)
@@ -30,11 +19,20 @@ class TrackedRequest:
     request_id: str
     tag: RequestTag
     prompt_length: int
+    window: tuple[int, int]
+    """Half-open range of prompt positions that are averaged."""
     view: RevisionView
     slot: int | None = None
-    decision: HeldDecision | None = None
+    decided: tuple[DecisionBatch, int] | None = None
+    """Where its decision is found, and in which row; None until the request is routed."""
     in_slot: bool = False
     """Whether the slot's row holds the decision; a resumed request's new slot does not yet."""
+
+    def decision(self) -> Decision:
+        """Return the decision of a routed request, waiting for the device if it must."""
+        assert self.decided is not None
+        batch, row = self.decided
+        return batch.read()[row]
 
 
 class RequestTable:
@@ -71,11 +69,16 @@ class RequestTable:
                 # For good: a codebook that arrives later must not enter a request halfway.
                 self._clean.add(request_id)
                 return None
-            tracked = TrackedRequest(request_id, tag, prompt_length, view)
+            tracked = TrackedRequest(request_id, tag, prompt_length, tag.window(prompt_length), view)
             self._live[request_id] = tracked
         if tracked.slot is None:
             tracked.slot = self._free_slots.pop()
         return tracked
+
+    def is_undecided(self, request_id: str) -> bool:
+        """Whether a tagged request's prompt is still to be pooled and routed; also for one not yet admitted."""
+        tracked = self._live.get(request_id)
+        return request_id not in self._clean if tracked is None else tracked.decided is None
 
     def preempt(self, request_id: str) -> None:
         """Take the slot of a request that will run again later; its pin and decision stay."""

@@ -1,99 +1,116 @@
-"""Calls that reach every worker between two engine steps (``collective_rpc``): apply an update, report status.
+"""Calls that reach every worker between two engine steps (``collective_rpc``): updates in two phases, and status.
 
 Requests and answers are JSON text: vLLM's transport carries plain types only.
 """
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from horen_vllm.artifact import EntryArtifact, decode_entry, read_verified
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError, Internal
-from horen_vllm.plugin.attach import SITE_ATTRIBUTE
-from horen_vllm.plugin.site import EditSite
+from horen_vllm.errors import FailedPrecondition, HorenError, Internal
+from horen_vllm.plugin.codebooks import Update
+from horen_vllm.plugin.counters import compilation_counts
+from horen_vllm.plugin.engine_half import EngineHalf, half_of
+from horen_vllm.plugin.staging import read_pack
 
 log = structlog.get_logger(__name__)
 
 
 def install(worker_class: Any) -> None:
     """Add the calls to vLLM's worker class."""
-    worker_class.horen_apply = _answering(apply)
-    worker_class.horen_drop = _answering(drop)
-    worker_class.horen_status = _answering(status)
+    for call in (stage, staged, flip, unstage, drop, status):
+        setattr(worker_class, f"horen_{call.__name__}", _answering(call))
 
 
-def apply(site: EditSite, text: str) -> dict[str, Any]:
-    """Move one codebook to a revision.
+def stage(half: EngineHalf, update: dict[str, Any]) -> dict[str, Any]:
+    """Begin to read an update's pack and to copy it into free rows, beside the engine's steps.
 
-    `text` is a JSON object: ``codebook``, ``base_revision``, ``revision``, ``fingerprint``, ``parameters``, ``added``
-    (objects with ``edit_id``, ``sequence``, ``artifact``, ``path``) and ``removed`` (edit ids).
-
-    Raises
-    ------
-    FailedPrecondition
-        ``fingerprint_mismatch``, or as `PagedCodebooks.apply`.
-    DataLoss
-        ``artifact_corrupt``, ``artifact_unreadable``, or ``artifact_of_another_edit``.
+    `update` has ``ticket``, ``codebook``, ``base_revision``, ``revision``, ``fingerprint``, ``parameters``, ``pack``
+    (path), ``sha256`` and ``removed`` (edit ids). What goes wrong is reported by `staged`.
     """
-    update: dict[str, Any] = json.loads(text)
-    added = [(int(entry["sequence"]), _read(entry, update["fingerprint"])) for entry in update["added"]]
-    site.codebooks.apply(
-        update["codebook"],
+    half.stager.stage(update["ticket"], update["base_revision"], lambda: _load(update))
+    return {"ticket": update["ticket"], "state": "staging"}
+
+
+def staged(half: EngineHalf, body: dict[str, Any]) -> dict[str, Any]:
+    """Return how far the update ``ticket`` has come; NotFound ``unknown_ticket``."""
+    found = half.stager.staged(body["ticket"])
+    answer: dict[str, Any] = {"ticket": body["ticket"], "state": str(found.state)}
+    return answer if found.error is None else {**answer, "error": _error(found.error)}
+
+
+def flip(half: EngineHalf, body: dict[str, Any]) -> dict[str, Any]:
+    """Make the staged update ``ticket`` current; raises as `Stager.flip`."""
+    began = time.perf_counter()
+    view = half.stager.flip(body["ticket"], body["sequence"])
+    half.flip_seconds = time.perf_counter() - began
+    return {"codebook": view.codebook, "revision": view.revision}
+
+
+def unstage(half: EngineHalf, body: dict[str, Any]) -> dict[str, Any]:
+    """Forget the update ``ticket`` and give its rows back."""
+    half.stager.unstage(body["ticket"])
+    return {"ticket": body["ticket"]}
+
+
+def drop(half: EngineHalf, body: dict[str, Any]) -> dict[str, Any]:
+    """Remove ``codebook``; its live requests keep their revision."""
+    half.stager.take_sequence(body["sequence"])
+    half.site.codebooks.drop(body["codebook"])
+    return {"codebook": body["codebook"]}
+
+
+def status(half: EngineHalf, _body: dict[str, Any]) -> dict[str, Any]:
+    """Return what is applied, what it takes, and what has run so far."""
+    site, applied = half.site, half.site.codebooks.applied()
+    return {
+        "applied": {name: view.revision for name, view in applied.items()},
+        "entries": {name: len(view.edit_ids) for name, view in applied.items()},
+        "live_requests": len(site.requests),
+        "sequence": half.stager.sequence,
+        "pages": site.codebooks.store.pages(),
+        "routing": {"requests": site.routed, "seconds": site.routing_seconds},
+        "flip_seconds": half.flip_seconds,
+        "op_calls": site.op_calls,
+        **compilation_counts(),
+    }
+
+
+def _load(update: dict[str, Any]) -> Update:
+    pack = read_pack(Path(update["pack"]), update["sha256"])
+    for row in pack.rows:
+        if row.fingerprint != update["fingerprint"]:
+            message = f"entry {row.edit_id} was trained on another base model than this server's."
+            raise FailedPrecondition(message, code="fingerprint_mismatch")
+    return Update(
+        codebook=update["codebook"],
         base_revision=update["base_revision"],
         revision=update["revision"],
         parameters=MethodParameters.from_dict(update["parameters"]),
-        added=added,
+        added=pack,
         removed=update["removed"],
     )
-    return {"codebook": update["codebook"], "revision": update["revision"]}
 
 
-def _read(entry: dict[str, Any], fingerprint: str) -> EntryArtifact:
-    artifact = decode_entry(read_verified(Path(entry["path"]), entry["artifact"]))
-    if artifact.manifest.edit_id != entry["edit_id"]:
-        message = f"artifact {entry['artifact']} belongs to edit {artifact.manifest.edit_id}, not {entry['edit_id']}."
-        raise DataLoss(message, code="artifact_of_another_edit")
-    if artifact.manifest.fingerprint != fingerprint:
-        message = f"entry {entry['edit_id']} was trained on another base model than this server's."
-        raise FailedPrecondition(message, code="fingerprint_mismatch")
-    return artifact
-
-
-def drop(site: EditSite, text: str) -> dict[str, Any]:
-    """Remove one codebook (JSON object with ``codebook``); its live requests keep their revision."""
-    name: str = json.loads(text)["codebook"]
-    site.codebooks.drop(name)
-    return {"codebook": name}
-
-
-def status(site: EditSite, _text: str) -> dict[str, Any]:
-    """Return the applied revision of every codebook and the number of live tagged requests."""
-    return {"applied": site.codebooks.applied(), "live_requests": len(site.requests)}
-
-
-def _answering(call: Callable[[EditSite, str], dict[str, Any]]) -> Callable[[Any, str], str]:
+def _answering(call: Callable[[EngineHalf, dict[str, Any]], dict[str, Any]]) -> Callable[[Any, str], str]:
     def answer(worker: Any, text: str = "{}") -> str:
-        # An exception would end the sync agent's step, and one codebook must not hold up the others.
+        # An exception would end the engine, and one codebook must not hold up the others.
         try:
-            return json.dumps(call(_site_of(worker), text))
-        except HorenError as exc:
-            return json.dumps({"error": {"class": type(exc).__name__, "code": exc.code, "message": exc.message}})
+            return json.dumps(call(half_of(worker), json.loads(text)))
+        except HorenError as error:
+            return json.dumps({"error": _error(error)})
         except Exception as exc:
             log.exception("call failed", call=call.__name__)
             message = f"{call.__name__} failed with {type(exc).__name__}; the worker's log has the details."
-            error = {"class": Internal.__name__, "code": Internal.default_code, "message": message}
-            return json.dumps({"error": error})
+            return json.dumps({"error": _error(Internal(message))})
 
     return answer
 
 
-def _site_of(worker: Any) -> EditSite:
-    site: EditSite | None = getattr(worker, SITE_ATTRIBUTE, None)
-    if site is None:
-        message = "this engine has no edit site: start it with additional_config.horen."
-        raise FailedPrecondition(message, code="no_edit_site")
-    return site
+def _error(error: HorenError) -> dict[str, str]:
+    return {"class": type(error).__name__, "code": error.code, "message": error.message}

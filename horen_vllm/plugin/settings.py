@@ -19,6 +19,10 @@ class EngineSettings:
     """Memory for keys on each rank, in MiB; preallocated."""
     value_budget_mib: int = 64
     """Memory for value vectors on each rank, in MiB; preallocated."""
+    static_dir: str | None = None
+    """Folder of codebooks to serve without a registry (``horen codebook save``)."""
+    poison_freed: bool = False
+    """Whether rows that belong to no entry hold NaN, so that a wrong read cannot go unseen: for tests."""
 
     @classmethod
     def from_additional_config(cls, config: Any) -> "EngineSettings | None":
@@ -44,9 +48,18 @@ class EngineSettings:
             message = "additional_config.horen needs 'site', the module name of the linear layer to wrap."
             raise InvalidArgument(message, code="invalid_engine_settings")
         settings = cls(**{name: value for name, value in section.items() if name in known})
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
         for name in ("key_budget_mib", "value_budget_mib"):
-            value = getattr(settings, name)
+            value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 message = f"additional_config.horen.{name} = {value!r}: give a whole number of MiB, at least 1."
                 raise InvalidArgument(message, code="invalid_engine_settings")
-        return settings
+        if not isinstance(self.static_dir, str | None):
+            message = f"additional_config.horen.static_dir = {self.static_dir!r}: give the path of a folder."
+            raise InvalidArgument(message, code="invalid_engine_settings")
+        if not isinstance(self.poison_freed, bool):
+            message = f"additional_config.horen.poison_freed = {self.poison_freed!r}: give true or false."
+            raise InvalidArgument(message, code="invalid_engine_settings")

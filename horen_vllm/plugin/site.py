@@ -1,21 +1,26 @@
-"""The edit site's state on one rank, and what it does to a step: pool, route, inject.
+"""The edit site on one rank, and what it does to a step: pool, route, inject.
 
 Shapes: T rows of the flattened batch, S slots, D_in and D_out widths of the site.
 """
 
-import math
+import time
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from horen_vllm.core.match import NO_ENTRY, Decision, route
+from horen_vllm.core.match import Routed, entry_scores, route_tensors
+from horen_vllm.core.refine import Reduce, whole
 from horen_vllm.core.routing import unit_queries_from_sums
-from horen_vllm.core.values import NO_VALUE
 from horen_vllm.errors import Internal
-from horen_vllm.plugin.codebooks import PagedCodebooks, RevisionView
+from horen_vllm.kernels import dispatch
+from horen_vllm.plugin.codebooks import PagedCodebooks
+from horen_vllm.plugin.decisions import DecisionBatch, report
 from horen_vllm.plugin.plan import BatchRow, StepPlan, check_coverage, plan_step
-from horen_vllm.plugin.requests import HeldDecision, RequestTable, TrackedRequest
+from horen_vllm.plugin.ranks import Ranks
+from horen_vllm.plugin.requests import RequestTable, TrackedRequest
+from horen_vllm.plugin.revisions import RevisionView
+from horen_vllm.plugin.slots import SlotTables
 
 
 class EditSite:
@@ -27,47 +32,59 @@ class EditSite:
         The rank's codebooks.
     num_slots
         Most requests that run at once.
-    max_tokens
-        Most rows of a batch.
     positions
-        The runner's device buffer of token positions [>= T], int64.
+        The runner's device buffer of token positions [max T], int64.
+    ranks
+        The tensor-parallel ranks that share a decision; None for one.
+
+    Attributes
+    ----------
+    op_calls
+        Times that the site's host code ran, in dummy passes and captures too.
+    routed, routing_seconds
+        Requests that were routed, and host seconds spent on it.
     """
 
-    def __init__(self, codebooks: PagedCodebooks, *, num_slots: int, max_tokens: int, positions: torch.Tensor) -> None:
-        device = codebooks.keys.device
+    def __init__(
+        self, codebooks: PagedCodebooks, *, num_slots: int, positions: torch.Tensor, ranks: Ranks | None = None
+    ) -> None:
+        device = codebooks.store.keys.device
         self.codebooks = codebooks
         self.requests = RequestTable(codebooks, num_slots)
+        self.op_calls = self.routed = 0
+        self.routing_seconds = 0.0
         self._positions = positions
-        self._sums = torch.zeros(num_slots, codebooks.keys.shape[1], device=device)
-        self._token_slot = torch.full((max_tokens,), -1, dtype=torch.int64, device=device)
-        # Columns of the slot table: position of answer token 0, first value row, span, stride.
-        self._answer_start = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        self._value_row = torch.full((num_slots,), NO_VALUE, dtype=torch.int64, device=device)
-        self._span = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        self._stride = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        self._ranks = ranks
+        self._reduce: Reduce = ranks.sum if ranks is not None else whole
+        self._slots = SlotTables(num_slots, positions.shape[0], device)
+        self._sums = torch.zeros(num_slots, codebooks.store.keys.shape[1], device=device)
+        self._captures = device.type == "cuda"
         self._plan = StepPlan()
         self._pending = False
-        self._fresh: dict[str, dict[str, Any]] = {}
+        self._fresh: list[tuple[list[TrackedRequest], DecisionBatch]] = []
 
     def begin_step(self, rows: Iterable[BatchRow]) -> None:
         """Plan the next forward pass; the batch's rows are in order and complete."""
         self._require_run()
         plan = plan_step(rows, self.requests)
         check_coverage(plan, self.requests.sums_valid)
-        self._token_slot.fill_(-1)
-        for slot, start, stop in plan.writes:
-            self._token_slot[start:stop] = slot
+        self._slots.begin_step(plan)
         for tracked in plan.restores:
-            self._enter(tracked)
-        self._plan, self._pending = plan, not plan.is_empty
+            entry = tracked.decision().entry
+            self._slots.enter([tracked], tracked.view.value_table[-1 if entry is None else entry][None])
+        self._plan, self._pending = plan, plan.must_run
+
+    def must_run(self) -> bool:
+        """Whether the planned step is wrong unless `run` is called, as it is not in a replayed full graph."""
+        return self._plan.must_run
 
     def clear(self) -> None:
-        """Forget the plan: the next forward pass is a dummy one."""
+        """Forget the plan: the next forward pass is a dummy one or a capture."""
         self._plan, self._pending = StepPlan(), False
-        self._token_slot.fill_(-1)
+        self._slots.begin_step(self._plan)
 
-    def take_decisions(self) -> dict[str, dict[str, Any]]:
-        """Return what was decided since the last call, by request id, in plain JSON types.
+    def take_decisions(self) -> "FreshDecisions":
+        """Return what was decided since the last call, without waiting for the device.
 
         Raises
         ------
@@ -75,63 +92,112 @@ class EditSite:
             When the planned step never reached the edit site: an answer would be wrong without anyone knowing.
         """
         self._require_run()
-        fresh, self._fresh = self._fresh, {}
-        return fresh
+        fresh, self._fresh = self._fresh, []
+        return FreshDecisions(fresh)
 
     def run(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         """Do the planned work on the site's input [T, D_in] and add values to its output [T, D_out] in place."""
-        if not self._pending:
-            return
+        self.op_calls += 1
         self._pending = False
-        self._pool(inputs)
+        if self._plan.pools:
+            self._pool(inputs)
         for view, group in _by_view(self._plan.routes):
             self._route(view, group)
-        if self._plan.writes:
+        # Always where graphs are captured: whether a replayed step writes is not known when it is captured.
+        if self._plan.writes or self._captures:
             self._inject(outputs)
 
     def _pool(self, inputs: torch.Tensor) -> None:
-        for pool in self._plan.pools:
-            if pool.restart:
-                self._sums[pool.slot].zero_()
-            self._sums[pool.slot] += inputs[pool.start : pool.stop].float().sum(dim=0)
+        pools, numbers = self._plan.pools, self._slots.numbers
+        dispatch.pool(
+            inputs,
+            self._sums,
+            numbers([pool.start for pool in pools]),
+            numbers([pool.stop for pool in pools]),
+            numbers([pool.slot for pool in pools]),
+            numbers([int(pool.restart) for pool in pools]),
+        )
+        for pool in pools:
             self.requests.sums_valid[pool.slot] = True
 
     def _route(self, view: RevisionView, group: list[TrackedRequest]) -> None:
-        table = self.codebooks.table(view)
-        for tracked in group:
+        began = time.perf_counter()
+        queries = unit_queries_from_sums(self._sums[self._slots.numbers([t.slot for t in group])], self._reduce)
+        routed = self._agreed(self._routed(queries, view))
+        nearest = [
+            self._nearest(query[None], view, tracked.tag.explain) if tracked.tag.explain else None
+            for query, tracked in zip(queries, group, strict=True)
+        ]
+        batch = DecisionBatch(routed, nearest)
+        self._slots.enter(group, view.value_table[routed.entry])
+        for row, tracked in enumerate(group):
             assert tracked.slot is not None
-            # One row at a time: a matrix product's rounding may depend on how many rows it has.
-            query = unit_queries_from_sums(self._sums[tracked.slot][None])
-            [decision] = route(query, table, view.parameters)
-            tracked.decision = _held(view, decision)
+            tracked.decided = (batch, row)
             self.requests.sums_valid[tracked.slot] = False
-            self._enter(tracked)
-            self._fresh[tracked.request_id] = _report(view, tracked.decision)
+        self._fresh.append((group, batch))
+        self.routed += len(group)
+        self.routing_seconds += time.perf_counter() - began
 
-    def _enter(self, tracked: TrackedRequest) -> None:
-        decision = tracked.decision
-        assert decision is not None
-        self._value_row[tracked.slot] = decision.value_row
-        self._span[tracked.slot] = decision.span
-        self._stride[tracked.slot] = decision.stride
-        self._answer_start[tracked.slot] = tracked.prompt_length - 1
-        tracked.in_slot = True
+    def _routed(self, queries: torch.Tensor, view: RevisionView) -> Routed:
+        if self._ranks is not None:
+            return route_tensors(queries, self.codebooks.table(view), view.parameters, self._reduce)
+        keys, rule = self.codebooks.store.keys, view.parameters
+        return dispatch.route(
+            queries,
+            keys,
+            view.key_rows,
+            view.owners,
+            view.sequences,
+            beta=rule.beta,
+            gamma=rule.gamma,
+            steps=rule.steps,
+            epsilon=rule.epsilon,
+            threshold=rule.threshold,
+        )
+
+    def _agreed(self, routed: Routed) -> Routed:
+        return routed if self._ranks is None else self._ranks.agree(routed)
+
+    def _nearest(self, query: torch.Tensor, view: RevisionView, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if view.sequences.shape[0] == 0:
+            return view.sequences, view.sequences.float()
+        scores = entry_scores(query, self.codebooks.table(view), view.parameters, self._reduce)[0]
+        best = scores.topk(min(count, scores.shape[0]))
+        return best.indices, best.values
 
     def _inject(self, outputs: torch.Tensor) -> None:
-        count = outputs.shape[0]
-        slots = self._token_slot[:count]
-        owner = slots.clamp(min=0)
-        offset = self._positions[:count] - self._answer_start[owner]
-        first = self._value_row[owner]
-        written = (slots >= 0) & (first != NO_VALUE) & (offset >= 0) & (offset < self._span[owner])
-        # Rows without a value are not touched at all: adding zero would turn -0.0 into +0.0.
-        rows = written.nonzero(as_tuple=True)[0]
-        value_rows = first[rows] + offset[rows] * self._stride[owner[rows]]
-        outputs[rows] += self.codebooks.values[value_rows]
+        count, tables = outputs.shape[0], self._slots
+        dispatch.inject(
+            outputs,
+            tables.token_slot[:count],
+            self._positions[:count],
+            tables.answer_start,
+            *tables.values,
+            self.codebooks.store.values,
+        )
 
     def _require_run(self) -> None:
         if self._pending:
             raise Internal("a step with tagged requests ended without reaching the edit site.")
+
+
+class FreshDecisions:
+    """The decisions of one step, on their way to the engine core."""
+
+    def __init__(self, fresh: list[tuple[list[TrackedRequest], DecisionBatch]]) -> None:
+        self._fresh = fresh
+
+    def __bool__(self) -> bool:
+        """Whether anything was decided."""
+        return bool(self._fresh)
+
+    def reports(self) -> dict[str, dict[str, Any]]:
+        """Return each decision by request id in plain JSON types, waiting for the device if it must."""
+        return {
+            tracked.request_id: report(tracked.view, decision, tracked.window, tracked.tag.explain)
+            for group, batch in self._fresh
+            for tracked, decision in zip(group, batch.read(), strict=True)
+        }
 
 
 def _by_view(routes: list[TrackedRequest]) -> list[tuple[RevisionView, list[TrackedRequest]]]:
@@ -139,37 +205,3 @@ def _by_view(routes: list[TrackedRequest]) -> list[tuple[RevisionView, list[Trac
     for tracked in routes:
         groups.setdefault(id(tracked.view), (tracked.view, []))[1].append(tracked)
     return list(groups.values())
-
-
-def _held(view: RevisionView, decision: Decision) -> HeldDecision:
-    entry = NO_ENTRY if decision.entry is None else decision.entry
-    return HeldDecision(
-        value_row=int(view.value_rows[entry]),
-        span=int(view.spans[entry]),
-        stride=int(view.strides[entry]),
-        edit_id=_edit(view, decision.entry),
-        score=decision.score,
-        runner_up=_edit(view, decision.runner_up),
-        runner_up_score=decision.runner_up_score,
-    )
-
-
-def _edit(view: RevisionView, entry: int | None) -> str | None:
-    return None if entry is None else view.edit_ids[entry]
-
-
-def _report(view: RevisionView, decision: HeldDecision) -> dict[str, Any]:
-    return {
-        "codebook": view.codebook,
-        "revision": view.revision,
-        "edit_id": decision.edit_id,
-        "score": _finite(decision.score),
-        "runner_up": decision.runner_up,
-        "runner_up_score": _finite(decision.runner_up_score),
-        "threshold": view.parameters.threshold,
-    }
-
-
-def _finite(score: float) -> float | None:
-    # JSON has neither infinity nor NaN; an empty codebook has no best score.
-    return score if math.isfinite(score) else None

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.ids import CodebookName, EditId, TenantId
 
 MAX_ATTEMPTS: Final = 5
 """Times that an edit is handed out to a worker before it is given up."""
@@ -29,6 +29,17 @@ class RevisionKind(StrEnum):
     PUBLISH = "publish"
     RETIRE = "retire"
     ROLLBACK = "rollback"
+
+
+class KeyScope(StrEnum):
+    """What a key opens."""
+
+    READ = "read"
+    """A tenant's models."""
+    EDIT = "edit"
+    """A tenant's models and edits."""
+    ADMIN = "admin"
+    """What belongs to no tenant; such a key has none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,11 +167,70 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailedProbe:
+    """An edit that a replica serves and that does not answer its own prompt there."""
+
+    codebook: CodebookName
+    edit_id: EditId
+    base: int
+    """Revision that the update with the edit started from."""
+    revision: int
+    """Revision that the update with the edit led to."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedRevision:
+    """A revision that a replica could not take; it serves the one before."""
+
+    codebook: CodebookName
+    revision: int
+    code: str
+    """Stable slug."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaReport:
+    """What a replica says of itself."""
+
+    applied: dict[CodebookName, int]
+    """Revision that it serves."""
+    probed: dict[CodebookName, int]
+    """Revision up to which it has asked its own engine what the added edits should answer."""
+    failed_probes: tuple[FailedProbe, ...] = ()
+    refused: tuple[RefusedRevision, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaRecord:
-    """A server with an unexpired lease and what it has applied."""
+    """A server with an unexpired lease and what it last said of itself."""
 
     replica_id: str
     model: str
     fingerprint: str
-    applied: dict[CodebookName, int]
+    report: ReplicaReport
     lease_expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantRecord:
+    """Who owns codebooks."""
+
+    name: TenantId
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRecord:
+    """An API key; its secret is known to its owner only."""
+
+    key_id: str
+    """Also the part of the secret that may be shown."""
+    tenant: TenantId | None
+    """Whose data it opens; None for an admin key."""
+    scope: KeyScope
+    created_at: datetime
+    expires_at: datetime | None
+    """None: it does not expire."""
+    revoked_at: datetime | None

@@ -1,6 +1,6 @@
 """Ports: what the control plane and the editor worker need of a registry, whatever stores it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from horen_vllm.core.presets import MethodParameters
@@ -12,9 +12,13 @@ from horen_vllm.registry.models import (
     EditRecord,
     EditSpec,
     EntryRef,
+    KeyRecord,
+    KeyScope,
     Publication,
     ReplicaRecord,
+    ReplicaReport,
     RevisionRecord,
+    TenantRecord,
 )
 
 
@@ -117,10 +121,10 @@ class ReplicaStore(Protocol):
         *,
         model: str,
         fingerprint: str,
-        applied: Mapping[CodebookName, int],
+        report: ReplicaReport,
         lease_s: float,
     ) -> ReplicaRecord:
-        """Renew a replica's lease and record the revision of each codebook that it serves."""
+        """Renew a replica's lease and record what it says of itself."""
         ...
 
     def live_replicas(self, fingerprint: str | None = None) -> Sequence[ReplicaRecord]:
@@ -128,7 +132,41 @@ class ReplicaStore(Protocol):
         ...
 
 
-class Registry(CodebookStore, EditQueue, ReplicaStore, Protocol):
+class TenantStore(Protocol):
+    """Tenants and their API keys."""
+
+    def create_tenant(self, tenant: TenantId) -> TenantRecord:
+        """Make a tenant; AlreadyExists ``tenant_exists``."""
+        ...
+
+    def get_tenant(self, tenant: TenantId) -> TenantRecord:
+        """Return a tenant; NotFound ``unknown_tenant``."""
+        ...
+
+    def list_tenants(self, *, after: str = "", limit: int = 1000) -> Sequence[TenantRecord]:
+        """Return tenants with a name greater than `after`, by name; ``default`` is always there."""
+        ...
+
+    def add_key(
+        self, key_id: str, digest: str, *, tenant: TenantId | None, scope: KeyScope, lifetime_s: float | None
+    ) -> KeyRecord:
+        """Store the digest of a key of `tenant` (None: an admin key); NotFound ``unknown_tenant``."""
+        ...
+
+    def list_keys(self, tenant: TenantId | None = None, *, after: str = "", limit: int = 1000) -> Sequence[KeyRecord]:
+        """Return keys (of `tenant`, when given) with an id greater than `after`, by id; revoked ones, too."""
+        ...
+
+    def revoke_key(self, key_id: str) -> KeyRecord:
+        """Make a key worthless from now on, however often; NotFound ``unknown_key``."""
+        ...
+
+    def resolve_key(self, digest: str) -> KeyRecord:
+        """Return the key with this digest; NotFound ``unknown_key``, also when it has expired or was revoked."""
+        ...
+
+
+class Registry(CodebookStore, EditQueue, ReplicaStore, TenantStore, Protocol):
     """All of it, as one store implements it."""
 
     def check_schema(self) -> None:

@@ -2,8 +2,17 @@
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId, TenantId
-from horen_vllm.registry.models import CodebookRecord, EditRecord, EditSpec, ReplicaRecord, RevisionRecord
-from horen_vllm.registry.schema import CodebookRow, EditRow, ReplicaRow, RevisionRow
+from horen_vllm.registry.models import (
+    CodebookRecord,
+    EditRecord,
+    EditSpec,
+    KeyRecord,
+    ReplicaRecord,
+    RevisionRecord,
+    TenantRecord,
+)
+from horen_vllm.registry.replica_report import report_from_json
+from horen_vllm.registry.schema import ApiKeyRow, CodebookRow, EditRow, ReplicaRow, RevisionRow, TenantRow
 
 
 def codebook_name(row: CodebookRow) -> CodebookName:
@@ -76,11 +85,27 @@ def revision_record(row: RevisionRow, codebook: CodebookName) -> RevisionRecord:
 
 def replica_record(row: ReplicaRow) -> ReplicaRecord:
     """Return the record of a replica."""
-    applied = {CodebookName(TenantId(tenant), name): number for tenant, name, number in row.applied}
     return ReplicaRecord(
         replica_id=row.replica_id,
         model=row.model,
         fingerprint=row.fingerprint,
-        applied=applied,
+        report=report_from_json(row.report),
         lease_expires_at=row.lease_expires_at,
+    )
+
+
+def tenant_record(row: TenantRow) -> TenantRecord:
+    """Return the record of a tenant."""
+    return TenantRecord(name=TenantId(row.name), created_at=row.created_at)
+
+
+def key_record(row: ApiKeyRow) -> KeyRecord:
+    """Return the record of a key."""
+    return KeyRecord(
+        key_id=row.key_id,
+        tenant=None if row.tenant is None else TenantId(row.tenant),
+        scope=row.scope,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
     )

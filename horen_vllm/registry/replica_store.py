@@ -1,14 +1,14 @@
 """Serving replicas in SQL."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import delete, select
 
-from horen_vllm.ids import CodebookName
-from horen_vllm.registry.models import ReplicaRecord
+from horen_vllm.registry.models import ReplicaRecord, ReplicaReport
 from horen_vllm.registry.records import replica_record
+from horen_vllm.registry.replica_report import report_to_json
 from horen_vllm.registry.schema import ReplicaRow
 from horen_vllm.registry.sql_store import SqlStore
 
@@ -25,10 +25,10 @@ class SqlReplicaStore(SqlStore):
         *,
         model: str,
         fingerprint: str,
-        applied: Mapping[CodebookName, int],
+        report: ReplicaReport,
         lease_s: float,
     ) -> ReplicaRecord:
-        """Renew a replica's lease for `lease_s` seconds and record the revision of each codebook that it serves."""
+        """Renew a replica's lease for `lease_s` seconds and record what it says of itself."""
         with self._database.write() as session:
             now = self._clock()
             session.execute(delete(ReplicaRow).where(ReplicaRow.lease_expires_at < now - FORGET_AFTER))
@@ -36,7 +36,7 @@ class SqlReplicaStore(SqlStore):
                 replica_id=replica_id,
                 model=model,
                 fingerprint=fingerprint,
-                applied=[(name.tenant, name.codebook, number) for name, number in sorted(applied.items())],
+                report=report_to_json(report),
                 lease_expires_at=now + timedelta(seconds=lease_s),
             )
             return replica_record(session.merge(row))

@@ -5,9 +5,10 @@ from horen_vllm.registry.database import Database
 from horen_vllm.registry.edit_queue import SqlEditQueue
 from horen_vllm.registry.replica_store import SqlReplicaStore
 from horen_vllm.registry.sql_store import Clock, utc_now
+from horen_vllm.registry.tenant_store import SqlTenantStore
 
 
-class SqlRegistry(SqlCodebookStore, SqlEditQueue, SqlReplicaStore):
+class SqlRegistry(SqlCodebookStore, SqlEditQueue, SqlReplicaStore, SqlTenantStore):
     """`ports.Registry` on SQL: threads and processes may share the database.
 
     Parameters

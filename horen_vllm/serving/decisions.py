@@ -1,13 +1,15 @@
 """The way of a decision from the engine's outputs into the HTTP response, one sink for each request."""
 
 import functools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from horen_vllm.errors import HorenError
 from horen_vllm.ids import CodebookName
-from horen_vllm.plugin.tag import RESERVED_PREFIX, RESULT_KEY
+from horen_vllm.plugin.tag import RESERVED_PREFIX, RESULT_KEY, SPAN_KEY
+from horen_vllm.serving.spans import RequestSpan, tap_renderer
 
 
 @dataclass(slots=True)
@@ -16,18 +18,37 @@ class DecisionSink:
 
     model: str
     """The model name that the client asked for."""
+    span: RequestSpan = field(default_factory=RequestSpan)
+    observe: Callable[[dict[str, Any]], None] | None = None
+    """Told each choice's decision once, as the engine reports it."""
+    refused: Callable[[str], None] | None = None
+    """Told the code, should the request be refused."""
     prompts: int = 0
+    prompt_spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Query spans by prompt index; a prompt that is its own span has none."""
     by_choice: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def record(self, prompt: int, choices_per_prompt: int, output: Any) -> None:
-        """Take the decision out of an engine output, if it carries one."""
-        decision = (output.kv_transfer_params or {}).pop(RESULT_KEY, None)
-        if decision is None:
-            return
-        output.kv_transfer_params = output.kv_transfer_params or None
-        public = _public(decision)
+        """Take the decision of each choice out of an engine output, if it carries one."""
+        shared = (output.kv_transfer_params or {}).pop(RESULT_KEY, None)
+        if shared is not None:
+            output.kv_transfer_params = output.kv_transfer_params or None
         for completion in output.outputs:
-            self.by_choice[prompt * choices_per_prompt + completion.index] = public
+            decision = getattr(completion, RESULT_KEY, None) or shared
+            if decision is not None:
+                self._keep(prompt * choices_per_prompt + completion.index, decision, self.prompt_spans.get(prompt))
+
+    def refuse(self, error: HorenError) -> None:
+        """Note that the request is answered with `error`."""
+        if self.refused is not None:
+            self.refused(error.code)
+
+    def _keep(self, choice: int, decision: dict[str, Any], span: tuple[int, int] | None) -> None:
+        # With stop strings every output carries the decision again.
+        if self.observe is not None and choice not in self.by_choice:
+            self.observe(decision)
+        explained = {"span": span} if "window" in decision else {}
+        self.by_choice[choice] = _public(decision) | explained
 
 
 current_sink: Final[ContextVar[DecisionSink | None]] = ContextVar("horen_decision_sink", default=None)
@@ -35,8 +56,12 @@ current_sink: Final[ContextVar[DecisionSink | None]] = ContextVar("horen_decisio
 
 
 def tap(engine_client: Any, models: Any) -> None:
-    """Make the engine client hand decisions to the current sink, and responses carry the name that was asked for."""
-    generate, model_name = engine_client.generate, models.model_name
+    """Make one API server's engine client serve codebooks.
+
+    Requests carry their query span to the engine, decisions come back to the current sink, and responses carry the
+    model name that was asked for.
+    """
+    generate, model_name, renderer = engine_client.generate, models.model_name, engine_client.renderer
 
     @functools.wraps(generate)
     def tapped_generate(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,9 +69,15 @@ def tap(engine_client: Any, models: Any) -> None:
         if sink is None:
             _untag(sampling_params)
             return generate(prompt, sampling_params, *args, **kwargs)
+        span = sink.span.of(prompt, renderer.get_bos_token_id())
+        if span is not None:
+            # A new dict: the requests of one list of prompts share theirs.
+            sampling_params.extra_args = {**(sampling_params.extra_args or {}), SPAN_KEY: list(span)}
         outputs = generate(prompt, sampling_params, *args, **kwargs)
         # vLLM calls this once a prompt, in order: the index is the only link to the response's choices.
         index, sink.prompts = sink.prompts, sink.prompts + 1
+        if span is not None:
+            sink.prompt_spans[index] = span
         return _recorded(outputs, sink, index, sampling_params.n)
 
     @functools.wraps(model_name)
@@ -54,8 +85,14 @@ def tap(engine_client: Any, models: Any) -> None:
         sink = current_sink.get()
         return sink.model if sink is not None else str(model_name(*args, **kwargs))
 
+    tap_renderer(renderer, _current_span)
     engine_client.generate = tapped_generate
     models.model_name = asked_model_name
+
+
+def _current_span() -> RequestSpan | None:
+    sink = current_sink.get()
+    return sink.span if sink is not None else None
 
 
 def _untag(sampling_params: Any) -> None:

@@ -1,73 +1,129 @@
-"""The running engine as the sync agent sees it: updates to all workers, and the names in ``/v1/models``."""
+"""The running engine as the sync agent sees it: revisions are staged on all workers, then flipped between two steps."""
 
+import asyncio
 import json
 from typing import Any, Final
 
-from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.control.messages import DeltaView
-from horen_vllm.errors import FailedPrecondition, HorenError, Internal
+from horen_vllm.errors import FailedPrecondition, Unavailable
+from horen_vllm.serving.packing import PackedUpdate
+from horen_vllm.serving.reported import reported_error
 
-_CLASSES: Final = {kind.__name__: kind for kind in HorenError.__subclasses__()}
-"""Error classes by the name under which a worker reports them."""
+_FIRST_POLL_S: Final = 0.01
+_LAST_POLL_S: Final = 0.1
 
 
 class Engine:
-    """Applies revisions to every worker of one vLLM engine.
+    """Moves the codebooks of every worker of one vLLM engine.
 
     Parameters
     ----------
     client
         vLLM's engine client.
-    artifacts
-        Where the workers find entries; the folder must be reachable from every worker.
+    stage_timeout_s
+        Seconds after which an update that is still being staged is given up.
     """
 
-    def __init__(self, client: Any, artifacts: ArtifactFolder) -> None:
+    def __init__(self, client: Any, *, stage_timeout_s: float) -> None:
         self._client = client
-        self._artifacts = artifacts
+        self._stage_timeout_s = stage_timeout_s
+        self._sequence = 0
+        self._order = asyncio.Lock()
 
-    async def apply(self, delta: DeltaView) -> None:
-        """Move a codebook on every worker between two engine steps.
+    async def take_over(self) -> dict[str, int]:
+        """Continue where another agent stopped; return the applied revision of each codebook, by resource name.
+
+        A codebook that the workers disagree on is left out: it must be loaded anew.
+        """
+        ranks = await self._call("horen_status", {})
+        self._sequence = max(rank["sequence"] for rank in ranks)
+        applied: dict[str, int] = ranks[0]["applied"]
+        return {
+            name: revision
+            for name, revision in applied.items()
+            if all(rank["applied"].get(name) == revision for rank in ranks)
+        }
+
+    async def stage(self, delta: DeltaView, packed: PackedUpdate, ticket: str) -> None:
+        """Bring an update into every worker's memory, beside the running steps; nothing is served from it yet.
 
         Raises
         ------
-        FailedPrecondition
-            With the worker's code: ``revision_gap``, ``capacity_exhausted``, ``artifact_corrupt`` ...
+        HorenError
+            With the worker's code: ``capacity_exhausted``, ``artifact_corrupt``, ``revision_gap`` ...
+        Unavailable
+            ``stage_timeout``.
         """
-        added = [
-            {
-                "edit_id": entry.edit_id,
-                "sequence": entry.sequence,
-                "artifact": entry.artifact,
-                "path": str(self._artifacts.path(entry.artifact)),
-            }
-            for entry in delta.added
-        ]
         update = {
+            "ticket": ticket,
             "codebook": str(delta.codebook.name),
             "base_revision": delta.base,
             "revision": delta.revision,
             "fingerprint": delta.codebook.fingerprint,
             "parameters": delta.codebook.parameters.to_dict(),
-            "added": added,
+            "pack": str(packed.path),
+            "sha256": packed.sha256,
             "removed": list(delta.removed),
         }
-        await self._call("horen_apply", json.dumps(update))
+        await self._call("horen_stage", update)
+        try:
+            await asyncio.wait_for(self._until_staged(ticket), self._stage_timeout_s)
+        except TimeoutError as exc:
+            message = f"staging {update['codebook']} revision {delta.revision} took over {self._stage_timeout_s:g} s."
+            raise Unavailable(message, code="stage_timeout") from exc
+
+    async def flip(self, ticket: str) -> None:
+        """Serve a staged update from the next step on, on all workers at once.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``stale_update``, ``revision_gap`` or ``not_staged``.
+        """
+        await self._in_order("horen_flip", {"ticket": ticket})
+
+    async def unstage(self, ticket: str) -> None:
+        """Free what was staged under `ticket`, however far it came."""
+        await self._call("horen_unstage", {"ticket": ticket})
 
     async def drop(self, codebook: str) -> None:
-        """Remove a codebook from every worker."""
-        await self._call("horen_drop", json.dumps({"codebook": codebook}))
+        """Remove a codebook (by resource name) from every worker; live requests keep their revision."""
+        await self._in_order("horen_drop", {"codebook": codebook})
 
     async def status(self) -> dict[str, Any]:
-        """Return the first worker's status; raises as `apply`."""
-        return (await self._call("horen_status", "{}"))[0]
+        """Return the first worker's status."""
+        return (await self._call("horen_status", {}))[0]
 
-    async def _call(self, method: str, text: str) -> list[dict[str, Any]]:
-        answers = [json.loads(answer) for answer in await self._client.collective_rpc(method, args=(text,))]
+    async def _until_staged(self, ticket: str) -> None:
+        pause = _FIRST_POLL_S
+        while True:
+            ranks = await self._call("horen_staged", {"ticket": ticket})
+            failed = next((rank for rank in ranks if rank["state"] == "failed"), None)
+            if failed is not None:
+                raise reported_error(failed["error"])
+            if all(rank["state"] == "staged" for rank in ranks):
+                return
+            await asyncio.sleep(pause)
+            # Each question costs a moment between two steps, so long stagings are asked about less often.
+            pause = min(2 * pause, _LAST_POLL_S)
+
+    async def _in_order(self, method: str, request: dict[str, Any]) -> None:
+        async with self._order:
+            # Counted before the call: a number that may have reached a worker is never used again.
+            self._sequence += 1
+            try:
+                await self._call(method, {**request, "sequence": self._sequence})
+            except FailedPrecondition as error:
+                if error.code == "stale_update":
+                    await self.take_over()
+                raise
+
+    async def _call(self, method: str, request: dict[str, Any]) -> list[dict[str, Any]]:
+        ranks = await self._client.collective_rpc(method, args=(json.dumps(request),))
+        answers: list[dict[str, Any]] = [json.loads(rank) for rank in ranks]
         for answer in answers:
-            if "error" in answer:
-                error = answer["error"]
-                raise _CLASSES.get(error["class"], Internal)(error["message"], code=error["code"])
+            if "error" in answer and "state" not in answer:
+                raise reported_error(answer["error"])
         return answers
 
 

@@ -11,12 +11,16 @@ from horen_vllm.errors import (
     Internal,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
+    Unauthenticated,
     Unavailable,
 )
 
 HTTP_STATUS: Final[dict[type[HorenError], int]] = {
     InvalidArgument: 400,
     NotFound: 404,
+    Unauthenticated: 401,
+    PermissionDenied: 403,
     AlreadyExists: 409,
     FailedPrecondition: 409,
     Unavailable: 503,
@@ -38,5 +42,7 @@ async def send_problem(error: HorenError, send: Any) -> None:
     status, body = problem(error)
     content = json.dumps(body).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})

@@ -4,10 +4,12 @@ import json
 from typing import Any, Final
 
 from horen_vllm.errors import InvalidArgument
+from horen_vllm.ids import DEFAULT_TENANT, TenantId
 from horen_vllm.plugin.tag import RESERVED_PREFIX, RequestTag
 from horen_vllm.serving.codebooks import ServedCodebooks
 
-EDITABLE_PATHS: Final = frozenset({"/v1/completions", "/v1/chat/completions"})
+CHAT_PATH: Final = "/v1/chat/completions"
+EDITABLE_PATHS: Final = frozenset({"/v1/completions", CHAT_PATH})
 """Routes on which ``NAME@CODEBOOK`` is answered; elsewhere it is refused."""
 
 _UNSUPPORTED: Final = {
@@ -34,8 +36,10 @@ def parse_body(content: bytes) -> dict[str, Any]:
     return body
 
 
-def tag_for(path: str, body: dict[str, Any], served: ServedCodebooks) -> RequestTag | None:
-    """Return the tag of a request; None when it is for the clean model.
+def tag_for(
+    path: str, body: dict[str, Any], served: ServedCodebooks, tenant: TenantId | None = DEFAULT_TENANT
+) -> RequestTag | None:
+    """Return the tag of a request of `tenant`; None when it is for the clean model.
 
     Raises
     ------
@@ -46,7 +50,7 @@ def tag_for(path: str, body: dict[str, Any], served: ServedCodebooks) -> Request
     """
     _refuse_reserved(body)
     model = body.get("model")
-    tag = served.resolve(model) if isinstance(model, str) else None
+    tag = served.resolve(model, tenant) if isinstance(model, str) else None
     if tag is None:
         return None
     if path not in EDITABLE_PATHS:

@@ -1,6 +1,8 @@
 """Decisions inside responses: ``choices[i].horen`` in JSON bodies and in the last chunk of a stream."""
 
 import json
+import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 from horen_vllm.serving.decisions import DecisionSink
@@ -10,6 +12,8 @@ _JSON: Final = b"application/json"
 _EVENT_STREAM: Final = b"text/event-stream"
 _EVENT: Final = b"data: "
 _END: Final = b"\n\n"
+_FINISHED: Final = re.compile(rb'"finish_reason":\s*"')
+"""Only a finished choice has text there, and inside a JSON text the quotes would be escaped."""
 
 
 class ResponseWriter:
@@ -73,27 +77,28 @@ class ResponseWriter:
 def _with_decisions_json(content: bytes, sink: DecisionSink) -> bytes:
     if not sink.by_choice:
         return content
-    return _annotated(json.loads(content), sink)
+    body = json.loads(content)
+    return _annotated(body, body.get("choices") or (), sink)
 
 
 def _with_decisions_sse(content: bytes, sink: DecisionSink) -> bytes:
-    # Decisions arrive with a choice's last chunk, so all chunks before it pass without being parsed.
-    if not sink.by_choice or b'"finish_reason":' not in content:
+    # Cheap on purpose: with stop strings decisions come with the first token, and every chunk passes here.
+    if not sink.by_choice or not _FINISHED.search(content):
         return content
-    return _END.join(_event(event, sink) for event in content.split(_END))
+    *events, rest = content.split(_END)
+    return _END.join([*(_event(event, sink) for event in events), rest])
 
 
 def _event(event: bytes, sink: DecisionSink) -> bytes:
-    if not event.startswith(_EVENT + b"{"):
+    if not event.startswith(_EVENT + b"{") or not _FINISHED.search(event):
         return event
     chunk = json.loads(event[len(_EVENT) :])
-    if not any(choice.get("finish_reason") for choice in chunk.get("choices") or ()):
-        return event
-    return _EVENT + _annotated(chunk, sink)
+    finished = [choice for choice in chunk.get("choices") or () if choice.get("finish_reason")]
+    return _EVENT + _annotated(chunk, finished, sink) if finished else event
 
 
-def _annotated(body: Any, sink: DecisionSink) -> bytes:
-    for choice in body.get("choices") or ():
+def _annotated(body: Any, choices: Iterable[Any], sink: DecisionSink) -> bytes:
+    for choice in choices:
         decision = sink.by_choice.get(choice["index"])
         if decision is not None:
             choice[FIELD] = decision

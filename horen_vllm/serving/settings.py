@@ -1,9 +1,33 @@
 """What the API-server half reads from its environment."""
 
+import secrets
+from enum import StrEnum
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Auth(StrEnum):
+    """How clients prove who they are."""
+
+    NONE = "none"
+    """Not at all: one tenant, loopback only."""
+    KEYS = "keys"
+    """By API keys of the control plane."""
+
+
+class ShareCache(StrEnum):
+    """Whose requests may reuse one another's prompt blocks."""
+
+    TENANT = "tenant"
+    """Those of one tenant."""
+    ALL = "all"
+    """All: a tenant can then tell by the time to the first token what others have asked."""
+
+
+def _random_secret() -> SecretStr:
+    return SecretStr(secrets.token_hex(32))
 
 
 class ServingSettings(BaseSettings):
@@ -15,6 +39,10 @@ class ServingSettings(BaseSettings):
     """Address ``host:port`` of the control plane; without one no codebook is served."""
     artifacts: Path = Path("artifacts")
     """Folder of the artifacts."""
+    packs: Path | None = None
+    """Folder for updates on their way to the workers, which must be able to read it; ``packs`` beside the artifacts."""
+    run_dir: Path | None = None
+    """Folder through which the API servers of one engine agree; ``horen-UID`` in the temporary folder."""
     replica_id: str = "replica-1"
     """Name of this server in the control plane."""
     sync_wait_s: float = Field(default=2.0, gt=0, le=60)
@@ -24,3 +52,15 @@ class ServingSettings(BaseSettings):
 
     One number for both: a server that no longer counts for SERVING must not answer with an old revision.
     """
+    auth: Auth = Auth.NONE
+    """How clients prove who they are."""
+    key_cache_s: float = Field(default=10.0, gt=0, le=300)
+    """How long a key is believed after the control plane was asked: the longest life of a revoked key, in seconds."""
+    share_cache: ShareCache = ShareCache.TENANT
+    """Whose requests may reuse one another's prompt blocks; without authentication there is one tenant."""
+    cache_secret: SecretStr = Field(default_factory=_random_secret, min_length=32)
+    """Makes the tenants' cache salts; one value for the API servers of an engine lets them share blocks."""
+    startup_wait_s: float = Field(default=60.0, ge=0)
+    """How long the server may take to load the current revisions before it reports ready without them, in seconds."""
+    stage_timeout_s: float = Field(default=600.0, gt=0, le=1800)
+    """How long one update may take to get into the workers' memory, in seconds."""

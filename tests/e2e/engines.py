@@ -1,19 +1,15 @@
 """vLLM engines for tests: started in this process, with or without the plugin, and stopped for certain."""
 
 import gc
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, encode_entry
-from horen_vllm.core.presets import MethodParameters, ValueMode
-from tests.e2e.oracle import OracleBook
+from horen_vllm.plugin.tag import RequestTag
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on CPU needs g++")
 
@@ -27,14 +23,11 @@ SMALL: dict[str, Any] = {
 
 
 @contextmanager
-def engine(model: str, site: str | None, **options: Any) -> Iterator[Any]:
-    """Start vLLM's ``LLM`` on `model`; `site` None means without the plugin."""
-    settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    os.environ.update(settings, VLLM_PLUGINS="horen" if site else "none")
+def engine(model: str, site: str | None, *, horen: dict[str, Any] | None = None, **options: Any) -> Iterator[Any]:
+    """Start vLLM's ``LLM`` on `model`; `site` None means without the plugin, `horen` are more of its settings."""
     from vllm import LLM
 
-    extra = {"additional_config": {"horen": {"site": site}}} if site else {}
-    llm = LLM(model, **{**SMALL, **options, **extra})
+    llm = LLM(model, **{**SMALL, **options, **_plugin(site, horen)})
     try:
         yield llm
     finally:
@@ -43,64 +36,32 @@ def engine(model: str, site: str | None, **options: Any) -> Iterator[Any]:
         gc.collect()
 
 
-def call(llm: Any, method: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Call one of the plugin's RPCs and return the first worker's answer."""
-    answer: dict[str, Any] = json.loads(llm.collective_rpc(method, args=(json.dumps(body),))[0])
-    return answer
+@contextmanager
+def stepped_engine(model: str, site: str, *, horen: dict[str, Any] | None = None, **options: Any) -> Iterator[Any]:
+    """Start an ``LLMEngine`` whose engine core runs in this process, one step a call."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    arguments = {**SMALL, "disable_log_stats": False, **options, **_plugin(site, horen)}
+    started = LLMEngine.from_engine_args(EngineArgs(model, **arguments))
+    try:
+        yield started
+    finally:
+        started.engine_core.shutdown()
 
 
-def apply_book(
-    llm: Any, name: str, book: OracleBook, folder: Path, *, revision: int = 1, base_revision: int = 0
-) -> dict[str, Any]:
-    """Bring an oracle's codebook to the engine as the sync agent does."""
-    return call(llm, "horen_apply", update_for(name, book, folder, revision=revision, base_revision=base_revision))
+def _plugin(site: str | None, horen: dict[str, Any] | None) -> dict[str, Any]:
+    settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    os.environ.update(settings, VLLM_PLUGINS="horen" if site else "none")
+    return {"additional_config": {"horen": {"site": site, **(horen or {})}}} if site else {}
 
 
-def update_for(
-    name: str, book: OracleBook, folder: Path, *, revision: int = 1, base_revision: int = 0
-) -> dict[str, Any]:
-    """Return the update that replaces codebook `name` by `book`."""
-    artifacts = ArtifactFolder(folder)
-    added = []
-    for entry in book.entries:
-        manifest = EntryManifest(
-            edit_id=entry.edit_id,
-            fingerprint="test",
-            site="test",
-            value_mode=ValueMode(entry.mode),
-            span=entry.span,
-            target_ids=(1,),
-            normalised_prompt=entry.edit_id,
-            trained_end=False,
-            loss=0.0,
-            steps=0,
-        )
-        digest = artifacts.put(encode_entry(EntryArtifact(keys=entry.keys, values=entry.values, manifest=manifest)))
-        row = {"edit_id": entry.edit_id, "sequence": entry.sequence, "artifact": digest}
-        added.append({**row, "path": str(artifacts.path(digest))})
-    parameters = MethodParameters(
-        preset="cosine",
-        threshold=book.threshold,
-        window_ratio=book.ratio,
-        beta=book.beta,
-        gamma=book.gamma,
-        steps=book.steps,
-        epsilon=book.epsilon,
-    )
-    return {
-        "codebook": name,
-        "base_revision": base_revision,
-        "revision": revision,
-        "fingerprint": "test",
-        "parameters": parameters.to_dict(),
-        "added": added,
-        "removed": [],
-    }
-
-
-def tagged(codebook: str | None, ratio: float = 0.6, **options: Any) -> Any:
-    """Return greedy sampling parameters for a request of `codebook` (None: the clean model)."""
+def tagged(
+    codebook: str | None, ratio: float = 0.6, span: tuple[int, int] | None = None, explain: int = 0, **options: Any
+) -> Any:
+    """Return sampling parameters, greedy by default, for a request of `codebook` (None: the clean model)."""
     from vllm import SamplingParams
 
-    tag = {"horen_codebook": codebook, "horen_window_ratio": ratio} if codebook else None
-    return SamplingParams(temperature=0.0, extra_args=tag, **options)
+    tag = RequestTag(codebook, ratio, span, explain).to_extra_args() if codebook else None
+    return SamplingParams(extra_args=tag, **{"temperature": 0.0, **options})

@@ -5,16 +5,25 @@ design's rules, so that an error has to be made twice to go unseen.
 """
 
 import math
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, DynamicCache
+
+CACHED_PROMPTS = 48
+Span = tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OracleEntry:
-    """An entry: unit keys [k, d_in], value vectors [rows, d_out], and where they are written."""
+    """An entry: unit keys [k, d_in], value rows [rows, d_out], and the answer positions that they are written at.
+
+    With a rank r the rows are a LoRA adaptor, A^T [r, d_out] above B^T [r, d_out]: h becomes h + (h A) B^T.
+    """
 
     edit_id: str
     sequence: int
@@ -22,6 +31,15 @@ class OracleEntry:
     values: torch.Tensor
     mode: str
     span: int
+    rank: int = 0
+
+    def write(self, output: torch.Tensor, offset: int) -> torch.Tensor:
+        """Return the site's output [d_out] at answer position `offset`, edited."""
+        if not 0 <= offset < self.span:
+            return output
+        if self.rank:
+            return output + (self.values[: self.rank] @ output) @ self.values[self.rank :]
+        return output + self.values[offset if self.mode == "sequence" else 0]
 
 
 @dataclass(frozen=True)
@@ -43,7 +61,9 @@ class OracleAnswer:
 
     tokens: list[int] = field(default_factory=list)
     logit_gaps: list[float] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     edit_id: str | None = None
+    best_id: str | None = None
     score: float = -math.inf
     runner_up_score: float = -math.inf
     threshold: float = 2.0
@@ -54,83 +74,169 @@ class OracleAnswer:
         return abs(self.score - self.threshold) < 1e-5 or abs(self.score - self.runner_up_score) < 1e-5
 
 
-class Oracle:
-    """A model folder and the name of its edit site."""
+@dataclass
+class _CleanPrompt:
+    """A prompt's clean forward pass: its KV cache and its site inputs [P, d_in] in double precision."""
 
-    def __init__(self, folder: str, site: str) -> None:
+    cache: Any
+    inputs: torch.Tensor
+
+
+class Oracle:
+    """A model folder and the name of its edit site.
+
+    With `cached` a prompt's clean pass is kept and answers are decoded over its KV cache; without, every token costs
+    a pass over all tokens before it.
+    """
+
+    def __init__(self, folder: str, site: str, *, cached: bool = True) -> None:
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         self.model.train(mode=False)
         self._site = dict(self.model.named_modules())[site]
+        self._cached = cached
+        self._prompts: OrderedDict[tuple[int, ...], _CleanPrompt] = OrderedDict()
+        self._queries: dict[tuple[tuple[int, ...], float, Span], torch.Tensor] = {}
+        # Greedy answers by prompt, entry and stop token; a longer one serves shorter requests.
+        self._answers: dict[tuple[tuple[int, ...], int, int], OracleAnswer] = {}
+        self._entries: list[OracleEntry] = []
 
-    @torch.no_grad()
-    def query(self, prompt: list[int], ratio: float) -> torch.Tensor:
-        """Return the unit query [d_in] of a prompt: mean site input of its last ceil(ratio n) tokens."""
-        seen: list[torch.Tensor] = []
-        handle = self._site.register_forward_pre_hook(lambda _m, args: seen.append(args[0][0].double()))
-        try:
-            self.model(torch.tensor([prompt]))
-        finally:
-            handle.remove()
-        window = seen[0][len(prompt) - math.ceil(ratio * len(prompt)) :]
-        mean = window.sum(0) / window.shape[0]
-        query: torch.Tensor = (mean / mean.norm()).float()
-        return query
+    def query(self, prompt: Sequence[int], ratio: float, span: Span = None) -> torch.Tensor:
+        """Return the unit query [d_in]: mean site input over the last ceil(ratio n) of the span's n tokens."""
+        key = (tuple(prompt), ratio, span)
+        if key not in self._queries:
+            start, stop = span or (0, len(prompt))
+            window = self._clean(key[0]).inputs[stop - math.ceil(ratio * (stop - start)) : stop]
+            mean = window.sum(0) / window.shape[0]
+            self._queries[key] = (mean / mean.norm()).float()
+        return self._queries[key]
 
-    @torch.no_grad()
-    def answer(self, prompt: list[int], book: OracleBook | None, max_tokens: int, stop: int) -> OracleAnswer:
+    def answer(
+        self, prompt: Sequence[int], book: OracleBook | None, max_tokens: int, stop: int, span: Span = None
+    ) -> OracleAnswer:
         """Generate greedily after `prompt` under `book`; stops after the token `stop`."""
         answer = OracleAnswer()
-        entry = self._decide(prompt, book, answer) if book is not None else None
-        tokens = list(prompt)
-        while len(answer.tokens) < max_tokens:
-            logits = self._last_logits(tokens, len(prompt), entry)
-            top = logits.topk(2)
-            answer.tokens.append(int(top.indices[0]))
-            answer.logit_gaps.append(float(top.values[0] - top.values[1]))
-            tokens.append(answer.tokens[-1])
-            if answer.tokens[-1] == stop:
-                break
+        entry = self.decide(prompt, book, answer, span) if book is not None else None
+        said = self._generate(tuple(prompt), entry, max_tokens, stop)
+        answer.tokens = said.tokens[:max_tokens]
+        answer.logit_gaps = said.logit_gaps[:max_tokens]
+        answer.logprobs = said.logprobs[:max_tokens]
         return answer
 
-    def _decide(self, prompt: list[int], book: OracleBook, answer: OracleAnswer) -> OracleEntry | None:
+    def decide(
+        self, prompt: Sequence[int], book: OracleBook, answer: OracleAnswer, span: Span = None
+    ) -> OracleEntry | None:
+        """Route a prompt through `book`, note it in `answer`, and return the matched entry."""
         answer.threshold = book.threshold
         if not book.entries:
             return None
         keys = torch.cat([entry.keys for entry in book.entries]).double()
-        query = self.query(prompt, book.ratio).double()
-        for _ in range(book.steps):
-            weights = torch.exp(book.beta * (keys @ query - 1))
-            pulled = (weights / weights.sum()) @ keys
-            pulled = pulled / pulled.norm()
-            if float((pulled - query).norm()) <= book.epsilon:
-                break
-            query = (1 - book.gamma) * query + book.gamma * pulled
-            query = query / query.norm()
+        query = _refine(self.query(prompt, book.ratio, span).double(), keys, book)
         ranked = sorted(
             ((float((entry.keys.double() @ query).max()), entry.sequence, entry) for entry in book.entries),
             key=lambda item: item[:2],
             reverse=True,
         )
         answer.score = ranked[0][0]
+        answer.best_id = ranked[0][2].edit_id
         answer.runner_up_score = ranked[1][0] if len(ranked) > 1 else -math.inf
         if answer.score <= book.threshold:
             return None
-        answer.edit_id = ranked[0][2].edit_id
+        answer.edit_id = answer.best_id
         return ranked[0][2]
 
-    def _last_logits(self, tokens: list[int], prompt_length: int, entry: OracleEntry | None) -> torch.Tensor:
+    def _generate(self, prompt: tuple[int, ...], entry: OracleEntry | None, count: int, stop: int) -> OracleAnswer:
+        if entry is not None:
+            self._entries.append(entry)  # An id is only good while its object lives.
+        key = (prompt, id(entry), stop)
+        known = self._answers.get(key)
+        if known is None or (len(known.tokens) < count and known.tokens[-1] != stop):
+            known = OracleAnswer()
+            logits_of = self._decoder(prompt, entry) if self._cached else self._recomputer(prompt, entry)
+            while len(known.tokens) < count and (not known.tokens or known.tokens[-1] != stop):
+                _choose(known, logits_of(known.tokens))
+            self._answers[key] = known
+        return known
+
+    @torch.no_grad()
+    def _clean(self, prompt: tuple[int, ...]) -> _CleanPrompt:
+        known = self._prompts.pop(prompt, None)
+        if known is None:
+            seen: list[torch.Tensor] = []
+            handle = self._site.register_forward_pre_hook(lambda _m, args: seen.append(args[0][0].double()))
+            cache = DynamicCache()
+            try:
+                self.model(torch.tensor([prompt]), past_key_values=cache, use_cache=True)
+            finally:
+                handle.remove()
+            known = _CleanPrompt(cache, seen[0])
+        self._prompts[prompt] = known
+        if len(self._prompts) > CACHED_PROMPTS:
+            self._prompts.popitem(last=False)
+        return known
+
+    def _decoder(self, prompt: tuple[int, ...], entry: OracleEntry | None) -> Callable[[list[int]], torch.Tensor]:
+        """Decode over the clean KV of the positions before the prompt's last token, which is computed again."""
+        last = len(prompt) - 1
+        cache = self._clean(prompt).cache
+        if last:
+            cache.crop(last - cache.get_seq_length())
+        else:
+            cache = DynamicCache()
+
+        @torch.no_grad()
+        def logits(said: list[int]) -> torch.Tensor:
+            token = said[-1] if said else prompt[-1]
+            with self._writing(entry, first=last + len(said), prompt_length=len(prompt)):
+                out = self.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            row: torch.Tensor = out.logits[0, -1]
+            return row
+
+        return logits
+
+    def _recomputer(self, prompt: tuple[int, ...], entry: OracleEntry | None) -> Callable[[list[int]], torch.Tensor]:
+        @torch.no_grad()
+        def logits(said: list[int]) -> torch.Tensor:
+            with self._writing(entry, first=0, prompt_length=len(prompt)):
+                out = self.model(torch.tensor([[*prompt, *said]]), use_cache=False)
+            row: torch.Tensor = out.logits[0, -1]
+            return row
+
+        return logits
+
+    @contextmanager
+    def _writing(self, entry: OracleEntry | None, *, first: int, prompt_length: int) -> Iterator[None]:
+        """Edit the site's output while open; the pass computes positions from `first` on."""
+        if entry is None:
+            yield
+            return
+
         def write(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
-            assert entry is not None
             output = output.clone()
-            for offset in range(min(entry.span, output.shape[1] - prompt_length + 1)):
-                row = offset if entry.mode == "sequence" else 0
-                output[0, prompt_length - 1 + offset] += entry.values[row]
+            for row in range(output.shape[1]):
+                output[0, row] = entry.write(output[0, row], first + row - (prompt_length - 1))
             return output
 
-        handle = self._site.register_forward_hook(write) if entry is not None else None
+        handle = self._site.register_forward_hook(write)
         try:
-            logits: torch.Tensor = self.model(torch.tensor([tokens])).logits[0, -1]
+            yield
         finally:
-            if handle is not None:
-                handle.remove()
-        return logits
+            handle.remove()
+
+
+def _refine(query: torch.Tensor, keys: torch.Tensor, book: OracleBook) -> torch.Tensor:
+    for _ in range(book.steps):
+        weights = torch.exp(book.beta * (keys @ query - 1))
+        pulled = (weights / weights.sum()) @ keys
+        pulled = pulled / pulled.norm()
+        if float((pulled - query).norm()) <= book.epsilon:
+            break
+        query = (1 - book.gamma) * query + book.gamma * pulled
+        query = query / query.norm()
+    return query
+
+
+def _choose(answer: OracleAnswer, logits: torch.Tensor) -> None:
+    top = logits.topk(2)
+    answer.tokens.append(int(top.indices[0]))
+    answer.logit_gaps.append(float(top.values[0] - top.values[1]))
+    answer.logprobs.append(float(top.values[0] - torch.logsumexp(logits, 0)))

@@ -81,6 +81,7 @@ class CodebookService(codebooks_pb2_grpc.CodebookServiceServicer):
     def _create(self, request: codebooks_pb2.CreateCodebookRequest) -> codebooks_pb2.Codebook:
         tenant = names.requested_tenant(request.parent)
         name = CodebookName(tenant, parse_name(request.codebook_id[: limits.MAX_NAME], "codebook"))
+        self._registry.get_tenant(tenant)
         settings = self._settings
         self._registry.create_codebook(
             name,
@@ -95,6 +96,7 @@ class CodebookService(codebooks_pb2_grpc.CodebookServiceServicer):
         tenant = names.requested_tenant(request.parent)
         size = limits.check_page_size(request.page_size)
         after = paging.decode_token(request.page_token)
+        self._registry.get_tenant(tenant)
         later = [view for view in self._views.codebooks(tenant) if view.name.codebook > after]
         token = paging.encode_token(later[size - 1].name.codebook) if len(later) > size else ""
         return codebooks_pb2.ListCodebooksResponse(

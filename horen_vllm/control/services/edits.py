@@ -54,10 +54,11 @@ class EditService(edits_pb2_grpc.EditServiceServicer):
         """Send the edit whenever its state changes, until it has come as far as asked or cannot."""
         name = names.requested_edit(request.name)
         until = limits.check_until(convert.progress_from_proto(request.until) or EditProgress.SERVING)
-        sent: EditProgress | None = None
+        sent: tuple[EditProgress, str | None] | None = None
         async for view in self._backend.poll(partial(self._views.edit, *name)):
-            if view.state != sent:
-                sent = view.state
+            # A probe that fails changes nothing else.
+            if (view.state, view.reason_code) != sent:
+                sent = (view.state, view.reason_code)
                 yield convert.edit_to_proto(view)
             if view.state.reached(until):
                 return

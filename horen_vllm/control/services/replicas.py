@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from horen_vllm.control import convert, derive, limits, names
-from horen_vllm.control._pb.horen.v1 import replicas_pb2, replicas_pb2_grpc
+from horen_vllm.control._pb.horen.v1 import admin_pb2, replicas_pb2, replicas_pb2_grpc
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.messages import DeltaView, SyncView
 from horen_vllm.ids import CodebookName
@@ -49,11 +49,16 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
                 request.replica_id,
                 model=request.model,
                 fingerprint=request.fingerprint,
-                applied=names.replica_codebooks(dict(request.applied)),
+                report=convert.report_from_proto(request),
                 lease_s=limits.check_lease(request.lease_seconds),
             )
         )
         return convert.lease_to_proto(record.lease_expires_at)
+
+    async def ResolveKey(self, request: replicas_pb2.ResolveKeyRequest, _context: Any) -> admin_pb2.Key:
+        """Return the valid key with this digest."""
+        digest = limits.check_digest(request.digest)
+        return convert.key_to_proto(await self._backend.call(partial(self._registry.resolve_key, digest)))
 
     def _changes(self, fingerprint: str, known: Mapping[CodebookName, int]) -> SyncView:
         records = [item for item in self._registry.list_codebooks() if item.fingerprint == fingerprint]

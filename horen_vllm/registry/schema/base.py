@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from sqlalchemy import JSON, MetaData
 from sqlalchemy.orm import DeclarativeBase
 
-from horen_vllm.registry.models import EditState, RevisionKind
+from horen_vllm.registry.models import EditState, KeyScope, RevisionKind
 from horen_vllm.registry.schema.columns import StringTuple, UtcDateTime, stored_enum
 
 _NAMES = {
@@ -27,5 +27,6 @@ class Base(DeclarativeBase):
         tuple[str, ...]: StringTuple(),
         dict[str, Any]: JSON(),
         EditState: stored_enum(EditState),
+        KeyScope: stored_enum(KeyScope),
         RevisionKind: stored_enum(RevisionKind),
     }

@@ -1,8 +1,8 @@
 """Table of serving replicas."""
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import JSON
 from sqlalchemy.orm import Mapped, mapped_column
 
 from horen_vllm.registry.schema.base import Base
@@ -17,6 +17,6 @@ class ReplicaRow(Base):
     model: Mapped[str]
     fingerprint: Mapped[str]
     # One heartbeat is one value: it is written and read as a whole, and may name codebooks that are gone.
-    applied: Mapped[list[tuple[str, str, int]]] = mapped_column(JSON)
-    """``[tenant, codebook, revision]`` of each codebook that it serves."""
+    report: Mapped[dict[str, Any]]
+    """As `replica_report` writes it."""
     lease_expires_at: Mapped[datetime]

@@ -10,7 +10,7 @@ import pytest
 from horen_vllm.control.client import HorenClient
 from horen_vllm.control.server import ControlServer
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
-from horen_vllm.registry.models import EditRecord
+from horen_vllm.registry.models import EditRecord, ReplicaReport
 from horen_vllm.registry.store import SqlRegistry
 
 from .conftest import FINGERPRINT, Run
@@ -29,7 +29,8 @@ def replica(server: ControlServer) -> None:
     """Say that one server has applied everything up to revision 9."""
     with HorenClient(server.address) as client:
         applied = {CodebookName(DEFAULT_TENANT, "demo"): 9}
-        client.heartbeat("replica-1", model="demo-model", fingerprint=FINGERPRINT, applied=applied)
+        report = ReplicaReport(applied=applied, probed=applied)
+        client.heartbeat("replica-1", model="demo-model", fingerprint=FINGERPRINT, report=report)
 
 
 def test_submit_carries_the_whole_edit(horen: Callable[..., Any]) -> None:

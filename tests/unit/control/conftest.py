@@ -12,7 +12,7 @@ from horen_vllm.control.server import ControlServer, serve
 from horen_vllm.control.settings import ControlSettings
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
 from horen_vllm.registry.migrate import upgrade
-from horen_vllm.registry.models import EditRecord, EditSpec, Publication
+from horen_vllm.registry.models import EditRecord, EditSpec, Publication, ReplicaReport
 from horen_vllm.registry.ports import Registry
 from horen_vllm.registry.store import SqlRegistry
 
@@ -93,6 +93,6 @@ def beat(client: HorenClient) -> Callable[..., None]:
 
     def run(replica: str = "replica-1", **applied: int) -> None:
         revisions = {CodebookName(DEFAULT_TENANT, name): number for name, number in applied.items()}
-        client.heartbeat(replica, model="demo-model", fingerprint=FINGERPRINT, applied=revisions)
+        client.heartbeat(replica, model="demo-model", fingerprint=FINGERPRINT, report=ReplicaReport(applied=revisions, probed=revisions))
 
     return run

@@ -78,8 +78,9 @@ def test_unknown_and_foreign_codebooks_look_the_same(client: HorenClient, spec: 
             assert (caught.value.code, caught.value.message) == (
                 "unknown_codebook", f"There is no codebook {name}.",
             )  # fmt: skip
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="There is no tenant other") as caught:
         client.create_codebook(CodebookName(TenantId("other"), "demo"), preset="cosine", threshold=0.8)
+    assert caught.value.code == "unknown_tenant"
 
 
 def test_list_pages_in_name_order(client: HorenClient) -> None:

@@ -12,15 +12,15 @@ import pytest
 
 from horen_vllm import errors
 from horen_vllm.control import paging
-from horen_vllm.control._pb.horen.v1 import codebooks_pb2, edits_pb2, replicas_pb2
+from horen_vllm.control._pb.horen.v1 import admin_pb2, codebooks_pb2, edits_pb2, replicas_pb2
 from horen_vllm.control.client import EditProgress, HorenClient
 from horen_vllm.control.status import CODE_KEY, STATUS_OF, error_from_rpc, status_of, trailing_metadata
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import HorenError, Internal, InvalidArgument, NotFound
-from horen_vllm.registry.models import EditState, RevisionKind
+from horen_vllm.registry.models import EditState, KeyScope, RevisionKind
 
 ROOT = Path(__file__).parents[3]
-FILES = (edits_pb2, codebooks_pb2, replicas_pb2)
+FILES = (edits_pb2, codebooks_pb2, replicas_pb2, admin_pb2)
 
 
 class FakeFailure:
@@ -99,6 +99,7 @@ def test_every_rpc_has_a_client_method() -> None:
         (edits_pb2.Edit.State, EditProgress),
         (codebooks_pb2.Codebook.ValueMode, ValueMode),
         (codebooks_pb2.Revision.Kind, RevisionKind),
+        (admin_pb2.Key.Scope, KeyScope),
     ],
 )
 def test_enums_have_the_same_names(proto: Any, python: Any) -> None:

@@ -11,7 +11,7 @@ from horen_vllm.control import limits
 from horen_vllm.control.client import EditProgress, EditView, HorenClient
 from horen_vllm.errors import AlreadyExists, FailedPrecondition, HorenError, InvalidArgument, NotFound, Unavailable
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
-from horen_vllm.registry.models import EditRecord, EditSpec
+from horen_vllm.registry.models import EditRecord, EditSpec, ReplicaReport
 from horen_vllm.registry.store import SqlRegistry
 
 
@@ -133,8 +133,8 @@ def test_request_id_length(client: HorenClient, demo: CodebookName, spec: EditSp
     [
         ("e0", "unknown_edit"),
         ("tenants/default/codebooks/demo/edits/e0", "unknown_edit"),
-        ("tenants/other/codebooks/demo/edits/e0", "unknown_codebook"),
-        ("tenants/other/codebooks/-/edits/e0", "unknown_codebook"),
+        ("tenants/other/codebooks/demo/edits/e0", "unknown_edit"),
+        ("tenants/other/codebooks/-/edits/e0", "unknown_edit"),
         ("demo/e0", "invalid_name"),
         ("tenants/default/codebooks/demo/edits/" + "e" * 300, "invalid_name"),
         ("tenants/default/codebooks/De mo/edits/e0", "invalid_name"),
@@ -214,7 +214,7 @@ def test_every_live_replica_counts(
     publish()
     beat("replica-1", demo=2)
     beat("replica-2")
-    client.heartbeat("elsewhere", model="m", fingerprint="other-model", applied={})
+    client.heartbeat("elsewhere", model="m", fingerprint="other-model", report=ReplicaReport(applied={}, probed={}))
     view = client.get_edit(edit)
     assert (view.state, view.replicas_serving, view.replicas_total) == (EditProgress.PUBLISHED, 1, 2)
     with pytest.raises(Unavailable) as caught:

@@ -8,12 +8,21 @@ from typing import Any, Final
 
 import pytest
 
-from horen_vllm.control.client import EditView, HorenClient, SyncView
+from horen_vllm.control.client import EditProgress, EditView, HorenClient, SyncView
 from horen_vllm.errors import InvalidArgument
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
-from horen_vllm.registry.models import EditRecord
+from horen_vllm.registry.models import EditRecord, FailedProbe, RefusedRevision, ReplicaReport
 
 MODEL: Final[dict[str, Any]] = {"model": "demo-model", "fingerprint": "f" * 64}
+
+
+def report(applied: dict[Any, int], **more: Any) -> ReplicaReport:
+    return ReplicaReport(**{"applied": applied, "probed": applied, **more})
+
+
+def failed(codebook: CodebookName, edit: EditView, *, base: int, revision: int) -> FailedProbe:
+    reason = "no edit fired."
+    return FailedProbe(codebook=codebook, edit_id=edit.edit_id, base=base, revision=revision, reason=reason)
 
 
 def test_first_sync_sends_everything(
@@ -70,13 +79,13 @@ def test_a_replica_that_is_ahead_starts_over(client: HorenClient, demo: Codebook
 
 
 def test_heartbeat_returns_the_lease(client: HorenClient, demo: CodebookName) -> None:
-    lease = client.heartbeat("replica-1", applied={demo: 1}, lease_s=30, **MODEL)
+    lease = client.heartbeat("replica-1", report=report({demo: 1}), lease_s=30, **MODEL)
     assert timedelta(seconds=20) < lease - datetime.now(UTC) <= timedelta(seconds=30)
     assert client.get_codebook(demo).serving
 
 
 def test_leases_end(client: HorenClient, demo: CodebookName) -> None:
-    client.heartbeat("replica-1", applied={demo: 1}, lease_s=0.05, **MODEL)
+    client.heartbeat("replica-1", report=report({demo: 1}), lease_s=0.05, **MODEL)
     time.sleep(0.1)
     assert client.get_codebook(demo).replicas_total == 0
 
@@ -91,11 +100,11 @@ def test_leases_end(client: HorenClient, demo: CodebookName) -> None:
         ({"lease_s": 0.0}, "invalid_lease"),
         ({"lease_s": 1e9}, "invalid_lease"),
         ({"lease_s": float("nan")}, "invalid_lease"),
-        ({"applied": {"demo": 1}}, "invalid_name"),
+        ({"report": report({"demo": 1})}, "invalid_name"),
     ],
 )
 def test_heartbeat_refuses(client: HorenClient, change: dict[str, Any], code: str) -> None:
-    arguments: dict[str, Any] = {"replica_id": "replica-1", "applied": {}, **MODEL, **change}
+    arguments: dict[str, Any] = {"replica_id": "replica-1", "report": report({}), **MODEL, **change}
     with pytest.raises(InvalidArgument) as caught:
         client.heartbeat(arguments.pop("replica_id"), **arguments)
     assert caught.value.code == code
@@ -117,3 +126,65 @@ def test_watchers_do_not_starve_calls(client: HorenClient, demo: CodebookName) -
         client.get_codebook(demo)
         slowest = max(slowest, time.monotonic() - begin)
     assert slowest < 2
+
+
+def test_a_revision_is_served_once_it_is_applied_and_probed(
+    client: HorenClient, demo: CodebookName, submit: Callable[[str], EditView], publish: Callable[[], EditRecord]
+) -> None:
+    edit = submit("Who leads Acme?")
+    publish()
+    client.heartbeat("replica-1", report=report({demo: 2}, probed={demo: 1}), **MODEL)
+    assert client.get_edit(edit).state == EditProgress.PUBLISHED
+    assert not client.get_codebook(demo).serving
+    client.heartbeat("replica-1", report=report({demo: 2}), **MODEL)
+    assert client.get_edit(edit).state == EditProgress.SERVING
+    client.heartbeat("replica-2", report=report({demo: 1}), **MODEL)
+    assert client.get_edit(edit).state == EditProgress.PUBLISHED
+
+
+def test_a_failed_probe_is_said_of_its_edit_and_holds_up_no_other(
+    client: HorenClient, demo: CodebookName, submit: Callable[[str], EditView], publish: Callable[[], EditRecord]
+) -> None:
+    bad, good = submit("Who leads Acme?"), submit("Who leads Globex?")
+    publish()
+    publish()
+    trouble = failed(demo, bad, base=1, revision=2)
+    client.heartbeat("replica-1", report=report({demo: 3}, failed_probes=(trouble,)), **MODEL)
+    view = client.get_edit(bad)
+    assert (view.state, view.reason_code, view.replicas_serving) == (EditProgress.PUBLISHED, "probe_failed", 0)
+    assert "no edit fired" in str(view.reason)
+    assert client.get_edit(good).state == EditProgress.SERVING
+    codebook = client.get_codebook(demo)
+    assert [(it.replica_id, it.code, it.edit_id) for it in codebook.problems] == [
+        ("replica-1", "probe_failed", bad.edit_id)
+    ]
+    assert [it.serving for it in client.list_revisions(demo)] == [True, False, True]
+    client.rollback(demo, 1)
+    client.heartbeat("replica-1", report=report({demo: 4}), **MODEL)
+    assert client.get_edit(bad).reason_code is None
+
+
+def test_a_watch_tells_of_a_failed_probe(
+    client: HorenClient, demo: CodebookName, submit: Callable[[str], EditView], publish: Callable[[], EditRecord]
+) -> None:
+    edit = submit("Who leads Acme?")
+    publish()
+    watch = client.watch_edit(edit, timeout_s=20)
+    assert next(watch).reason_code is None
+    trouble = failed(demo, edit, base=1, revision=2)
+    client.heartbeat("replica-1", report=report({demo: 2}, failed_probes=(trouble,)), **MODEL)
+    view = next(watch)
+    assert (view.state, view.reason_code) == (EditProgress.PUBLISHED, "probe_failed")
+
+
+def test_a_refused_revision_is_a_problem_of_the_codebook(client: HorenClient, demo: CodebookName) -> None:
+    refused = RefusedRevision(codebook=demo, revision=1, code="capacity_exhausted", message="Full.")
+    client.heartbeat("replica-1", report=report({}, refused=(refused,)), **MODEL)
+    (problem,) = client.get_codebook(demo).problems
+    assert (problem.replica_id, problem.revision, problem.code, problem.message, problem.edit_id) == (
+        "replica-1",
+        1,
+        "capacity_exhausted",
+        "Full.",
+        None,
+    )

@@ -97,7 +97,7 @@ def test_reflection_lists_the_services(channel: grpc.Channel) -> None:
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (answer,) = stub.ServerReflectionInfo(iter([request]), timeout=5)
     assert set(SERVICES) <= {service.name for service in answer.list_services_response.service}
-    assert set(SERVICES) == {f"horen.v1.{name}Service" for name in ("Edit", "Codebook", "Replica")}
+    assert set(SERVICES) == {f"horen.v1.{name}Service" for name in ("Edit", "Codebook", "Replica", "Admin")}
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org", ""])

@@ -31,8 +31,8 @@ def fit(
 
 
 def vectors(editable: EditableModel, texts: list[str], parameters: MethodParameters) -> torch.Tensor:
-    contexts = [context for text in texts for context in prompt_forms(editable, text)]
-    return queries(editable, [context.prompt_ids for context in contexts], parameters)
+    contexts = [context for text in texts for context in prompt_forms(editable, text, parameters)]
+    return queries(editable, contexts, parameters)
 
 
 @pytest.mark.parametrize("steps", [0, 1])

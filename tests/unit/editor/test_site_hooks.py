@@ -1,6 +1,7 @@
 """Hooks on the edit site: queries depend on their prompt alone, values reach answer positions alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.editor.batch import answer_batch, answer_logits
 from horen_vllm.editor.capture import capture_site_inputs, capture_site_outputs, queries
+from horen_vllm.editor.contexts import EditContext, PromptForm
 from horen_vllm.editor.inject import inject_values
 from horen_vllm.editor.model import EditableModel, load_editable_model
 
 PROMPTS = [(0, 10, 11, 12, 13), (0, 20, 21), (0, 30, 31, 32, 33, 34, 35, 36)]
+CONTEXTS = [EditContext(PromptForm.PLAIN, "", prompt, (0, len(prompt))) for prompt in PROMPTS]
 ANSWERS = [(40, 41)] * 3
 
 
@@ -24,15 +27,23 @@ def test_query_is_the_unit_mean_of_the_window(editable: EditableModel, parameter
     with capture_site_inputs(editable.module) as captured:
         editable.model(input_ids=torch.tensor([PROMPTS[0]]))
     mean = captured[0][0, 2:].mean(dim=0)
-    found = queries(editable, [PROMPTS[0]], parameters)
+    found = queries(editable, CONTEXTS[:1], parameters)
     torch.testing.assert_close(found[0], mean / mean.norm())
     assert found.dtype == torch.float32
 
 
+def test_the_window_is_the_end_of_the_span(editable: EditableModel, parameters: MethodParameters) -> None:
+    with capture_site_inputs(editable.module) as captured:
+        editable.model(input_ids=torch.tensor([PROMPTS[2]]))
+    mean = captured[0][0, 3:6].mean(dim=0)
+    found = queries(editable, [replace(CONTEXTS[2], span=(1, 6))], parameters)
+    torch.testing.assert_close(found[0], mean / mean.norm())
+
+
 def test_queries_do_not_depend_on_their_neighbours(editable: EditableModel, parameters: MethodParameters) -> None:
-    together = queries(editable, PROMPTS, parameters)
-    for row, prompt in enumerate(PROMPTS):
-        assert torch.equal(bits(queries(editable, [prompt], parameters)[0]), bits(together[row]))
+    together = queries(editable, CONTEXTS, parameters)
+    for row, context in enumerate(CONTEXTS):
+        assert torch.equal(bits(queries(editable, [context], parameters)[0]), bits(together[row]))
     assert queries(editable, [], parameters).shape == (0, editable.d_in)
 
 

@@ -1,21 +1,37 @@
 """Small entries, parameters and buffers for the engine half's tests."""
 
-import torch
+import hashlib
+from collections.abc import Sequence
 
-from horen_vllm.artifact import EntryArtifact, EntryManifest
+import torch
+from torch.nn import functional as F
+
+from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.core.values import value_rows
-from horen_vllm.plugin.codebooks import PagedCodebooks
+from horen_vllm.pack import EntryPack, build_pack
+from horen_vllm.plugin.codebooks import PagedCodebooks, Update
+from horen_vllm.plugin.entries import EntryStore
+from horen_vllm.plugin.revisions import RevisionView
 
 D_IN = 6
 D_OUT = 5
 
+Numbered = tuple[int, EntryArtifact]
+"""Edit sequence number and entry."""
 
-def parameters(threshold: float = 0.9, window_ratio: float = 0.6, gamma: float = 0.0) -> MethodParameters:
+
+def parameters(
+    threshold: float = 0.9, window_ratio: float = 0.6, gamma: float = 0.0, steps: int | None = None
+) -> MethodParameters:
     """Return plain routing parameters."""
-    steps = 1 if gamma else 0
     return MethodParameters(
-        preset="cosine", threshold=threshold, window_ratio=window_ratio, gamma=gamma, steps=steps, beta=5.0
+        preset="cosine",
+        threshold=threshold,
+        window_ratio=window_ratio,
+        gamma=gamma,
+        steps=(1 if gamma else 0) if steps is None else steps,
+        beta=5.0,
     )
 
 
@@ -26,15 +42,16 @@ def make_entry(
     num_keys: int = 1,
     span: int = 2,
     mode: ValueMode = ValueMode.SEQUENCE,
+    rank: int = 0,
     keys: torch.Tensor | None = None,
     values: torch.Tensor | None = None,
 ) -> EntryArtifact:
     """Return an entry with random unit keys and random values unless they are given."""
     generator = torch.Generator().manual_seed(seed)
     if keys is None:
-        keys = torch.nn.functional.normalize(torch.randn(num_keys, D_IN, generator=generator), dim=-1)
+        keys = F.normalize(torch.randn(num_keys, D_IN, generator=generator), dim=-1)
     if values is None:
-        values = torch.randn(value_rows(mode, span), D_OUT, generator=generator)
+        values = torch.randn(2 * rank or value_rows(mode, span), D_OUT, generator=generator)
     manifest = EntryManifest(
         edit_id=edit_id,
         fingerprint="f",
@@ -46,35 +63,81 @@ def make_entry(
         trained_end=False,
         loss=0.0,
         steps=0,
+        rank=rank,
     )
     return EntryArtifact(keys=keys, values=values, manifest=manifest)
 
 
-def make_codebooks(num_keys: int = 64, num_values: int = 64, dtype: torch.dtype = torch.float32) -> PagedCodebooks:
-    """Return empty buffers on the CPU; rows that nobody has written are NaN."""
-    codebooks = PagedCodebooks(
-        d_in=D_IN, d_out=D_OUT, num_keys=num_keys, num_values=num_values, dtype=dtype, device=torch.device("cpu")
+def pack_of(entries: Sequence[Numbered]) -> EntryPack:
+    """Return the pack of entries, each under its real digest."""
+    return build_pack([(number, hashlib.sha256(encode_entry(entry)).hexdigest(), entry) for number, entry in entries])
+
+
+def make_store(
+    num_keys: int = 64,
+    num_values: int = 64,
+    *,
+    d_in: int = D_IN,
+    dtype: torch.dtype = torch.float32,
+    shard: tuple[int, int] = (0, 1),
+) -> EntryStore:
+    """Return empty buffers on the CPU; rows that belong to nobody are NaN."""
+    return EntryStore(
+        d_in=d_in,
+        d_out=D_OUT,
+        num_keys=num_keys,
+        num_values=num_values,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        shard=shard,
+        poison=True,
     )
-    codebooks.keys.fill_(float("nan"))
-    codebooks.values.fill_(float("nan"))
-    return codebooks
 
 
-def replace_all(codebooks: PagedCodebooks, name: str, revision: int, *entries: EntryArtifact) -> None:
-    """Make `entries` the whole of a codebook's next revision."""
-    codebooks.apply(
-        name,
-        base_revision=0,
+def make_codebooks(num_keys: int = 64, num_values: int = 64, *, dtype: torch.dtype = torch.float32) -> PagedCodebooks:
+    """Return codebooks over `make_store`."""
+    return PagedCodebooks(make_store(num_keys, num_values, dtype=dtype))
+
+
+def update_of(
+    name: str,
+    revision: int,
+    added: Sequence[Numbered] = (),
+    *,
+    base: int = 0,
+    removed: Sequence[str] = (),
+    rule: MethodParameters | None = None,
+) -> Update:
+    """Return an update; base 0 makes `added` the whole revision."""
+    return Update(
+        codebook=name,
+        base_revision=base,
         revision=revision,
-        parameters=parameters(),
-        added=list(enumerate(entries, start=1)),
-        removed=[],
+        parameters=rule or parameters(),
+        added=pack_of(added),
+        removed=removed,
     )
 
 
-def poison_free_rows(codebooks: PagedCodebooks) -> None:
-    """Make every row that belongs to nobody NaN, so that reading one shows."""
-    for start, count in codebooks._key_rows._free:
-        codebooks.keys[start : start + count] = float("nan")
-    for start, count in codebooks._value_rows._free:
-        codebooks.values[start : start + count] = float("nan")
+def publish(codebooks: PagedCodebooks, update: Update) -> RevisionView:
+    """Prepare an update and make it current."""
+    view = codebooks.prepare(update)
+    codebooks.flip(view, update.base_revision)
+    return view
+
+
+def replace_all(codebooks: PagedCodebooks, name: str, revision: int, *entries: EntryArtifact) -> RevisionView:
+    """Make `entries`, numbered from 1, the whole of a codebook's next revision."""
+    return publish(codebooks, update_of(name, revision, list(enumerate(entries, start=1))))
+
+
+def used_rows(store: EntryStore) -> tuple[int, int]:
+    """Return how many key rows and value rows belong to somebody."""
+    pages = store.pages()
+    return pages["keys"]["used"], pages["values"]["used"]
+
+
+def unowned_rows_are_poison(store: EntryStore) -> bool:
+    """Tell whether exactly the rows that belong to somebody hold numbers."""
+    written = tuple(int((~rows.isnan().any(dim=1)).sum()) for rows in (store.keys, store.values))
+    return written == used_rows(store)

@@ -1,226 +1,185 @@
-"""Paged codebooks: the life cycle of revisions as a stateful property test against plain dictionaries."""
+"""Codebooks of one rank: what a revision keeps, what it shares with the next, and when its rows are freed."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from horen_vllm.artifact import EntryArtifact
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import FailedPrecondition
-from horen_vllm.plugin.codebooks import RevisionView
-from tests.unit.plugin.entries import D_IN, D_OUT, make_codebooks, make_entry, parameters, poison_free_rows, replace_all
-
-KEYS, VALUES = 14, 12
-NAMES = st.sampled_from(["a", "b"])
-EDITS = st.sampled_from(["e1", "e2", "e3", "e4"])
-
-
-def refusal(call: Callable[[], None]) -> str | None:
-    """Return the code with which a call is refused; None when it is not."""
-    try:
-        call()
-    except FailedPrecondition as error:
-        return error.code
-    return None
-
-
-@dataclass
-class Expected:
-    """A revision as the model knows it: its number and its entries by edit id."""
-
-    revision: int
-    entries: dict[str, tuple[int, EntryArtifact]] = field(default_factory=dict)
+from horen_vllm.plugin.codebooks import PagedCodebooks
+from horen_vllm.plugin.revisions import RevisionView
+from tests.unit.plugin.codebook_model import Expected, check_view
+from tests.unit.plugin.entries import (
+    D_IN,
+    D_OUT,
+    make_codebooks,
+    make_entry,
+    make_store,
+    publish,
+    replace_all,
+    unowned_rows_are_poison,
+    update_of,
+    used_rows,
+)
 
 
-class CodebooksMachine(RuleBasedStateMachine):
-    """Publishes, drops, pins and unpins at random; free rows are poisoned with NaN after every step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.codebooks = make_codebooks(KEYS, VALUES)
-        self.model: dict[str, Expected] = {}
-        self.pinned: list[tuple[RevisionView, Expected]] = []
-        self.made = 0
-
-    @rule(
-        name=NAMES,
-        edits=st.dictionaries(EDITS, st.tuples(st.integers(1, 3), st.integers(1, 3), st.sampled_from(ValueMode))),
-        removed=st.sets(EDITS),
-        whole=st.booleans(),
-    )
-    def publish(self, name: str, edits: dict[str, tuple[int, int, ValueMode]], removed: set[str], whole: bool) -> None:
-        added = [(self._next(), self._entry(edit_id, *shape)) for edit_id, shape in edits.items()]
-        before = self.model.get(name)
-        base = 0 if whole or before is None else before.revision
-        kept = {} if base == 0 or before is None else before.entries
-        entries = {edit_id: entry for edit_id, entry in kept.items() if edit_id not in removed}
-        entries |= {artifact.manifest.edit_id: (sequence, artifact) for sequence, artifact in added}
-        revision, free = self._next(), self._free()
-        current = self.codebooks.current(name)
-        update = partial(
-            self.codebooks.apply,
-            name,
-            base_revision=base,
-            revision=revision,
-            parameters=parameters(),
-            added=added,
-            removed=sorted(removed),
-        )
-        refused = refusal(update)
-        if refused is not None:
-            assert refused == "capacity_exhausted"
-            assert self._free() == free
-            assert self.codebooks.current(name) is current
-            return
-        self.model[name] = Expected(revision, entries)
-
-    @rule(name=NAMES, offset=st.integers(1, 3))
-    def publish_from_a_revision_that_is_not_here(self, name: str, offset: int) -> None:
-        at = self.model[name].revision if name in self.model else 0
-        free, current = self._free(), self.codebooks.current(name)
-        with pytest.raises(FailedPrecondition) as caught:
-            self.codebooks.apply(
-                name,
-                base_revision=at + offset,
-                revision=at + offset + 1,
-                parameters=parameters(),
-                added=[(1, make_entry("e1"))],
-                removed=["e2"],
-            )
-        assert caught.value.code == "revision_gap"
-        assert self._free() == free
-        assert self.codebooks.current(name) is current
-
-    @rule(name=NAMES)
-    def drop(self, name: str) -> None:
-        self.codebooks.drop(name)
-        self.model.pop(name, None)
-
-    @rule(name=NAMES)
-    def pin(self, name: str) -> None:
-        view = self.codebooks.pin(name)
-        assert (view is None) == (name not in self.model)
-        if view is not None:
-            self.pinned.append((view, self.model[name]))
-
-    @rule(name=NAMES)
-    def empty_under_a_pin(self, name: str) -> None:
-        self.pin(name)
-        self.publish(name, {}, set(), whole=True)
-
-    @precondition(lambda self: self.pinned)
-    @rule(data=st.data())
-    def unpin(self, data: st.DataObject) -> None:
-        index = data.draw(st.integers(0, len(self.pinned) - 1))
-        view, _ = self.pinned.pop(index)
-        self.codebooks.unpin(view)
-
-    @invariant()
-    def every_live_view_reads_its_own_rows(self) -> None:
-        poison_free_rows(self.codebooks)
-        assert self.codebooks.applied() == {name: expected.revision for name, expected in self.model.items()}
-        for name, expected in self.model.items():
-            view = self.codebooks.current(name)
-            assert view is not None
-            self._check(view, expected)
-        for view, expected in self.pinned:
-            self._check(view, expected)
-
-    @invariant()
-    def rows_are_held_once_for_each_entry_that_is_alive(self) -> None:
-        live = [*self.model.values(), *(expected for _, expected in self.pinned)]
-        entries = {sequence: entry for expected in live for sequence, entry in expected.entries.values()}
-        keys = sum(entry.keys.shape[0] for entry in entries.values())
-        values = sum(entry.values.shape[0] for entry in entries.values())
-        assert self._free() == (KEYS - keys, VALUES - values)
-
-    def teardown(self) -> None:
-        for view, _ in self.pinned:
-            self.codebooks.unpin(view)
-        for name in list(self.model):
-            self.codebooks.drop(name)
-        assert self._free() == (KEYS, VALUES)
-
-    def _next(self) -> int:
-        self.made += 1
-        return self.made
-
-    def _entry(self, edit_id: str, num_keys: int, span: int, mode: ValueMode) -> EntryArtifact:
-        span = 1 if mode is ValueMode.LAST else span
-        return make_entry(edit_id, seed=self._next(), num_keys=num_keys, span=span, mode=mode)
-
-    def _free(self) -> tuple[int, int]:
-        return self.codebooks._key_rows.num_free, self.codebooks._value_rows.num_free
-
-    def _check(self, view: RevisionView, expected: Expected) -> None:
-        assert view.revision == expected.revision
-        ordered = sorted(expected.entries.values(), key=lambda pair: pair[0])
-        table = self.codebooks.table(view)
-        assert list(view.edit_ids) == [entry.manifest.edit_id for _, entry in ordered]
-        assert table.sequences.tolist() == [sequence for sequence, _ in ordered]
-        assert view.value_rows[-1] == view.sequences[-1] == -1
-        assert view.spans[-1] == view.strides[-1] == 0
-        for index, (_, entry) in enumerate(ordered):
-            assert torch.equal(table.keys[table.owners == index], entry.keys)
-            row, span, stride = (int(column[index]) for column in (view.value_rows, view.spans, view.strides))
-            assert span == entry.manifest.span
-            for offset in range(span):
-                at = offset if entry.manifest.value_mode is ValueMode.SEQUENCE else 0
-                assert torch.equal(self.codebooks.values[row + offset * stride], entry.values[at])
-
-
-TestCodebooks = CodebooksMachine.TestCase
-TestCodebooks.settings = settings(max_examples=150, stateful_step_count=25, deadline=None, derandomize=True)
-
-WRONG_SHAPES: dict[str, dict[str, Any]] = {
-    "keys of another width": {"keys": torch.ones(1, D_IN + 1)},
-    "keys without rows": {"keys": torch.ones(0, D_IN)},
-    "keys with one axis": {"keys": torch.ones(D_IN)},
-    "values of another width": {"values": torch.ones(2, D_OUT + 1)},
-    "fewer values than the span": {"values": torch.ones(1, D_OUT)},
-    "no values": {"values": torch.ones(0, D_OUT)},
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG_SHAPES.values(), ids=WRONG_SHAPES.keys())
-def test_an_entry_that_does_not_fit_leaves_everything_as_it_was(wrong: dict[str, Any]) -> None:
+def test_a_prepared_revision_is_not_served_before_its_flip() -> None:
     codebooks = make_codebooks()
-    replace_all(codebooks, "a", 1, make_entry("old"))
-    before, free = codebooks.current("a"), codebooks._key_rows.num_free
-    with pytest.raises(FailedPrecondition) as caught:
-        replace_all(codebooks, "a", 2, make_entry("good", seed=1), make_entry("bad", span=2, **wrong))
-    assert caught.value.code == "wrong_shape"
-    assert codebooks.current("a") is before
-    assert codebooks._key_rows.num_free == free
-
-
-def test_a_full_value_buffer_gives_the_keys_back() -> None:
-    codebooks = make_codebooks(num_keys=8, num_values=3)
-    with pytest.raises(FailedPrecondition) as caught:
-        replace_all(codebooks, "a", 1, make_entry("e1", span=2), make_entry("e2", span=2))
-    assert caught.value.code == "capacity_exhausted"
-    assert (codebooks._key_rows.num_free, codebooks._value_rows.num_free) == (8, 3)
+    first = replace_all(codebooks, "a", 1, make_entry("e1"))
+    second = codebooks.prepare(update_of("a", 2, [(2, make_entry("e2", seed=1))], base=1))
+    assert codebooks.current("a") is first
+    codebooks.flip(second, base_revision=1)
+    assert codebooks.current("a") is second
+    assert sorted(second.edit_ids) == ["e1", "e2"]
 
 
 def test_an_unchanged_entry_keeps_its_rows_across_revisions() -> None:
     codebooks = make_codebooks()
-    replace_all(codebooks, "a", 1, make_entry("stays"))
-    first = codebooks.current("a")
-    codebooks.apply(
-        "a", base_revision=1, revision=2, parameters=parameters(), added=[(9, make_entry("new", seed=3))], removed=[]
-    )
-    second = codebooks.current("a")
-    assert first is not None
-    assert second is not None
+    first = replace_all(codebooks, "a", 1, make_entry("stays"))
+    second = publish(codebooks, update_of("a", 2, [(9, make_entry("new", seed=3))], base=1))
     assert second.entries["stays"] is first.entries["stays"]
 
 
-def test_a_pin_on_an_unknown_codebook_is_none() -> None:
-    assert make_codebooks().pin("nobody") is None
+def test_a_full_reload_finds_equal_files_where_they_are() -> None:
+    codebooks = make_codebooks(num_keys=3, num_values=6)
+    kept, gone, new = make_entry("kept"), make_entry("gone", seed=1), make_entry("new", seed=2)
+    first = replace_all(codebooks, "a", 1, kept, gone)
+    second = publish(codebooks, update_of("a", 5, [(1, kept), (3, new)]))
+    assert second.entries["kept"] is first.entries["kept"]
+    check_view(codebooks, second, Expected(5, {"kept": (1, kept), "new": (3, new)}))
+    assert used_rows(codebooks.store) == (2, 4)
+
+
+@pytest.mark.parametrize(("number", "seed"), [(2, 0), (1, 5)])
+def test_a_file_or_a_number_that_differs_is_written_anew(number: int, seed: int) -> None:
+    codebooks = make_codebooks()
+    first = replace_all(codebooks, "a", 1, make_entry("e"))
+    second = publish(codebooks, update_of("a", 2, [(number, make_entry("e", seed=seed))]))
+    assert second.entries["e"] is not first.entries["e"]
+    check_view(codebooks, second, Expected(2, {"e": (number, make_entry("e", seed=seed))}))
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_an_edit_that_is_removed_and_added_in_one_update_is_the_added_one(base: int) -> None:
+    codebooks, again = make_codebooks(), make_entry("e", seed=7, num_keys=2)
+    replace_all(codebooks, "a", 1, make_entry("e"), make_entry("other", seed=1))
+    view = publish(codebooks, update_of("a", 2, [(5, again)], base=base, removed=["e", "unknown"]))
+    others = {"other": (2, make_entry("other", seed=1))} if base else {}
+    check_view(codebooks, view, Expected(2, {"e": (5, again), **others}))
+
+
+def test_a_refused_update_leaves_the_served_revision_alone() -> None:
+    codebooks = make_codebooks(num_keys=3, num_values=6)
+    old = make_entry("old")
+    view = replace_all(codebooks, "a", 1, old)
+    crowd = [(number, make_entry(f"e{number}", seed=number)) for number in range(2, 6)]
+    for base in (0, 1):
+        with pytest.raises(FailedPrecondition) as caught:
+            codebooks.prepare(update_of("a", 2, crowd, base=base))
+        assert caught.value.code == "capacity_exhausted"
+        assert codebooks.current("a") is view
+        assert used_rows(codebooks.store) == (1, 2)
+        check_view(codebooks, view, Expected(1, {"old": (1, old)}))
+    assert unowned_rows_are_poison(codebooks.store)
+
+
+@pytest.mark.parametrize("wrong", [{"keys": torch.ones(1, D_IN + 1)}, {"values": torch.ones(2, D_OUT + 1)}])
+def test_an_update_of_another_width_is_refused(wrong: dict[str, Any]) -> None:
+    codebooks = make_codebooks()
+    view = replace_all(codebooks, "a", 1, make_entry("old"))
+    with pytest.raises(FailedPrecondition) as caught:
+        codebooks.prepare(update_of("a", 2, [(2, make_entry("new", **wrong))], base=1))
+    assert caught.value.code == "wrong_shape"
+    assert codebooks.current("a") is view
+    assert used_rows(codebooks.store) == (1, 2)
+
+
+@pytest.mark.parametrize("leave", ["replaced", "dropped"])
+def test_rows_are_freed_when_the_last_pin_is_given_back(leave: str) -> None:
+    codebooks, entry = make_codebooks(), make_entry("e")
+    replace_all(codebooks, "a", 1, entry)
+    views = [codebooks.pin("a"), codebooks.pin("a")]
+    if leave == "replaced":
+        replace_all(codebooks, "a", 2)
+    else:
+        codebooks.drop("a")
+    for view in views:
+        assert view is not None
+        check_view(codebooks, view, Expected(1, {"e": (1, entry)}))
+        codebooks.unpin(view)
+    assert used_rows(codebooks.store) == (0, 0)
+    assert unowned_rows_are_poison(codebooks.store)
+
+
+def test_a_pin_given_back_leaves_a_served_revision_in_place() -> None:
+    codebooks = make_codebooks()
+    view = replace_all(codebooks, "a", 1, make_entry("e"))
+    assert codebooks.pin("a") is view
+    codebooks.unpin(view)
+    assert used_rows(codebooks.store) == (1, 2)
+    codebooks.drop("a")
+    assert used_rows(codebooks.store) == (0, 0)
+
+
+def test_what_is_no_longer_needed_is_handed_to_the_one_who_frees() -> None:
+    released: list[RevisionView] = []
+    codebooks = PagedCodebooks(make_store(), released.append)
+    first = replace_all(codebooks, "a", 1, make_entry("e1"))
+    second = replace_all(codebooks, "a", 2, make_entry("e2", seed=1))
+    assert released == [first]
+    assert used_rows(codebooks.store) == (2, 4)
+    codebooks.free(first)
+    assert used_rows(codebooks.store) == (1, 2)
+    codebooks.drop("a")
+    assert released == [first, second]
+
+
+def test_codebooks_do_not_share_entries_of_the_same_edit_id() -> None:
+    codebooks, entry = make_codebooks(), make_entry("e")
+    first, second = (replace_all(codebooks, name, 1, entry) for name in ("a", "b"))
+    assert first.entries["e"] is not second.entries["e"]
+    codebooks.drop("a")
+    check_view(codebooks, second, Expected(1, {"e": (1, entry)}))
+
+
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_of_identical_keys_only_the_newer_edits_is_read(order: tuple[int, int]) -> None:
+    codebooks = make_codebooks()
+    shared, own = torch.eye(D_IN)[:1], torch.eye(D_IN)[1:2]
+    pair = [
+        (order[0], make_entry("x", keys=torch.cat([shared, own]), mode=ValueMode.ANSWER)),
+        (order[1], make_entry("y", keys=shared, mode=ValueMode.ANSWER)),
+    ]
+    view = publish(codebooks, update_of("a", 1, pair))
+    newer = "x" if order[0] > order[1] else "y"
+    table = codebooks.table(view)
+    owners = [view.edit_ids[owner] for owner in table.owners.tolist()]
+    assert sorted(owners) == sorted([newer, "x"])
+    assert torch.equal(table.keys[owners.index(newer)] if newer == "y" else table.keys[0], shared[0])
+    after = publish(codebooks, update_of("a", 2, base=1, removed=[newer]))
+    assert (codebooks.table(after).keys @ shared[0]).max() == 1.0
+
+
+def test_a_run_of_rows_is_read_in_place_and_scattered_ones_are_gathered() -> None:
+    codebooks = make_codebooks()
+    crowd = [make_entry(f"e{number}", seed=number, num_keys=2) for number in range(3)]
+    whole = replace_all(codebooks, "a", 1, *crowd)
+    assert whole.contiguous
+    assert codebooks.table(whole).keys.data_ptr() == codebooks.store.keys[whole.key_rows[0]].data_ptr()
+    scattered = publish(codebooks, update_of("a", 2, base=1, removed=["e1"]))
+    assert not scattered.contiguous
+    check_view(codebooks, scattered, Expected(2, {"e0": (1, crowd[0]), "e2": (3, crowd[2])}))
+
+
+def test_an_empty_revision_has_no_keys() -> None:
+    codebooks = make_codebooks()
+    view = replace_all(codebooks, "a", 1)
+    assert codebooks.table(view).keys.shape == (0, D_IN)
+    check_view(codebooks, view, Expected(1))
+
+
+def test_a_codebook_that_is_not_here_has_no_revision() -> None:
+    codebooks = make_codebooks()
+    codebooks.drop("nobody")
+    assert codebooks.pin("nobody") is codebooks.current("nobody") is None

@@ -17,7 +17,7 @@ from horen_vllm.errors import DataLoss, FailedPrecondition, Internal, InvalidArg
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.database import Database
 from horen_vllm.registry.edit_rows import claimable
-from horen_vllm.registry.models import EditSpec
+from horen_vllm.registry.models import EditSpec, ReplicaReport
 from horen_vllm.registry.sql_store import utc_now
 from horen_vllm.registry.store import SqlRegistry
 
@@ -143,7 +143,7 @@ def test_long_dead_replicas_are_forgotten(url: str) -> None:
     now = utc_now()
     registry = SqlRegistry(url, clock=lambda: now)
     for replica in ("old", "dead", "new"):
-        registry.heartbeat(replica, model="m", fingerprint="f", applied={}, lease_s=30)
+        registry.heartbeat(replica, model="m", fingerprint="f", report=ReplicaReport(applied={}, probed={}), lease_s=30)
         now += timedelta(hours=13)
     with registry._database.read() as session:
         stored = session.scalars(sa.text("SELECT replica_id FROM replicas ORDER BY replica_id"))

@@ -115,3 +115,19 @@ def test_an_upgrade_leaves_logging_alone(tmp_path: Path) -> None:
     before = (root.level, list(root.handlers), logging.getLogger("alembic").level)
     migrate.upgrade(f"sqlite:///{tmp_path / 'registry.db'}")
     assert (root.level, list(root.handlers), logging.getLogger("alembic").level) == before
+
+
+def test_owners_of_codebooks_become_tenants(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'registry.db'}"
+    migrate.upgrade(url)
+    migrate.downgrade(url, "20261122_0001")
+    columns = "tenant, name, model, fingerprint, site, parameters, revision, entry_count, last_sequence, created_at"
+    values = "'acme', 'facts', 'm', 'f', 's', '{}', 1, 0, 0, '2026-11-22 12:00:00'"
+    database = Database(url)
+    with database.connect() as connection:
+        connection.execute(sa.text(f"INSERT INTO codebooks ({columns}) VALUES ({values})"))
+    database.close()
+    migrate.upgrade(url)
+    registry = SqlRegistry(url)
+    assert [record.name for record in registry.list_tenants()] == ["acme", "default"]
+    registry.close()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from horen_vllm.core.presets import SpanMode
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
 from horen_vllm.serving.codebooks import ServedCodebook, ServedCodebooks
 
@@ -30,7 +31,7 @@ def served_books(*codebooks: str, clock: Clock | None = None, touch: bool = True
     """Return a table that answers for `codebooks`."""
     served = ServedCodebooks(BASES, stale_after_s=30.0, clock=clock or Clock())
     for codebook in codebooks:
-        served.set(ServedCodebook(name=name_of(codebook), revision=3, window_ratio=0.5))
+        served.set(ServedCodebook(name=name_of(codebook), revision=3, window_ratio=0.5, span=SpanMode.PROMPT))
     if touch:
         served.confirm(served.now())
     return served

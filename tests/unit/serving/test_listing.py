@@ -1,14 +1,20 @@
-"""The model list names codebooks, and only the list."""
+"""The model list names the caller's codebooks, and only the list."""
 
 import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
+from horen_vllm.core.presets import SpanMode
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName, TenantId
 from horen_vllm.serving.codebooks import ServedCodebook, ServedCodebooks
 from horen_vllm.serving.listing import list_codebooks
+from horen_vllm.serving.tenant import acting_for
 from tests.unit.serving.doubles import name_of
+
+ACME = TenantId("acme")
 
 
 class Card(BaseModel):
@@ -24,12 +30,37 @@ class Models:
         return SimpleNamespace(data=[Card(id="base")])
 
 
-def test_codebooks_follow_the_clean_model_and_come_and_go() -> None:
-    served, models = ServedCodebooks(["base"], stale_after_s=30.0), Models()
+@pytest.fixture
+def models() -> Models:
+    return Models()
+
+
+@pytest.fixture
+def served(models: Models) -> ServedCodebooks:
+    served = ServedCodebooks(["base"], stale_after_s=30.0)
     list_codebooks(models, served)
-    served.set(ServedCodebook(name=name_of("b"), revision=1, window_ratio=0.6))
-    cards = asyncio.run(models.show_available_models()).data
+    for name in (name_of("b"), CodebookName(ACME, "b"), CodebookName(ACME, "secret")):
+        served.set(ServedCodebook(name=name, revision=1, window_ratio=0.6, span=SpanMode.PROMPT))
+    return served
+
+
+def listed(models: Models, tenant: TenantId | None) -> list[Card]:
+    with acting_for(tenant):
+        return list(asyncio.run(models.show_available_models()).data)
+
+
+def test_codebooks_follow_the_clean_model_and_come_and_go(models: Models, served: ServedCodebooks) -> None:
+    cards = listed(models, DEFAULT_TENANT)
     assert [(card.id, card.parent, card.max_model_len) for card in cards] == [("base", None, 7), ("base@b", "base", 7)]
     served.drop(name_of("b"))
-    assert [card.id for card in asyncio.run(models.show_available_models()).data] == ["base"]
+    assert [card.id for card in listed(models, DEFAULT_TENANT)] == ["base"]
     assert models.base_model_paths == ("base",)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "codebooks"), [(ACME, ["base@b", "base@secret"]), (TenantId("globex"), []), (None, [])]
+)
+def test_nobody_sees_anothers_codebooks(
+    models: Models, served: ServedCodebooks, tenant: TenantId | None, codebooks: list[str]
+) -> None:
+    assert [card.id for card in listed(models, tenant)] == ["base", *codebooks]

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from horen_vllm.plugin.tag import CODEBOOK_KEY, RATIO_KEY
+from horen_vllm.serving.auth import OneTenant
 from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.decisions import current_sink
 from horen_vllm.serving.middleware import CodebookMiddleware
@@ -74,7 +75,7 @@ class Server:
 
     def __init__(self, served: ServedCodebooks | None) -> None:
         self.echo = Echo()
-        self.asgi: Any = CodebookMiddleware(self.echo.app, served=lambda: served)
+        self.asgi: Any = OneTenant(CodebookMiddleware(self.echo.app, served=lambda: served))
 
     async def request_async(self, method: str, path: str, **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(app=self.asgi)
@@ -242,7 +243,7 @@ def test_a_disconnect_after_the_body_is_seen_by_the_application() -> None:
         seen.extend([(await receive())["type"], (await receive())["type"]])
 
     for model in ("base", "base@facts"):
-        middleware = CodebookMiddleware(app, served=lambda: served_books("facts"))
+        middleware = OneTenant(CodebookMiddleware(app, served=lambda: served_books("facts")))
         asyncio.run(middleware(http_scope(), receiver(json.dumps({"model": model}).encode()), Sender()))
     assert seen == ["http.request", "http.disconnect"] * 2
 
@@ -264,7 +265,7 @@ def test_an_exception_of_the_application_leaves_no_sink_behind() -> None:
         raise RuntimeError("app")
 
     async def call() -> None:
-        middleware = CodebookMiddleware(app, served=lambda: served_books("facts"))
+        middleware = OneTenant(CodebookMiddleware(app, served=lambda: served_books("facts")))
         with pytest.raises(RuntimeError):
             await middleware(http_scope(), receiver(b'{"model": "base@facts"}'), Sender())
         assert current_sink.get() is None

@@ -118,6 +118,20 @@ def test_a_stream_that_breaks_off_passes_on_what_came() -> None:
     assert sender.content == sse(chunk(0)) + b'data: {"choices"'
 
 
+def test_an_early_decision_waits_for_its_choices_end_and_no_other_chunk_is_rewritten() -> None:
+    said = {"id": "x", "choices": [{"index": 0, "text": '"finish_reason":"stop"', "finish_reason": None}]}
+    both = {"id": "x", "choices": [chunk(0, "length")["choices"][0], chunk(1)["choices"][0]]}
+    sender = write([sse(said), sse(both)], STREAM, **DECIDED)
+    # Written with spaces, which a chunk that was parsed would have lost.
+    assert sender.bodies[0] == sse(said)
+    assert ["horen" in choice for choice in events_of(sender.bodies[1])[0]["choices"]] == [True, False]
+
+
+def test_a_stream_that_breaks_off_in_its_last_event_passes_on_what_came() -> None:
+    cut = b'data: {"choices": [{"index": 0, "finish_reason": "st'
+    assert write([sse(chunk(0)), cut, b""], STREAM, **DECIDED).content == sse(chunk(0)) + cut
+
+
 @pytest.mark.parametrize("part", [b": ping\n\n", b"event: error\ndata: {}\n\n", b'data: {"choices": null}\n\n'])
 def test_other_events_pass_byte_for_byte(part: bytes) -> None:
     noise = part + b'data: {"finish_reason": 1}\n\n'

@@ -2,6 +2,7 @@
 
 import pytest
 
+from horen_vllm.core.presets import SpanMode
 from horen_vllm.errors import NotFound, Unavailable
 from horen_vllm.plugin.tag import RequestTag
 from horen_vllm.serving.codebooks import ServedCodebook
@@ -55,7 +56,7 @@ def test_another_tenants_codebook_is_not_found() -> None:
 
 def test_a_codebook_moves_is_listed_and_goes() -> None:
     served = served_books("facts", "alpha")
-    served.set(ServedCodebook(name=name_of("facts"), revision=4, window_ratio=1.0))
+    served.set(ServedCodebook(name=name_of("facts"), revision=4, window_ratio=1.0, span=SpanMode.PROMPT))
     assert served.revisions() == {name_of("facts"): 4, name_of("alpha"): 3}
     assert served.model_names() == ["base@alpha", "base@facts"]
     tag = served.resolve("base@facts")

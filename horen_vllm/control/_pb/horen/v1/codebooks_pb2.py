@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18horen/v1/codebooks.proto\x12\x08horen.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd1\x03\n\x08\x43odebook\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0e\n\x06preset\x18\x05 \x01(\t\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x30\n\nvalue_mode\x18\x07 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x14\n\x0cwindow_ratio\x18\x08 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\t \x01(\x01\x12\r\n\x05gamma\x18\n \x01(\x01\x12\r\n\x05steps\x18\x0b \x01(\x05\x12\x10\n\x08revision\x18\x0c \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\r \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparameters_json\x18\x0f \x01(\t\x12\x16\n\x0ereplicas_total\x18\x10 \x01(\x05\x12\x18\n\x10replicas_serving\x18\x11 \x01(\x05\"K\n\tValueMode\x12\x1a\n\x16VALUE_MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SEQUENCE\x10\x01\x12\n\n\x06\x41NSWER\x10\x02\x12\x08\n\x04LAST\x10\x03\"\xd5\x02\n\x08Revision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.horen.v1.Revision.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x04 \x01(\t\x12\x19\n\x11restored_revision\x18\x05 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x08 \x01(\x08\x12\x16\n\x0ereplicas_total\x18\t \x01(\x05\x12\x18\n\x10replicas_serving\x18\n \x01(\x05\"O\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x0b\n\x07PUBLISH\x10\x02\x12\n\n\x06RETIRE\x10\x03\x12\x0c\n\x08ROLLBACK\x10\x04\"\xd0\x01\n\x15\x43reateCodebookRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x63odebook_id\x18\x02 \x01(\t\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\nvalue_mode\x18\x05 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x19\n\x0cwindow_ratio\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_thresholdB\x0f\n\r_window_ratio\"\"\n\x12GetCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x14ListCodebooksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListCodebooksResponse\x12%\n\tcodebooks\x18\x01 \x03(\x0b\x32\x12.horen.v1.Codebook\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListRevisionsResponse\x12%\n\trevisions\x18\x01 \x03(\x0b\x32\x12.horen.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x17RollbackCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\"$\n\x14WatchCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xcf\x03\n\x0f\x43odebookService\x12\x45\n\x0e\x43reateCodebook\x12\x1f.horen.v1.CreateCodebookRequest\x1a\x12.horen.v1.Codebook\x12?\n\x0bGetCodebook\x12\x1c.horen.v1.GetCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rListCodebooks\x12\x1e.horen.v1.ListCodebooksRequest\x1a\x1f.horen.v1.ListCodebooksResponse\x12P\n\rListRevisions\x12\x1e.horen.v1.ListRevisionsRequest\x1a\x1f.horen.v1.ListRevisionsResponse\x12I\n\x10RollbackCodebook\x12!.horen.v1.RollbackCodebookRequest\x1a\x12.horen.v1.Revision\x12\x45\n\rWatchCodebook\x12\x1e.horen.v1.WatchCodebookRequest\x1a\x12.horen.v1.Codebook0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18horen/v1/codebooks.proto\x12\x08horen.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x03\n\x08\x43odebook\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0e\n\x06preset\x18\x05 \x01(\t\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x30\n\nvalue_mode\x18\x07 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x14\n\x0cwindow_ratio\x18\x08 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\t \x01(\x01\x12\r\n\x05gamma\x18\n \x01(\x01\x12\r\n\x05steps\x18\x0b \x01(\x05\x12\x10\n\x08revision\x18\x0c \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\r \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparameters_json\x18\x0f \x01(\t\x12\x16\n\x0ereplicas_total\x18\x10 \x01(\x05\x12\x18\n\x10replicas_serving\x18\x11 \x01(\x05\x12*\n\x08problems\x18\x12 \x03(\x0b\x32\x18.horen.v1.ReplicaProblem\"K\n\tValueMode\x12\x1a\n\x16VALUE_MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SEQUENCE\x10\x01\x12\n\n\x06\x41NSWER\x10\x02\x12\x08\n\x04LAST\x10\x03\"f\n\x0eReplicaProblem\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x05 \x01(\t\"\xd5\x02\n\x08Revision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.horen.v1.Revision.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x04 \x01(\t\x12\x19\n\x11restored_revision\x18\x05 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x08 \x01(\x08\x12\x16\n\x0ereplicas_total\x18\t \x01(\x05\x12\x18\n\x10replicas_serving\x18\n \x01(\x05\"O\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x0b\n\x07PUBLISH\x10\x02\x12\n\n\x06RETIRE\x10\x03\x12\x0c\n\x08ROLLBACK\x10\x04\"\xd0\x01\n\x15\x43reateCodebookRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x63odebook_id\x18\x02 \x01(\t\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\nvalue_mode\x18\x05 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x19\n\x0cwindow_ratio\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\x0c\n\n_thresholdB\x0f\n\r_window_ratio\"\"\n\x12GetCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x14ListCodebooksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListCodebooksResponse\x12%\n\tcodebooks\x18\x01 \x03(\x0b\x32\x12.horen.v1.Codebook\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListRevisionsResponse\x12%\n\trevisions\x18\x01 \x03(\x0b\x32\x12.horen.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x17RollbackCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\"$\n\x14WatchCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xcf\x03\n\x0f\x43odebookService\x12\x45\n\x0e\x43reateCodebook\x12\x1f.horen.v1.CreateCodebookRequest\x1a\x12.horen.v1.Codebook\x12?\n\x0bGetCodebook\x12\x1c.horen.v1.GetCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rListCodebooks\x12\x1e.horen.v1.ListCodebooksRequest\x1a\x1f.horen.v1.ListCodebooksResponse\x12P\n\rListRevisions\x12\x1e.horen.v1.ListRevisionsRequest\x1a\x1f.horen.v1.ListRevisionsResponse\x12I\n\x10RollbackCodebook\x12!.horen.v1.RollbackCodebookRequest\x1a\x12.horen.v1.Revision\x12\x45\n\rWatchCodebook\x12\x1e.horen.v1.WatchCodebookRequest\x1a\x12.horen.v1.Codebook0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'horen.v1.codebooks_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CODEBOOK']._serialized_start=72
-  _globals['_CODEBOOK']._serialized_end=537
-  _globals['_CODEBOOK_VALUEMODE']._serialized_start=462
-  _globals['_CODEBOOK_VALUEMODE']._serialized_end=537
-  _globals['_REVISION']._serialized_start=540
-  _globals['_REVISION']._serialized_end=881
-  _globals['_REVISION_KIND']._serialized_start=802
-  _globals['_REVISION_KIND']._serialized_end=881
-  _globals['_CREATECODEBOOKREQUEST']._serialized_start=884
-  _globals['_CREATECODEBOOKREQUEST']._serialized_end=1092
-  _globals['_GETCODEBOOKREQUEST']._serialized_start=1094
-  _globals['_GETCODEBOOKREQUEST']._serialized_end=1128
-  _globals['_LISTCODEBOOKSREQUEST']._serialized_start=1130
-  _globals['_LISTCODEBOOKSREQUEST']._serialized_end=1207
-  _globals['_LISTCODEBOOKSRESPONSE']._serialized_start=1209
-  _globals['_LISTCODEBOOKSRESPONSE']._serialized_end=1296
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=1298
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=1375
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1377
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1464
-  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_start=1466
-  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_end=1526
-  _globals['_WATCHCODEBOOKREQUEST']._serialized_start=1528
-  _globals['_WATCHCODEBOOKREQUEST']._serialized_end=1564
-  _globals['_CODEBOOKSERVICE']._serialized_start=1567
-  _globals['_CODEBOOKSERVICE']._serialized_end=2030
+  _globals['_CODEBOOK']._serialized_end=581
+  _globals['_CODEBOOK_VALUEMODE']._serialized_start=506
+  _globals['_CODEBOOK_VALUEMODE']._serialized_end=581
+  _globals['_REPLICAPROBLEM']._serialized_start=583
+  _globals['_REPLICAPROBLEM']._serialized_end=685
+  _globals['_REVISION']._serialized_start=688
+  _globals['_REVISION']._serialized_end=1029
+  _globals['_REVISION_KIND']._serialized_start=950
+  _globals['_REVISION_KIND']._serialized_end=1029
+  _globals['_CREATECODEBOOKREQUEST']._serialized_start=1032
+  _globals['_CREATECODEBOOKREQUEST']._serialized_end=1240
+  _globals['_GETCODEBOOKREQUEST']._serialized_start=1242
+  _globals['_GETCODEBOOKREQUEST']._serialized_end=1276
+  _globals['_LISTCODEBOOKSREQUEST']._serialized_start=1278
+  _globals['_LISTCODEBOOKSREQUEST']._serialized_end=1355
+  _globals['_LISTCODEBOOKSRESPONSE']._serialized_start=1357
+  _globals['_LISTCODEBOOKSRESPONSE']._serialized_end=1444
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=1446
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=1523
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=1525
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=1612
+  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_start=1614
+  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_end=1674
+  _globals['_WATCHCODEBOOKREQUEST']._serialized_start=1676
+  _globals['_WATCHCODEBOOKREQUEST']._serialized_end=1712
+  _globals['_CODEBOOKSERVICE']._serialized_start=1715
+  _globals['_CODEBOOKSERVICE']._serialized_end=2178
 # @@protoc_insertion_point(module_scope)

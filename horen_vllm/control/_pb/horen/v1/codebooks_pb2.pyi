@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Codebook(_message.Message):
-    __slots__ = ("name", "model", "fingerprint", "site", "preset", "threshold", "value_mode", "window_ratio", "beta", "gamma", "steps", "revision", "entry_count", "create_time", "parameters_json", "replicas_total", "replicas_serving")
+    __slots__ = ("name", "model", "fingerprint", "site", "preset", "threshold", "value_mode", "window_ratio", "beta", "gamma", "steps", "revision", "entry_count", "create_time", "parameters_json", "replicas_total", "replicas_serving", "problems")
     class ValueMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         VALUE_MODE_UNSPECIFIED: _ClassVar[Codebook.ValueMode]
@@ -39,6 +39,7 @@ class Codebook(_message.Message):
     PARAMETERS_JSON_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     name: str
     model: str
     fingerprint: str
@@ -56,7 +57,22 @@ class Codebook(_message.Message):
     parameters_json: str
     replicas_total: int
     replicas_serving: int
-    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., site: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ..., beta: _Optional[float] = ..., gamma: _Optional[float] = ..., steps: _Optional[int] = ..., revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parameters_json: _Optional[str] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ...) -> None: ...
+    problems: _containers.RepeatedCompositeFieldContainer[ReplicaProblem]
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., site: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ..., beta: _Optional[float] = ..., gamma: _Optional[float] = ..., steps: _Optional[int] = ..., revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parameters_json: _Optional[str] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[ReplicaProblem, _Mapping]]] = ...) -> None: ...
+
+class ReplicaProblem(_message.Message):
+    __slots__ = ("replica_id", "revision", "code", "message", "edit_id")
+    REPLICA_ID_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    EDIT_ID_FIELD_NUMBER: _ClassVar[int]
+    replica_id: str
+    revision: int
+    code: str
+    message: str
+    edit_id: str
+    def __init__(self, replica_id: _Optional[str] = ..., revision: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., edit_id: _Optional[str] = ...) -> None: ...
 
 class Revision(_message.Message):
     __slots__ = ("name", "number", "kind", "edit_id", "restored_revision", "entry_count", "create_time", "serving", "replicas_total", "replicas_serving")

@@ -23,10 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from horen_vllm.control._pb.horen.v1 import admin_pb2 as horen_dot_v1_dot_admin__pb2
 from horen_vllm.control._pb.horen.v1 import codebooks_pb2 as horen_dot_v1_dot_codebooks__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17horen/v1/replicas.proto\x12\x08horen.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18horen/v1/codebooks.proto\"\xba\x01\n\x0bSyncRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12/\n\x05known\x18\x04 \x03(\x0b\x32 .horen.v1.SyncRequest.KnownEntry\x12\x14\n\x0cwait_seconds\x18\x05 \x01(\x01\x1a,\n\nKnownEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"R\n\x0cSyncResponse\x12\'\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x17.horen.v1.CodebookDelta\x12\x19\n\x11removed_codebooks\x18\x02 \x03(\t\"\x92\x01\n\rCodebookDelta\x12$\n\x08\x63odebook\x18\x01 \x01(\x0b\x32\x12.horen.v1.Codebook\x12\x15\n\rbase_revision\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12!\n\x05\x61\x64\x64\x65\x64\x18\x04 \x03(\x0b\x32\x12.horen.v1.EntryRef\x12\x0f\n\x07removed\x18\x05 \x03(\t\"?\n\x08\x45ntryRef\x12\x0f\n\x07\x65\x64it_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08\x61rtifact\x18\x03 \x01(\t\"\xcb\x01\n\x10HeartbeatRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x38\n\x07\x61pplied\x18\x04 \x03(\x0b\x32\'.horen.v1.HeartbeatRequest.AppliedEntry\x12\x15\n\rlease_seconds\x18\x05 \x01(\x01\x1a.\n\x0c\x41ppliedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"J\n\x11HeartbeatResponse\x12\x35\n\x11lease_expire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x8d\x01\n\x0eReplicaService\x12\x35\n\x04Sync\x12\x15.horen.v1.SyncRequest\x1a\x16.horen.v1.SyncResponse\x12\x44\n\tHeartbeat\x12\x1a.horen.v1.HeartbeatRequest\x1a\x1b.horen.v1.HeartbeatResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17horen/v1/replicas.proto\x12\x08horen.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14horen/v1/admin.proto\x1a\x18horen/v1/codebooks.proto\"\xba\x01\n\x0bSyncRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12/\n\x05known\x18\x04 \x03(\x0b\x32 .horen.v1.SyncRequest.KnownEntry\x12\x14\n\x0cwait_seconds\x18\x05 \x01(\x01\x1a,\n\nKnownEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"R\n\x0cSyncResponse\x12\'\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x17.horen.v1.CodebookDelta\x12\x19\n\x11removed_codebooks\x18\x02 \x03(\t\"\x92\x01\n\rCodebookDelta\x12$\n\x08\x63odebook\x18\x01 \x01(\x0b\x32\x12.horen.v1.Codebook\x12\x15\n\rbase_revision\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12!\n\x05\x61\x64\x64\x65\x64\x18\x04 \x03(\x0b\x32\x12.horen.v1.EntryRef\x12\x0f\n\x07removed\x18\x05 \x03(\t\"?\n\x08\x45ntryRef\x12\x0f\n\x07\x65\x64it_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08\x61rtifact\x18\x03 \x01(\t\"\x8c\x03\n\x10HeartbeatRequest\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x38\n\x07\x61pplied\x18\x04 \x03(\x0b\x32\'.horen.v1.HeartbeatRequest.AppliedEntry\x12\x15\n\rlease_seconds\x18\x05 \x01(\x01\x12\x36\n\x06probed\x18\x06 \x03(\x0b\x32&.horen.v1.HeartbeatRequest.ProbedEntry\x12,\n\rfailed_probes\x18\x07 \x03(\x0b\x32\x15.horen.v1.FailedProbe\x12*\n\x07refused\x18\x08 \x03(\x0b\x32\x19.horen.v1.RefusedRevision\x1a.\n\x0c\x41ppliedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a-\n\x0bProbedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"i\n\x0b\x46\x61iledProbe\x12\x10\n\x08\x63odebook\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x02 \x01(\t\x12\x15\n\rbase_revision\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\"T\n\x0fRefusedRevision\x12\x10\n\x08\x63odebook\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"J\n\x11HeartbeatResponse\x12\x35\n\x11lease_expire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x11ResolveKeyRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t2\xc7\x01\n\x0eReplicaService\x12\x35\n\x04Sync\x12\x15.horen.v1.SyncRequest\x1a\x16.horen.v1.SyncResponse\x12\x44\n\tHeartbeat\x12\x1a.horen.v1.HeartbeatRequest\x1a\x1b.horen.v1.HeartbeatResponse\x12\x38\n\nResolveKey\x12\x1b.horen.v1.ResolveKeyRequest\x1a\r.horen.v1.Keyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,22 +38,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYNCREQUEST_KNOWNENTRY']._serialized_options = b'8\001'
   _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._loaded_options = None
   _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_options = b'8\001'
-  _globals['_SYNCREQUEST']._serialized_start=97
-  _globals['_SYNCREQUEST']._serialized_end=283
-  _globals['_SYNCREQUEST_KNOWNENTRY']._serialized_start=239
-  _globals['_SYNCREQUEST_KNOWNENTRY']._serialized_end=283
-  _globals['_SYNCRESPONSE']._serialized_start=285
-  _globals['_SYNCRESPONSE']._serialized_end=367
-  _globals['_CODEBOOKDELTA']._serialized_start=370
-  _globals['_CODEBOOKDELTA']._serialized_end=516
-  _globals['_ENTRYREF']._serialized_start=518
-  _globals['_ENTRYREF']._serialized_end=581
-  _globals['_HEARTBEATREQUEST']._serialized_start=584
-  _globals['_HEARTBEATREQUEST']._serialized_end=787
-  _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_start=741
-  _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_end=787
-  _globals['_HEARTBEATRESPONSE']._serialized_start=789
-  _globals['_HEARTBEATRESPONSE']._serialized_end=863
-  _globals['_REPLICASERVICE']._serialized_start=866
-  _globals['_REPLICASERVICE']._serialized_end=1007
+  _globals['_HEARTBEATREQUEST_PROBEDENTRY']._loaded_options = None
+  _globals['_HEARTBEATREQUEST_PROBEDENTRY']._serialized_options = b'8\001'
+  _globals['_SYNCREQUEST']._serialized_start=119
+  _globals['_SYNCREQUEST']._serialized_end=305
+  _globals['_SYNCREQUEST_KNOWNENTRY']._serialized_start=261
+  _globals['_SYNCREQUEST_KNOWNENTRY']._serialized_end=305
+  _globals['_SYNCRESPONSE']._serialized_start=307
+  _globals['_SYNCRESPONSE']._serialized_end=389
+  _globals['_CODEBOOKDELTA']._serialized_start=392
+  _globals['_CODEBOOKDELTA']._serialized_end=538
+  _globals['_ENTRYREF']._serialized_start=540
+  _globals['_ENTRYREF']._serialized_end=603
+  _globals['_HEARTBEATREQUEST']._serialized_start=606
+  _globals['_HEARTBEATREQUEST']._serialized_end=1002
+  _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_start=909
+  _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_end=955
+  _globals['_HEARTBEATREQUEST_PROBEDENTRY']._serialized_start=957
+  _globals['_HEARTBEATREQUEST_PROBEDENTRY']._serialized_end=1002
+  _globals['_FAILEDPROBE']._serialized_start=1004
+  _globals['_FAILEDPROBE']._serialized_end=1109
+  _globals['_REFUSEDREVISION']._serialized_start=1111
+  _globals['_REFUSEDREVISION']._serialized_end=1195
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1197
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1271
+  _globals['_RESOLVEKEYREQUEST']._serialized_start=1273
+  _globals['_RESOLVEKEYREQUEST']._serialized_end=1308
+  _globals['_REPLICASERVICE']._serialized_start=1311
+  _globals['_REPLICASERVICE']._serialized_end=1510
 # @@protoc_insertion_point(module_scope)

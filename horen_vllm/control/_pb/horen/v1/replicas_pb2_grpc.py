@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from horen_vllm.control._pb.horen.v1 import admin_pb2 as horen_dot_v1_dot_admin__pb2
 from horen_vllm.control._pb.horen.v1 import replicas_pb2 as horen_dot_v1_dot_replicas__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -45,6 +46,11 @@ class ReplicaServiceStub:
                 request_serializer=horen_dot_v1_dot_replicas__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=horen_dot_v1_dot_replicas__pb2.HeartbeatResponse.FromString,
                 _registered_method=True)
+        self.ResolveKey = channel.unary_unary(
+                '/horen.v1.ReplicaService/ResolveKey',
+                request_serializer=horen_dot_v1_dot_replicas__pb2.ResolveKeyRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_admin__pb2.Key.FromString,
+                _registered_method=True)
 
 
 class ReplicaServiceServicer:
@@ -66,6 +72,14 @@ class ReplicaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResolveKey(self, request, context):
+        """Returns the key that a client has shown to the replica; NOT_FOUND for one that is unknown, expired or revoked, all
+        alike.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +92,11 @@ def add_ReplicaServiceServicer_to_server(servicer, server):
                     servicer.Heartbeat,
                     request_deserializer=horen_dot_v1_dot_replicas__pb2.HeartbeatRequest.FromString,
                     response_serializer=horen_dot_v1_dot_replicas__pb2.HeartbeatResponse.SerializeToString,
+            ),
+            'ResolveKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveKey,
+                    request_deserializer=horen_dot_v1_dot_replicas__pb2.ResolveKeyRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_admin__pb2.Key.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +154,33 @@ class ReplicaService:
             '/horen.v1.ReplicaService/Heartbeat',
             horen_dot_v1_dot_replicas__pb2.HeartbeatRequest.SerializeToString,
             horen_dot_v1_dot_replicas__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.ReplicaService/ResolveKey',
+            horen_dot_v1_dot_replicas__pb2.ResolveKeyRequest.SerializeToString,
+            horen_dot_v1_dot_admin__pb2.Key.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,143 @@
+"""Compile every kernel ahead of time, without a GPU, and record what it takes of one.
+
+``python -m bench.kernels_aot`` writes ``bench/results/kernels_aot.json``: registers a thread, shared memory and
+spilled bytes by kernel, architecture and shape, as NVIDIA's assembler reports them.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import triton
+import typer
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+from bench.provenance import provenance, write_result
+from horen_vllm.kernels import route
+from horen_vllm.kernels.inject import inject_kernel, inject_warps
+from horen_vllm.kernels.pool import BLOCK_D, BLOCK_T, pool_kernel
+from horen_vllm.kernels.route_kernels import (
+    attractor_kernel,
+    merge_kernel,
+    pull_kernel,
+    rank_kernel,
+    score_kernel,
+    step_kernel,
+)
+
+ARCHITECTURES: Final = (80, 90)
+WIDTHS: Final = (14336,)
+"""Of the site's input: Llama-8B's ``down_proj``. Block sizes do not depend on it."""
+OUTPUTS: Final = (2880, 4096, 8192)
+"""Of the site's output: gpt-oss-20b, Llama-8B, and the widest that is common."""
+DTYPES: Final = ("bf16", "fp16", "fp32")
+
+_TYPES: Final = {
+    "p_scores": "*fp32", "p_block_max": "*fp32", "p_keys": "*fp32", "p_queries": "*fp32", "p_weight": "*fp32",
+    "p_pull": "*fp32", "p_attractor": "*fp32", "p_refined": "*fp32", "p_best_score": "*fp32", "p_score": "*fp32",
+    "p_second_score": "*fp32", "p_sums": "*fp32", "p_moving": "*i32", "p_token_slot": "*i32",
+    "beta": "fp32", "keep": "fp32", "gamma": "fp32", "epsilon": "fp32", "threshold": "fp32",
+}  # fmt: skip
+"""Of a parameter, by name; of the others, pointers are int64 and numbers int32, as the launchers pass them."""
+_WIDTH_STRIDES: Final = ("key_stride", "input_stride", "sum_stride", "output_stride", "value_stride")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kernel at one shape."""
+
+    name: str
+    kernel: Any
+    constants: dict[str, int]
+    types: dict[str, str]
+    warps: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one compiled kernel takes."""
+
+    kernel: str
+    architecture: str
+    warps: int
+    registers: int
+    shared_bytes: int
+    spilled_bytes: int
+
+
+def cases() -> Iterator[Case]:
+    """Yield every kernel at the shapes and with the block sizes that its launcher uses."""
+    for width in WIDTHS:
+        yield from _route_cases(width)
+        for dtype in DTYPES:
+            constants = {"D": width, "BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D}
+            yield Case(f"pool D={width} {dtype}", pool_kernel, constants, {"p_inputs": f"*{dtype}"})
+    yield Case("merge", merge_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
+    for width in OUTPUTS:
+        block = triton.next_power_of_2(width)
+        for dtype in DTYPES:
+            types = {"p_outputs": f"*{dtype}", "p_values": f"*{dtype}"}
+            constants = {"H": width, "BLOCK_H": block}
+            yield Case(f"inject H={width} {dtype}", inject_kernel, constants, types, inject_warps(block))
+
+
+def _route_cases(width: int) -> Iterator[Case]:
+    score = {"D": width, "BLOCK_N": route.BLOCK_N, "BLOCK_D": route.SCORE_BLOCK_D}
+    pull = {"D": width, "BLOCK_N": route.BLOCK_N, "BLOCK_D": route.PULL_BLOCK_D, "BLOCK_K": route.MERGE_BLOCK}
+    yield Case(f"score D={width}", score_kernel, score, {})
+    yield Case(f"pull D={width}", pull_kernel, pull, {})
+    yield Case(f"attractor D={width}", attractor_kernel, {"D": width, "BLOCK_D": route.PULL_BLOCK_D}, {})
+    yield Case(f"step D={width}", step_kernel, {"D": width, "BLOCK_D": route.STEP_BLOCK_D}, {})
+    yield Case(f"rank D={width}", rank_kernel, score, {})
+
+
+def compile_case(case: Case, architecture: int) -> Usage:
+    """Compile one kernel for one architecture (80: A100, 90: H100 and H200)."""
+    names: list[str] = case.kernel.arg_names
+    types = {name: "*i64" if name.startswith("p_") else "i32" for name in names}
+    types |= {name: kind for name, kind in (_TYPES | case.types).items() if name in types}
+    types |= dict.fromkeys(case.constants, "constexpr")
+    # As at run time: torch's allocations and the widths are multiples of 16; counts are not specialised.
+    even = [index for index, name in enumerate(names) if name.startswith("p_") or name in _WIDTH_STRIDES]
+    aligned = {(index,): [["tt.divisibility", 16]] for index in even}
+    source = ASTSource(case.kernel, types, constexprs=case.constants, attrs=aligned)
+    target = GPUTarget("cuda", architecture, 32)
+    compiled = triton.compile(source, target=target, options={"num_warps": case.warps})
+    registers, spilled = assembler_report(compiled.asm["ptx"], architecture)
+    return Usage(case.name, f"sm_{architecture}", case.warps, registers, compiled.metadata.shared, spilled)
+
+
+def assembler_report(ptx: str, architecture: int) -> tuple[int, int]:
+    """Return registers a thread and spilled bytes (stores and loads) that ptxas reports for a kernel."""
+    suffix = "a" if architecture >= 90 else ""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.ptx"
+        path.write_text(ptx, encoding="utf-8")
+        command = [get_ptxas(architecture).path, "-v", f"--gpu-name=sm_{architecture}{suffix}", str(path)]
+        done = subprocess.run([*command, "-o", f"{folder}/kernel.cubin"], capture_output=True, text=True, check=True)
+    registers = re.search(r"Used (\d+) registers", done.stderr)
+    spilled = re.findall(r"(\d+) bytes spill", done.stderr)
+    assert registers is not None, done.stderr
+    assert spilled, done.stderr
+    return int(registers[1]), sum(map(int, spilled))
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("bench/results/kernels_aot.json"),
+) -> None:
+    """Compile all kernels for all architectures and write what they take."""
+    fields = Usage.__slots__
+    rows = [compile_case(case, architecture) for architecture in ARCHITECTURES for case in cases()]
+    write_result(out, {**provenance(), "kernels": [{name: getattr(row, name) for name in fields} for row in rows]})
+    for row in rows:
+        print(f"{row.architecture} {row.kernel}: {row.registers} registers, {row.spilled_bytes} bytes spilled")
+
+
+if __name__ == "__main__":
+    typer.run(main)

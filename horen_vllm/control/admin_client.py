@@ -1,0 +1,99 @@
+"""The client's calls about tenants and API keys."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from horen_vllm.control import convert
+from horen_vllm.control._pb.horen.v1 import admin_pb2, replicas_pb2
+from horen_vllm.control.messages import CreatedKey
+from horen_vllm.control.names import key_path, tenant_path
+from horen_vllm.control.transport import Transport
+from horen_vllm.ids import TenantId
+from horen_vllm.registry.models import KeyRecord, KeyScope, TenantRecord
+
+
+class AdminCalls:
+    """Part of `HorenClient`: tenants are named by `TenantId` or plain name, keys by `KeyRecord` or id."""
+
+    _transport: Transport
+    _admin: Any
+    _replicas: Any
+
+    def create_tenant(self, tenant: TenantId | str) -> TenantRecord:
+        """Make a tenant.
+
+        Raises
+        ------
+        AlreadyExists
+            ``tenant_exists``.
+        InvalidArgument
+            ``invalid_name``.
+        """
+        request = convert.message_of(admin_pb2.CreateTenantRequest, tenant_id=tenant)
+        return self._transport.call(self._admin.CreateTenant, request, convert.tenant_from_proto)
+
+    def list_tenants(self, *, page_size: int = 100) -> Iterator[TenantRecord]:
+        """Yield the tenants by name, fetching a page at a time."""
+        request = convert.message_of(admin_pb2.ListTenantsRequest, page_size=page_size)
+        for page in self._transport.pages(self._admin.ListTenants, request):
+            yield from map(convert.tenant_from_proto, page.tenants)
+
+    def create_key(
+        self,
+        tenant: TenantId | str | None,
+        *,
+        scope: KeyScope = KeyScope.READ,
+        lifetime_s: float | None = None,
+    ) -> CreatedKey:
+        """Make a key and return it with its secret, which nobody can read again; never repeated by itself.
+
+        Parameters
+        ----------
+        tenant
+            Whose data the key opens; None for `KeyScope.ADMIN`.
+        lifetime_s
+            Seconds until it expires, at most ten years; None: it lives until it is revoked.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_tenant``.
+        InvalidArgument
+            ``invalid_key_scope``, ``invalid_lifetime`` or ``invalid_name``.
+        """
+        request = convert.message_of(
+            admin_pb2.CreateKeyRequest,
+            tenant=tenant_path(tenant) if tenant is not None else "",
+            scope=scope.name,
+            lifetime_seconds=lifetime_s,
+        )
+        return self._transport.call(self._admin.CreateKey, request, convert.created_key_from_proto)
+
+    def list_keys(self, tenant: TenantId | str | None = None, *, page_size: int = 100) -> Iterator[KeyRecord]:
+        """Yield the keys (of `tenant`, when given), fetching a page at a time; NotFound ``unknown_tenant``."""
+        request = convert.message_of(
+            admin_pb2.ListKeysRequest,
+            tenant=tenant_path(tenant) if tenant is not None else "",
+            page_size=page_size,
+        )
+        for page in self._transport.pages(self._admin.ListKeys, request):
+            yield from map(convert.key_from_proto, page.keys)
+
+    def revoke_key(self, key: KeyRecord | str) -> KeyRecord:
+        """Make a key worthless; a key that was revoked stays so. NotFound ``unknown_key``."""
+        name = key_path(key.key_id if isinstance(key, KeyRecord) else key)
+        request = convert.message_of(admin_pb2.RevokeKeyRequest, name=name)
+        return self._transport.call_again(self._admin.RevokeKey, request, convert.key_from_proto)
+
+    def resolve_key(self, digest: str) -> KeyRecord:
+        """Return the valid key whose secret has this sha256 (hex).
+
+        Raises
+        ------
+        NotFound
+            ``unknown_key``, for one that is unknown, expired or revoked, all alike.
+        InvalidArgument
+            ``invalid_digest``.
+        """
+        request = convert.message_of(replicas_pb2.ResolveKeyRequest, digest=digest)
+        return self._transport.call(self._replicas.ResolveKey, request, convert.key_from_proto)

@@ -1,0 +1,90 @@
+"""Which form runs: the Triton kernels for CUDA tensors, the torch forms for all others."""
+
+import torch
+
+from horen_vllm.core.match import Routed
+from horen_vllm.kernels.inject import inject_torch, inject_triton
+from horen_vllm.kernels.pool import pool_torch, pool_triton
+from horen_vllm.kernels.route import route_torch, route_triton
+
+
+def warm_up(keys_PD: torch.Tensor, dtype: torch.dtype) -> None:
+    """Compile the pool and route kernels for this key buffer and for site inputs of `dtype`; nothing on a CPU.
+
+    Afterwards no request waits for the compiler: no other number of rows, ranges, keys or steps compiles again.
+    `inject` is compiled by the first pass through the site.
+    """
+    if not keys_PD.is_cuda:
+        return
+    zero = torch.zeros(1, dtype=torch.int64, device=keys_PD.device)
+    row_1D = torch.zeros_like(keys_PD[:1])
+    pool(row_1D.to(dtype), row_1D, zero, zero, zero, zero)
+    route(row_1D, keys_PD, zero, zero, zero, beta=1.0, gamma=0.5, steps=1, epsilon=0.0, threshold=0.0)
+
+
+def pool(
+    inputs_TD: torch.Tensor,
+    sums_SD: torch.Tensor,
+    starts_R: torch.Tensor,
+    stops_R: torch.Tensor,
+    slots_R: torch.Tensor,
+    restarts_R: torch.Tensor,
+) -> None:
+    """Add ranges of site inputs to the slots' sums in place; parameters as `pool_torch` says."""
+    form = pool_triton if inputs_TD.is_cuda else pool_torch
+    form(inputs_TD, sums_SD, starts_R, stops_R, slots_R, restarts_R)
+
+
+def route(
+    queries_BD: torch.Tensor,
+    keys_PD: torch.Tensor,
+    key_rows_N: torch.Tensor,
+    owners_N: torch.Tensor,
+    sequences_E: torch.Tensor,
+    *,
+    beta: float,
+    gamma: float,
+    steps: int,
+    epsilon: float,
+    threshold: float,
+) -> Routed:
+    """Route unit queries through a revision's keys; parameters as `route_torch` says."""
+    form = route_triton if queries_BD.is_cuda else route_torch
+    return form(
+        queries_BD,
+        keys_PD,
+        key_rows_N,
+        owners_N,
+        sequences_E,
+        beta=beta,
+        gamma=gamma,
+        steps=steps,
+        epsilon=epsilon,
+        threshold=threshold,
+    )
+
+
+def inject(
+    outputs_TH: torch.Tensor,
+    token_slot_T: torch.Tensor,
+    positions_T: torch.Tensor,
+    answer_start_S: torch.Tensor,
+    value_row_S: torch.Tensor,
+    span_S: torch.Tensor,
+    stride_S: torch.Tensor,
+    rank_S: torch.Tensor,
+    values_VH: torch.Tensor,
+) -> None:
+    """Add values to the rows that have one, in place; parameters as `inject_torch` says."""
+    form = inject_triton if outputs_TH.is_cuda else inject_torch
+    form(
+        outputs_TH,
+        token_slot_T,
+        positions_T,
+        answer_start_S,
+        value_row_S,
+        span_S,
+        stride_S,
+        rank_S,
+        values_VH,
+    )

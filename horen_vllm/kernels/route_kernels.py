@@ -1,0 +1,276 @@
+"""The kernels of `kernels.route`: scores, refinement step by step, and the best two entries.
+
+Shapes: B queries, N keys of the revision, P rows of the key buffer, D width, E entries, K blocks, C chunks.
+"""
+
+import triton
+import triton.language as tl
+
+from horen_vllm.core.match import NO_ENTRY
+
+_NO_ENTRY = tl.constexpr(NO_ENTRY)
+_LOW = tl.constexpr(float("-inf"))
+_LOWEST = tl.constexpr(-(2**63))
+
+
+@triton.jit
+def _block_scores(
+    p_query: tl.tensor,
+    p_keys: tl.tensor,
+    p_key_rows: tl.tensor,
+    key_stride: tl.tensor,
+    i_n: tl.tensor,
+    listed: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> tl.tensor:
+    # Multiply and add, not tl.dot: the order of the sum is then the same for every key, and equal keys score equal.
+    rows = tl.load(p_key_rows + i_n, mask=listed, other=0).to(tl.int64)
+    b_products = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    for first in range(0, D, BLOCK_D):
+        i_d = first + tl.arange(0, BLOCK_D)
+        b_query = tl.load(p_query + i_d, mask=i_d < D, other=0.0)
+        mask = listed[:, None] & (i_d < D)[None, :]
+        b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=mask, other=0.0)
+        b_products += b_keys * b_query[None, :]
+    b_scores = tl.sum(b_products, axis=1)
+    is_number = b_scores == b_scores  # noqa: PLR0124 - false for NaN alone
+    return tl.where(listed & is_number, b_scores, _LOW)
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_keys", "num_blocks"])
+def score_kernel(
+    p_queries: tl.tensor,
+    p_keys: tl.tensor,
+    p_key_rows: tl.tensor,
+    p_scores: tl.tensor,
+    p_block_max: tl.tensor,
+    key_stride: tl.tensor,
+    num_queries: tl.tensor,
+    num_keys: tl.tensor,
+    num_blocks: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Write the scores [B, N] of one block of keys and their maximum [B, K]. Grid: (K * B,), B fastest."""
+    i_b = (tl.program_id(0) % num_queries).to(tl.int64)
+    block = tl.program_id(0) // num_queries
+    i_n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    listed = i_n < num_keys
+    b_scores = _block_scores(p_queries + i_b * D, p_keys, p_key_rows, key_stride, i_n, listed, D, BLOCK_N, BLOCK_D)
+    tl.store(p_scores + i_b * num_keys + i_n, b_scores, mask=listed)
+    tl.store(p_block_max + i_b * num_blocks + block, tl.max(b_scores, axis=0))
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_keys", "num_blocks", "num_chunks", "chunk"])
+def pull_kernel(
+    p_scores: tl.tensor,
+    p_block_max: tl.tensor,
+    p_keys: tl.tensor,
+    p_key_rows: tl.tensor,
+    p_weight: tl.tensor,
+    p_pull: tl.tensor,
+    beta: tl.tensor,
+    key_stride: tl.tensor,
+    num_queries: tl.tensor,
+    num_keys: tl.tensor,
+    num_blocks: tl.tensor,
+    num_chunks: tl.tensor,
+    chunk: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+) -> None:
+    """Write one chunk's share of ``sum exp(beta (s - max)) k`` and of the weights. Grid: (C * D blocks * B,)."""
+    i_b = (tl.program_id(0) % num_queries).to(tl.int64)
+    rest = tl.program_id(0) // num_queries
+    i_chunk = rest // tl.cdiv(D, BLOCK_D)
+    i_d = (rest % tl.cdiv(D, BLOCK_D)) * BLOCK_D + tl.arange(0, BLOCK_D)
+    b_max = tl.full([BLOCK_K], _LOW, dtype=tl.float32)
+    for first in range(0, num_blocks, BLOCK_K):
+        i_k = first + tl.arange(0, BLOCK_K)
+        b_max = tl.maximum(b_max, tl.load(p_block_max + i_b * num_blocks + i_k, mask=i_k < num_blocks, other=_LOW))
+    highest = tl.max(b_max, axis=0)
+    b_weight = tl.zeros([BLOCK_N], dtype=tl.float32)
+    b_pull = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    for first in range(i_chunk * chunk, tl.minimum((i_chunk + 1) * chunk, num_keys), BLOCK_N):
+        i_n = first + tl.arange(0, BLOCK_N)
+        listed = i_n < num_keys
+        rows = tl.load(p_key_rows + i_n, mask=listed, other=0).to(tl.int64)
+        b_scores = tl.load(p_scores + i_b * num_keys + i_n, mask=listed, other=_LOW)
+        b_exp = tl.exp(beta * (b_scores - highest))
+        mask = listed[:, None] & (i_d < D)[None, :]
+        b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=mask, other=0.0)
+        b_weight += b_exp
+        b_pull += b_exp[:, None] * b_keys
+    at = i_b * num_chunks + i_chunk
+    tl.store(p_pull + at * D + i_d, tl.sum(b_pull, axis=0), mask=i_d < D)
+    # Every block of columns has the same weights; all write the same number.
+    tl.store(p_weight + at, tl.sum(b_weight, axis=0))
+
+
+@triton.jit(do_not_specialize=["num_chunks"])
+def attractor_kernel(
+    p_weight: tl.tensor,
+    p_pull: tl.tensor,
+    p_attractor: tl.tensor,
+    num_chunks: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Merge the chunks' shares into ``T(q) = softmax(beta q K^T) K`` [B, D] (Theorem 2.1). Grid: (D blocks, B)."""
+    i_b = tl.program_id(1).to(tl.int64)
+    i_d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    weight = 0.0
+    b_pull = tl.zeros([BLOCK_D], dtype=tl.float32)
+    for i_chunk in range(num_chunks):
+        at = i_b * num_chunks + i_chunk
+        weight += tl.load(p_weight + at)
+        b_pull += tl.load(p_pull + at * D + i_d, mask=i_d < D, other=0.0)
+    tl.store(p_attractor + i_b * D + i_d, b_pull / weight, mask=i_d < D)
+
+
+@triton.jit(do_not_specialize=["step"])
+def step_kernel(
+    p_queries: tl.tensor,
+    p_attractor: tl.tensor,
+    p_refined: tl.tensor,
+    p_moving: tl.tensor,
+    keep: tl.tensor,
+    gamma: tl.tensor,
+    epsilon: tl.tensor,
+    step: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Take one damped step (eq. 3) unless the row has stopped (Alg. 1). Grid: (B,)."""
+    i_b = tl.program_id(0).to(tl.int64)
+    b_square = tl.zeros([BLOCK_D], dtype=tl.float32)
+    for first in range(0, D, BLOCK_D):
+        i_d = first + tl.arange(0, BLOCK_D)
+        b_pull = tl.load(p_attractor + i_b * D + i_d, mask=i_d < D, other=0.0)
+        b_square += b_pull * b_pull
+    length = tl.maximum(tl.sqrt(tl.sum(b_square, axis=0)), 1e-12)
+    b_apart = tl.zeros([BLOCK_D], dtype=tl.float32)
+    b_square = tl.zeros([BLOCK_D], dtype=tl.float32)
+    for first in range(0, D, BLOCK_D):
+        i_d = first + tl.arange(0, BLOCK_D)
+        b_target = tl.load(p_attractor + i_b * D + i_d, mask=i_d < D, other=0.0) / length
+        b_query = tl.load(p_queries + i_b * D + i_d, mask=i_d < D, other=0.0)
+        b_apart += (b_target - b_query) * (b_target - b_query)
+        b_mixed = keep * b_query + gamma * b_target
+        b_square += b_mixed * b_mixed
+    norm = tl.maximum(tl.sqrt(tl.sum(b_square, axis=0)), 1e-12)
+    moving = tl.sqrt(tl.sum(b_apart, axis=0)) > epsilon
+    moving = moving & ((step == 0) | (tl.load(p_moving + i_b) != 0))
+    for first in range(0, D, BLOCK_D):
+        i_d = first + tl.arange(0, BLOCK_D)
+        b_target = tl.load(p_attractor + i_b * D + i_d, mask=i_d < D, other=0.0) / length
+        b_query = tl.load(p_queries + i_b * D + i_d, mask=i_d < D, other=0.0)
+        b_mixed = (keep * b_query + gamma * b_target) / norm
+        tl.store(p_refined + i_b * D + i_d, tl.where(moving, b_mixed, b_query), mask=i_d < D)
+    tl.store(p_moving + i_b, moving.to(tl.int32))
+
+
+@triton.jit
+def _best(b_scores: tl.tensor, b_sequences: tl.tensor, b_owners: tl.tensor) -> tl.tensor:
+    # Of equal scores the higher sequence wins; sequences are distinct between owners, so one owner is left.
+    score = tl.max(b_scores, axis=0)
+    sequence = tl.max(tl.where(b_scores == score, b_sequences, _LOWEST), axis=0)
+    owner = tl.max(tl.where((b_scores == score) & (b_sequences == sequence), b_owners, _NO_ENTRY), axis=0)
+    return score, sequence, owner
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_keys", "num_blocks"])
+def rank_kernel(
+    p_queries: tl.tensor,
+    p_keys: tl.tensor,
+    p_key_rows: tl.tensor,
+    p_owners: tl.tensor,
+    p_sequences: tl.tensor,
+    p_best_score: tl.tensor,
+    p_best_owner: tl.tensor,
+    key_stride: tl.tensor,
+    num_queries: tl.tensor,
+    num_keys: tl.tensor,
+    num_blocks: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Write the best two entries [B, K, 2] of one block of keys, two different ones. Grid: (K * B,), B fastest."""
+    i_b = (tl.program_id(0) % num_queries).to(tl.int64)
+    block = tl.program_id(0) // num_queries
+    i_n = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    listed = i_n < num_keys
+    b_scores = _block_scores(p_queries + i_b * D, p_keys, p_key_rows, key_stride, i_n, listed, D, BLOCK_N, BLOCK_D)
+    found = b_scores > _LOW
+    b_owners = tl.load(p_owners + i_n, mask=found, other=_NO_ENTRY)
+    b_sequences = tl.load(p_sequences + b_owners, mask=found, other=_LOWEST)
+    score, _, owner = _best(b_scores, b_sequences, b_owners)
+    others = b_owners != owner
+    second_score, _, second = _best(
+        tl.where(others, b_scores, _LOW),
+        tl.where(others, b_sequences, _LOWEST),
+        tl.where(others, b_owners, _NO_ENTRY),
+    )
+    at = (i_b * num_blocks + block) * 2
+    tl.store(p_best_score + at, score)
+    tl.store(p_best_owner + at, owner)
+    tl.store(p_best_score + at + 1, second_score)
+    tl.store(p_best_owner + at + 1, second)
+
+
+@triton.jit
+def _best_of_blocks(
+    p_best_score: tl.tensor,
+    p_best_owner: tl.tensor,
+    p_sequences: tl.tensor,
+    num_candidates: tl.tensor,
+    without: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> tl.tensor:
+    b_score = tl.full([BLOCK], _LOW, dtype=tl.float32)
+    b_sequence = tl.full([BLOCK], _LOWEST, dtype=tl.int64)
+    b_owner = tl.full([BLOCK], _NO_ENTRY, dtype=tl.int64)
+    for first in range(0, num_candidates, BLOCK):
+        i_c = first + tl.arange(0, BLOCK)
+        owner = tl.load(p_best_owner + i_c, mask=i_c < num_candidates, other=_NO_ENTRY)
+        found = (owner != _NO_ENTRY) & (owner != without)
+        score = tl.load(p_best_score + i_c, mask=found, other=_LOW)
+        sequence = tl.load(p_sequences + owner, mask=found, other=_LOWEST)
+        better = (score > b_score) | ((score == b_score) & (sequence > b_sequence))
+        b_score = tl.where(better, score, b_score)
+        b_sequence = tl.where(better, sequence, b_sequence)
+        b_owner = tl.where(better, tl.where(found, owner, _NO_ENTRY), b_owner)
+    return _best(b_score, b_sequence, b_owner)
+
+
+@triton.jit(do_not_specialize=["num_candidates"])
+def merge_kernel(
+    p_best_score: tl.tensor,
+    p_best_owner: tl.tensor,
+    p_sequences: tl.tensor,
+    p_entry: tl.tensor,
+    p_best: tl.tensor,
+    p_score: tl.tensor,
+    p_second: tl.tensor,
+    p_second_score: tl.tensor,
+    threshold: tl.tensor,
+    num_candidates: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Write a row's decision from the blocks' candidates [B, 2K]. Grid: (B,)."""
+    i_b = tl.program_id(0).to(tl.int64)
+    p_scores = p_best_score + i_b * num_candidates
+    p_owners = p_best_owner + i_b * num_candidates
+    score, _, best = _best_of_blocks(p_scores, p_owners, p_sequences, num_candidates, _NO_ENTRY, BLOCK)
+    second_score, _, second = _best_of_blocks(p_scores, p_owners, p_sequences, num_candidates, best, BLOCK)
+    tl.store(p_entry + i_b, tl.where(score > threshold, best, _NO_ENTRY))
+    tl.store(p_best + i_b, best)
+    tl.store(p_score + i_b, score)
+    tl.store(p_second + i_b, second)
+    tl.store(p_second_score + i_b, second_score)

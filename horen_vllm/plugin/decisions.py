@@ -1,0 +1,106 @@
+"""Decisions on their way from the device to the host: copied without a wait, read once somebody needs them."""
+
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from horen_vllm.core.match import NO_ENTRY, Routed
+from horen_vllm.plugin.revisions import RevisionView
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One request's decision on the host; None stands for "no entry"."""
+
+    entry: int | None
+    score: float
+    runner_up: int | None
+    runner_up_score: float
+    nearest: tuple[tuple[int, float], ...] = ()
+    """(entry, score) of the best entries, best first; as many as the request asked for."""
+
+
+class DecisionBatch:
+    """The decisions of requests of one revision that were routed in one step.
+
+    Parameters
+    ----------
+    routed
+        Tensors on the device, one row a request.
+    nearest
+        (entries [k], scores [k]) for each request that asked for them, else None.
+    """
+
+    def __init__(self, routed: Routed, nearest: Sequence[tuple[torch.Tensor, torch.Tensor] | None]) -> None:
+        # Double holds every index and every float32 exactly, so one copy carries both.
+        columns = (routed.entry, routed.score, routed.runner_up, routed.runner_up_score)
+        self._table = _to_host(torch.stack([column.double() for column in columns], dim=1))
+        self._nearest = [None if pair is None else tuple(map(_to_host, pair)) for pair in nearest]
+        self._copied = _event(routed.entry.device)
+        self._decisions: list[Decision] | None = None
+        self._lock = threading.Lock()
+
+    def read(self) -> list[Decision]:
+        """Return the decisions, waiting for the device if they are still on their way. Safe on any thread."""
+        with self._lock:
+            if self._decisions is None:
+                if self._copied is not None:
+                    self._copied.synchronize()
+                rows = zip(self._table.tolist(), self._nearest, strict=True)
+                self._decisions = [_decision(row, pair) for row, pair in rows]
+            return self._decisions
+
+
+def report(view: RevisionView, decision: Decision, window: tuple[int, int], explain: int) -> dict[str, Any]:
+    """Return a decision in plain JSON types, as it travels to the API server."""
+    fields: dict[str, Any] = {
+        "codebook": view.codebook,
+        "revision": view.revision,
+        "edit_id": _edit(view, decision.entry),
+        "score": _finite(decision.score),
+        "runner_up": _edit(view, decision.runner_up),
+        "runner_up_score": _finite(decision.runner_up_score),
+        "threshold": view.parameters.threshold,
+    }
+    if explain:
+        nearest = [{"edit_id": view.edit_ids[entry], "score": score} for entry, score in decision.nearest]
+        fields |= {"window": list(window), "nearest": nearest}
+    return fields
+
+
+def _decision(row: list[float], nearest: tuple[torch.Tensor, ...] | None) -> Decision:
+    entry, score, runner_up, runner_up_score = row
+    pairs = zip(nearest[0].tolist(), nearest[1].tolist(), strict=True) if nearest is not None else ()
+    return Decision(_index(entry), score, _index(runner_up), runner_up_score, tuple(pairs))
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.device.type == "cpu":
+        return tensor
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
+
+
+def _event(device: torch.device) -> Any:
+    if device.type == "cpu":
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
+
+
+def _index(value: float) -> int | None:
+    return None if value == NO_ENTRY else int(value)
+
+
+def _edit(view: RevisionView, entry: int | None) -> str | None:
+    return None if entry is None else view.edit_ids[entry]
+
+
+def _finite(score: float) -> float | None:
+    # JSON has neither infinity nor NaN; an empty codebook has no best score.
+    return score if math.isfinite(score) else None

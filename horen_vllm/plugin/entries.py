@@ -1,0 +1,130 @@
+"""Entries on the device: keys and values in paged, preallocated buffers, each entry's rows written once.
+
+Every revision that contains an entry shares its rows; they are freed when the last such revision is gone.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from horen_vllm.core.paging import RowAllocator
+from horen_vllm.core.values import value_stride
+from horen_vllm.errors import FailedPrecondition
+from horen_vllm.pack import EntryPack, PackRow
+
+
+@dataclass(slots=True)
+class ResidentEntry:
+    """An entry whose keys and values stand in the buffers."""
+
+    row: PackRow
+    key_row: int
+    """First row of the key buffer that is the entry's."""
+    value_row: int
+    """First row of the value buffer that is the entry's."""
+    references: int = 0
+    """Revisions, staged ones among them, that contain the entry."""
+
+    @property
+    def stride(self) -> int:
+        """Step from one answer position's vector to the next; a LoRA value is the same at all of them."""
+        return 0 if self.row.rank else value_stride(self.row.value_mode)
+
+
+class EntryStore:
+    """The buffers of one rank and who owns their rows. Safe for use from the staging thread and the engine's.
+
+    Parameters
+    ----------
+    d_in, d_out
+        Widths of the site's input on this rank and of its output.
+    num_keys, num_values
+        Rows of the key buffer (float32) and of the value buffer (`dtype`).
+    shard
+        (rank, ranks): the slice of a key's width that this rank holds.
+    poison
+        Whether rows that belong to nobody hold NaN, so that a read of them cannot go unseen.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_in: int,
+        d_out: int,
+        num_keys: int,
+        num_values: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        shard: tuple[int, int] = (0, 1),
+        poison: bool = False,
+    ) -> None:
+        empty = torch.nan if poison else 0.0
+        self.keys = torch.full((num_keys, d_in), empty, dtype=torch.float32, device=device)
+        self.values = torch.full((num_values, d_out), empty, dtype=dtype, device=device)
+        self._key_rows = RowAllocator(num_keys)
+        self._value_rows = RowAllocator(num_values)
+        self._shard = shard
+        self._poison = poison
+        self._lock = threading.Lock()
+
+    def pages(self) -> dict[str, dict[str, int]]:
+        """Return used, free and budgeted rows of both buffers."""
+        with self._lock:
+            return {name: _usage(rows) for name, rows in (("keys", self._key_rows), ("values", self._value_rows))}
+
+    def check_widths(self, pack: EntryPack) -> None:
+        """Refuse entries that do not fit this model (FailedPrecondition ``wrong_shape``)."""
+        width = self.keys.shape[1] * self._shard[1]
+        if pack.rows and (pack.keys.shape[1] != width or pack.values.shape[1] != self.values.shape[1]):
+            message = (
+                f"keys are {pack.keys.shape[1]} and values {pack.values.shape[1]} wide; "
+                f"the site has {width} and {self.values.shape[1]}."
+            )
+            raise FailedPrecondition(message, code="wrong_shape")
+
+    def place(self, row: PackRow, keys: torch.Tensor, values: torch.Tensor) -> ResidentEntry:
+        """Write one entry's keys [k, D] and values [v, d_out] into free rows.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``capacity_exhausted``; nothing is taken then.
+        """
+        with self._lock:
+            key_row = self._key_rows.allocate(row.keys)
+            try:
+                value_row = self._value_rows.allocate(row.values)
+            except FailedPrecondition:
+                self._key_rows.free(key_row)
+                raise
+        first = self._shard[0] * self.keys.shape[1]
+        own = keys[:, first : first + self.keys.shape[1]]
+        self.keys[key_row : key_row + row.keys].copy_(own, non_blocking=True)
+        self.values[value_row : value_row + row.values].copy_(values, non_blocking=True)
+        return ResidentEntry(row, key_row, value_row)
+
+    def retain(self, entry: ResidentEntry) -> None:
+        """Note one more revision that contains the entry."""
+        with self._lock:
+            entry.references += 1
+
+    def release(self, entries: Iterable[ResidentEntry]) -> None:
+        """Note that one revision with these entries is gone, and free what no other has."""
+        for entry in entries:
+            with self._lock:
+                entry.references -= 1
+                if entry.references <= 0:
+                    self._free(entry)
+
+    def _free(self, entry: ResidentEntry) -> None:
+        if self._poison:
+            self.keys[entry.key_row : entry.key_row + entry.row.keys] = torch.nan
+            self.values[entry.value_row : entry.value_row + entry.row.values] = torch.nan
+        self._key_rows.free(entry.key_row)
+        self._value_rows.free(entry.value_row)
+
+
+def _usage(rows: RowAllocator) -> dict[str, int]:
+    return {"used": rows.capacity - rows.num_free, "free": rows.num_free, "budget": rows.capacity}

@@ -1,0 +1,113 @@
+"""Tenants and API keys in SQL."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import exc, or_, select
+from sqlalchemy.orm import Session
+
+from horen_vllm.errors import AlreadyExists, NotFound
+from horen_vllm.ids import TenantId
+from horen_vllm.registry.models import KeyRecord, KeyScope, TenantRecord
+from horen_vllm.registry.records import key_record, tenant_record
+from horen_vllm.registry.schema import ApiKeyRow, TenantRow
+from horen_vllm.registry.sql_store import SqlStore
+
+
+class SqlTenantStore(SqlStore):
+    """`ports.TenantStore` on SQL."""
+
+    def create_tenant(self, tenant: TenantId) -> TenantRecord:
+        """Make a tenant.
+
+        Raises
+        ------
+        AlreadyExists
+            ``tenant_exists``.
+        """
+        with self._database.write() as session:
+            row = TenantRow(name=tenant, created_at=self._clock())
+            session.add(row)
+            try:
+                session.flush()
+            except exc.IntegrityError as error:
+                raise AlreadyExists(f"There is a tenant {tenant} already.", code="tenant_exists") from error
+            return tenant_record(row)
+
+    def get_tenant(self, tenant: TenantId) -> TenantRecord:
+        """Return a tenant; NotFound ``unknown_tenant``."""
+        with self._database.read() as session:
+            return tenant_record(_find_tenant(session, tenant))
+
+    def list_tenants(self, *, after: str = "", limit: int = 1000) -> Sequence[TenantRecord]:
+        """Return at most `limit` tenants with a name greater than `after`, by name."""
+        with self._database.read() as session:
+            rows = sorted(session.scalars(select(TenantRow)), key=lambda row: row.name)
+            # Databases collate '-' differently; page tokens need one order.
+            return [tenant_record(row) for row in rows if row.name > after][:limit]
+
+    def add_key(
+        self, key_id: str, digest: str, *, tenant: TenantId | None, scope: KeyScope, lifetime_s: float | None
+    ) -> KeyRecord:
+        """Store the digest of a key of `tenant` (None: of the operator) that lives `lifetime_s` seconds (None: ever).
+
+        Raises
+        ------
+        NotFound
+            ``unknown_tenant``.
+        """
+        with self._database.write() as session:
+            if tenant is not None:
+                _find_tenant(session, tenant)
+            now = self._clock()
+            row = ApiKeyRow(
+                key_id=key_id,
+                tenant=tenant,
+                scope=scope,
+                digest=digest,
+                created_at=now,
+                expires_at=None if lifetime_s is None else now + timedelta(seconds=lifetime_s),
+            )
+            session.add(row)
+            session.flush()
+            return key_record(row)
+
+    def list_keys(self, tenant: TenantId | None = None, *, after: str = "", limit: int = 1000) -> Sequence[KeyRecord]:
+        """Return at most `limit` keys (of `tenant`, when given) with an id greater than `after`, by id."""
+        query = select(ApiKeyRow).where(ApiKeyRow.key_id > after).order_by(ApiKeyRow.key_id).limit(limit)
+        if tenant is not None:
+            query = query.where(ApiKeyRow.tenant == tenant)
+        with self._database.read() as session:
+            return [key_record(row) for row in session.scalars(query)]
+
+    def revoke_key(self, key_id: str) -> KeyRecord:
+        """Make a key worthless from now on; once revoked, the first time stays.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_key``.
+        """
+        with self._database.write() as session:
+            row = session.get(ApiKeyRow, key_id)
+            if row is None:
+                raise NotFound(f"There is no key {key_id}.", code="unknown_key")
+            row.revoked_at = row.revoked_at or self._clock()
+            return key_record(row)
+
+    def resolve_key(self, digest: str) -> KeyRecord:
+        """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked."""
+        valid = or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > self._clock())
+        query = select(ApiKeyRow).where(ApiKeyRow.digest == digest, ApiKeyRow.revoked_at.is_(None), valid)
+        with self._database.read() as session:
+            row = session.scalars(query).one_or_none()
+            if row is None:
+                raise NotFound("There is no such key, or it is no longer valid.", code="unknown_key")
+            return key_record(row)
+
+
+def _find_tenant(session: Session, tenant: TenantId) -> TenantRow:
+    row = session.get(TenantRow, tenant)
+    if row is None:
+        raise NotFound(f"There is no tenant {tenant}.", code="unknown_tenant")
+    return row

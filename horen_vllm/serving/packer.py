@@ -1,0 +1,93 @@
+"""Packs for the workers: small ones in a thread, large ones in a process of their own; none outlives its update."""
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from horen_vllm.control.messages import DeltaView
+from horen_vllm.errors import Internal
+from horen_vllm.serving.packing import PackedUpdate, PackOrder, order_to_json, pack_update, packed_from_json
+
+INLINE_ENTRIES: Final = 16
+"""Up to so many entries parsing costs less than starting a process, and holds the interpreter for milliseconds only."""
+_SUFFIX: Final = ".pack"
+_FOREIGN_AGE_S: Final = 3600.0
+"""Age from which any pack is a leftover: staging is bounded far below it (`ServingSettings.stage_timeout_s`)."""
+
+
+class Packer:
+    """Makes and removes pack files.
+
+    Parameters
+    ----------
+    artifacts
+        Folder of the artifacts.
+    folder
+        Where packs are written; every worker must be able to read it.
+    owner
+        Name of this engine, by which its packs are told from those of other servers in the same folder.
+    """
+
+    def __init__(self, *, artifacts: Path, folder: Path, owner: str) -> None:
+        self._artifacts = artifacts
+        self._folder = folder
+        self._owner = owner
+        # One at a time: a second bulk update would only compete for the same idle cycles and memory.
+        self._bulk = asyncio.Semaphore(1)
+
+    async def pack(self, delta: DeltaView, ticket: str) -> PackedUpdate:
+        """Write the pack of an update; raises as `packing.pack_update`. The caller removes it (`remove`)."""
+        order = PackOrder(
+            artifacts=self._artifacts.absolute(),
+            target=self._target(ticket).absolute(),
+            fingerprint=delta.codebook.fingerprint,
+            seed=f"{delta.codebook.name} {delta.revision}",
+            entries=delta.added,
+        )
+        if len(order.entries) <= INLINE_ENTRIES:
+            return await asyncio.to_thread(pack_update, order)
+        async with self._bulk:
+            return await _pack_apart(order)
+
+    def remove(self, ticket: str) -> None:
+        """Remove what `pack` has written for `ticket`, if anything."""
+        for path in self._folder.glob(f"{self._target(ticket).name}*"):
+            path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove what a dead agent of this engine has left, and what is too old to belong to a living one of any."""
+        for path in self._folder.glob(f"*{_SUFFIX}*"):
+            if path.name.startswith(f"{self._owner}-") or _age_s(path) > _FOREIGN_AGE_S:
+                path.unlink(missing_ok=True)
+
+    def _target(self, ticket: str) -> Path:
+        return self._folder / f"{self._owner}-{ticket}{_SUFFIX}"
+
+
+async def _pack_apart(order: PackOrder) -> PackedUpdate:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "horen_vllm.serving.packing"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        answer, _ = await process.communicate(order_to_json(order).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        message = f"the process that packs an update ended with status {process.returncode}; its stderr has the reason."
+        raise Internal(message)
+    return packed_from_json(answer.decode())
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,172 @@
+"""Makes the pack of one update: reads and verifies its artifacts, writes one file, chooses the probes.
+
+Pure file work, without vLLM. `python -m horen_vllm.serving.packing` does it in a process of its own, at low priority,
+for updates that would hold the API server's interpreter for seconds.
+"""
+
+import hashlib
+import json
+import os
+import random
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, decode_entry
+from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError
+from horen_vllm.ids import EditId
+from horen_vllm.pack import build_pack, encode_pack
+from horen_vllm.registry.models import EntryRef
+from horen_vllm.serving.reported import error_fields, reported_error
+
+MAX_PROBES: Final = 8
+"""Entries of one update that the replica asks itself about; of more, a sample."""
+_NICENESS: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A question by which a replica asks its own engine whether an edit holds."""
+
+    edit_id: str
+    prompt_ids: tuple[int, ...]
+    """The edit's own prompt, as ``/v1/completions`` tokenises it."""
+    target_ids: tuple[int, ...]
+    """What greedy decoding must answer, without the end token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackOrder:
+    """What goes into a pack, and where to."""
+
+    artifacts: Path
+    target: Path
+    """The file to write."""
+    fingerprint: str
+    """Base model that every entry must have been made for."""
+    seed: str
+    """Decides which entries of a large update are probed."""
+    entries: tuple[EntryRef, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedUpdate:
+    """A pack that stands on disk."""
+
+    path: Path
+    sha256: str
+    """Of the file, in hex."""
+    probes: tuple[Probe, ...]
+    without_probe: int
+    """Entries that carry no prompt to be asked by."""
+
+
+def pack_update(order: PackOrder) -> PackedUpdate:
+    """Verify the artifacts of `order` and write their pack (temporary file, then rename).
+
+    Raises
+    ------
+    NotFound
+        ``unknown_artifact``.
+    DataLoss
+        ``artifact_corrupt``, ``artifact_unreadable`` or ``artifact_of_another_edit``.
+    FailedPrecondition
+        ``fingerprint_mismatch``, or ``wrong_shape``.
+    """
+    folder = ArtifactFolder(order.artifacts)
+    entries = [(ref.sequence, ref.artifact, _read(folder, ref, order.fingerprint)) for ref in order.entries]
+    data = encode_pack(build_pack(entries))
+    _write(order.target, data)
+    winners = _winners((sequence, entry.manifest) for sequence, _, entry in entries)
+    asked = [manifest for manifest in winners if manifest.probe_ids and manifest.target_ids]
+    return PackedUpdate(
+        path=order.target,
+        sha256=hashlib.sha256(data).hexdigest(),
+        probes=_sample(asked, order.seed),
+        without_probe=len(winners) - len(asked),
+    )
+
+
+def _read(folder: ArtifactFolder, ref: EntryRef, fingerprint: str) -> EntryArtifact:
+    entry = decode_entry(folder.read(ref.artifact))
+    if entry.manifest.edit_id != ref.edit_id:
+        message = f"artifact {ref.artifact} belongs to edit {entry.manifest.edit_id}, not {ref.edit_id}."
+        raise DataLoss(message, code="artifact_of_another_edit")
+    if entry.manifest.fingerprint != fingerprint:
+        message = f"entry {ref.edit_id} was trained on another base model than this server's."
+        raise FailedPrecondition(message, code="fingerprint_mismatch")
+    return entry
+
+
+def _write(target: Path, data: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Named like its target, so that whoever clears the target's leftovers clears this one too.
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f"{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _winners(entries: Iterable[tuple[int, EntryManifest]]) -> Sequence[EntryManifest]:
+    """Return one entry a prompt: the one with the highest sequence number, which is the one that will answer."""
+    by_prompt: dict[str, EntryManifest] = {}
+    for _, manifest in sorted(entries, key=lambda entry: entry[0]):
+        by_prompt[manifest.normalised_prompt] = manifest
+    return list(by_prompt.values())
+
+
+def _sample(asked: Sequence[EntryManifest], seed: str) -> tuple[Probe, ...]:
+    chosen = random.Random(seed).sample(asked, min(MAX_PROBES, len(asked)))
+    return tuple(Probe(edit_id=it.edit_id, prompt_ids=it.probe_ids, target_ids=it.target_ids) for it in chosen)
+
+
+def order_to_json(order: PackOrder) -> str:
+    """Return `order` as text for another process."""
+    return json.dumps(asdict(order), default=str)
+
+
+def order_from_json(text: str) -> PackOrder:
+    """Read what `order_to_json` wrote."""
+    fields: dict[str, Any] = json.loads(text)
+    entries = tuple(EntryRef(**{**entry, "edit_id": EditId(entry["edit_id"])}) for entry in fields["entries"])
+    paths = {name: Path(fields[name]) for name in ("artifacts", "target")}
+    return PackOrder(**{**fields, **paths, "entries": entries})
+
+
+def packed_from_json(text: str) -> PackedUpdate:
+    """Read the answer of `main`; raises the `HorenError` that it carries."""
+    fields: dict[str, Any] = json.loads(text)
+    if "error" in fields:
+        raise reported_error(fields["error"])
+    probes = tuple(probe_from_json(probe) for probe in fields["probes"])
+    return PackedUpdate(**{**fields, "path": Path(fields["path"]), "probes": probes})
+
+
+def probe_from_json(fields: dict[str, Any]) -> Probe:
+    """Read a probe's plain fields (``dataclasses.asdict``)."""
+    ids = {name: tuple(fields[name]) for name in ("prompt_ids", "target_ids")}
+    return Probe(edit_id=fields["edit_id"], **ids)
+
+
+def main() -> None:
+    """Answer one order (JSON on stdin) on stdout: the pack's description, or ``{"error": ...}``."""
+    os.nice(_NICENESS)
+    torch.set_num_threads(1)
+    try:
+        answer = json.dumps(asdict(pack_update(order_from_json(sys.stdin.read()))), default=str)
+    except HorenError as exc:
+        answer = json.dumps({"error": error_fields(exc)})
+    sys.stdout.write(answer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What the agent of an engine knows, as a file that the engine's other API servers read."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.registry.models import FailedProbe, RefusedRevision
+from horen_vllm.serving.packing import Probe, probe_from_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Why an update is not served."""
+
+    revision: int
+    """Revision that was refused."""
+    code: str
+    message: str
+
+    def public(self, name: CodebookName) -> RefusedRevision:
+        """Return what the control plane is told."""
+        return RefusedRevision(codebook=name, revision=self.revision, code=self.code, message=self.message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeFailure:
+    """An edit that is served but does not answer its own prompt."""
+
+    probe: Probe
+    base: int
+    """Revision that the update came from."""
+    revision: int
+    """Revision that the update led to."""
+    reason: str
+
+    def public(self, name: CodebookName) -> FailedProbe:
+        """Return what the control plane is told."""
+        edit_id = EditId(self.probe.edit_id)
+        return FailedProbe(codebook=name, edit_id=edit_id, base=self.base, revision=self.revision, reason=self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodebookState:
+    """One codebook on this engine."""
+
+    applied: int = 0
+    """Revision that every worker serves; 0: none."""
+    probed: int = 0
+    """Revision up to which probes have been asked; those that failed are in `failed`."""
+    latest: int = 0
+    """Highest revision that the control plane has told of."""
+    parameters: MethodParameters | None = None
+    """Of the applied revision."""
+    entries: int = 0
+    """Entries in the latest revision."""
+    without_probe: int = 0
+    """Entries of the last update that carry no prompt to be asked by."""
+    refused: Refusal | None = None
+    failed: tuple[ProbeFailure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentState:
+    """Everything that another process needs to serve requests, and to take over."""
+
+    codebooks: Mapping[CodebookName, CodebookState] = field(default_factory=dict)
+    confirmed_at: float | None = None
+    """When the last heartbeat was sent that the control plane took, on this machine's monotonic clock."""
+    ready: bool = False
+    """Whether the revisions that were current at start-up have been loaded or refused."""
+    tickets: tuple[str, ...] = ()
+    """Updates on their way into the workers."""
+
+    def to_json(self) -> str:
+        """Return the state as text."""
+        fields = asdict(replace(self, codebooks={}))
+        fields["codebooks"] = {str(name): _plain(state) for name, state in self.codebooks.items()}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, text: str) -> "AgentState":
+        """Read what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        codebooks = {CodebookName.parse(name): _codebook(state) for name, state in fields["codebooks"].items()}
+        return cls(**{**fields, "codebooks": codebooks, "tickets": tuple(fields["tickets"])})
+
+
+class StateFile:
+    """The file through which an agent tells the other processes of its engine.
+
+    Parameters
+    ----------
+    folder
+        From `election.run_folder`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "state.json"
+        self._seen: tuple[int, int] | None = None
+
+    def write(self, state: AgentState) -> None:
+        """Replace the file's content at once."""
+        handle, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".state-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(state.to_json())
+        Path(temporary).replace(self._path)
+
+    def changed(self) -> AgentState | None:
+        """Return the state if it has been written since the last call; it costs one ``stat`` if not."""
+        try:
+            # Every write makes a new file, so its inode and time tell it from the last.
+            found = self._path.stat()
+            if self._seen == (found.st_ino, found.st_mtime_ns):
+                return None
+            state = AgentState.from_json(self._path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        # Of the file that was looked at: one written meanwhile is read by the next call.
+        self._seen = (found.st_ino, found.st_mtime_ns)
+        return state
+
+
+def _plain(state: CodebookState) -> dict[str, Any]:
+    parameters = state.parameters.to_dict() if state.parameters else None
+    return {**asdict(replace(state, parameters=None)), "parameters": parameters}
+
+
+def _codebook(fields: dict[str, Any]) -> CodebookState:
+    refused, parameters = fields["refused"], fields["parameters"]
+    decoded = {
+        "parameters": MethodParameters.from_dict(parameters) if parameters else None,
+        "refused": Refusal(**refused) if refused else None,
+        "failed": tuple(ProbeFailure(**{**it, "probe": probe_from_json(it["probe"])}) for it in fields["failed"]),
+    }
+    return CodebookState(**{**fields, **decoded})

@@ -1,0 +1,193 @@
+"""Codebooks as plain files: a folder that an engine serves without a registry, and that is made from one.
+
+::
+
+    DIR/<tenant>/<codebook>/codebook.json
+    DIR/<tenant>/<codebook>/<ab>/<sha256>.safetensors    one file an entry, as in an artifact folder
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from horen_vllm.artifact import ArtifactFolder, EntryArtifact, decode_entry
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.errors import DataLoss, HorenError, NotFound
+from horen_vllm.ids import CodebookName
+
+FORMAT_VERSION: Final = 1
+_DESCRIPTION: Final = "codebook.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticEntry:
+    """One entry of a static codebook, before its file is read."""
+
+    edit_id: str
+    sequence: int
+    """Of equal scores the entry with the higher sequence wins."""
+    artifact: str
+    """sha256 of the entry's file, in hex."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticDescription:
+    """One revision of a codebook, as ``codebook.json`` describes it."""
+
+    name: CodebookName
+    model: str
+    """Name under which the base model was served."""
+    fingerprint: str
+    """Base model that the keys are valid for."""
+    site: str
+    """Module name of the edit site."""
+    revision: int
+    parameters: MethodParameters
+    entries: tuple[StaticEntry, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticCodebook:
+    """One revision of a codebook, read and verified."""
+
+    name: CodebookName
+    fingerprint: str
+    """Base model that the keys are valid for."""
+    revision: int
+    parameters: MethodParameters
+    entries: tuple[tuple[int, str, EntryArtifact], ...]
+    """(sequence, artifact digest, entry) of each entry."""
+
+
+def list_static(folder: Path) -> list[StaticDescription]:
+    """Return the codebooks in `folder` by name, without reading their entries.
+
+    Raises
+    ------
+    NotFound
+        ``static_dir_missing``.
+    DataLoss
+        ``static_codebook_invalid``, naming the file.
+    """
+    if not folder.is_dir():
+        raise NotFound(f"there is no folder {folder} of static codebooks.", code="static_dir_missing")
+    return sorted((_described(path) for path in folder.glob(f"*/*/{_DESCRIPTION}")), key=lambda codebook: codebook.name)
+
+
+def read_static(folder: Path) -> Iterator[StaticCodebook]:
+    """Yield the codebooks in `folder` by name, one in memory at a time.
+
+    Raises
+    ------
+    NotFound
+        ``static_dir_missing``, or ``unknown_artifact``, naming the file.
+    DataLoss
+        ``static_codebook_invalid``, ``artifact_corrupt``, ``artifact_unreadable`` or ``artifact_of_another_edit``,
+        naming the file.
+    """
+    for codebook in list_static(folder):
+        artifacts = ArtifactFolder(_codebook_folder(folder, codebook.name))
+        entries = ((entry.sequence, entry.artifact, _read(artifacts, entry)) for entry in codebook.entries)
+        yield StaticCodebook(
+            name=codebook.name,
+            fingerprint=codebook.fingerprint,
+            revision=codebook.revision,
+            parameters=codebook.parameters,
+            entries=tuple(entries),
+        )
+
+
+def write_static(folder: Path, codebook: StaticDescription, artifacts: ArtifactFolder) -> Path:
+    """Write `codebook` under `folder` with the entries that `artifacts` has; return its ``codebook.json``.
+
+    The description is replaced last and at once, so that a reader sees the old codebook or the new one.
+
+    Raises
+    ------
+    NotFound, DataLoss
+        As `read_static`; then nothing is replaced.
+    """
+    target = _codebook_folder(folder, codebook.name)
+    copies = ArtifactFolder(target)
+    for entry in codebook.entries:
+        _read(artifacts, entry)
+        copies.put(artifacts.read(entry.artifact))
+    target.mkdir(parents=True, exist_ok=True)
+    _replace(target / _DESCRIPTION, json.dumps(_description(codebook), indent=2, sort_keys=True) + "\n")
+    _remove_others(target, codebook.entries)
+    return target / _DESCRIPTION
+
+
+def _codebook_folder(folder: Path, name: CodebookName) -> Path:
+    return folder / name.tenant / name.codebook
+
+
+def _description(codebook: StaticDescription) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": codebook.model,
+        "fingerprint": codebook.fingerprint,
+        "site": codebook.site,
+        "revision": codebook.revision,
+        "parameters": codebook.parameters.to_dict(),
+        "entries": [
+            {"edit_id": entry.edit_id, "sequence": entry.sequence, "artifact": entry.artifact}
+            for entry in codebook.entries
+        ],
+    }
+
+
+def _described(path: Path) -> StaticDescription:
+    try:
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version = fields.pop("format_version")
+        decoded = {
+            "name": CodebookName.parse(f"tenants/{path.parent.parent.name}/codebooks/{path.parent.name}"),
+            "revision": int(fields["revision"]),
+            "parameters": MethodParameters.from_dict(fields["parameters"]),
+            "entries": tuple(StaticEntry(**entry) for entry in fields["entries"]),
+        }
+        described = StaticDescription(**{**fields, **decoded})
+    except (HorenError, KeyError, TypeError, ValueError, AttributeError) as exc:
+        message = f"{path} does not describe a codebook: {exc!r}."
+        raise DataLoss(message, code="static_codebook_invalid") from exc
+    if version != FORMAT_VERSION:
+        message = f"{path} has format version {version}; this build reads {FORMAT_VERSION}."
+        raise DataLoss(message, code="static_codebook_invalid")
+    return described
+
+
+def _read(artifacts: ArtifactFolder, entry: StaticEntry) -> EntryArtifact:
+    path = artifacts.path(entry.artifact)
+    try:
+        artifact = decode_entry(artifacts.read(entry.artifact))
+    except HorenError as exc:
+        raise type(exc)(f"{path}: {exc.message}", code=exc.code) from exc
+    if artifact.manifest.edit_id != entry.edit_id:
+        message = f"{path} belongs to edit {artifact.manifest.edit_id}, not {entry.edit_id}."
+        raise DataLoss(message, code="artifact_of_another_edit")
+    return artifact
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".save-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _remove_others(target: Path, entries: Sequence[StaticEntry]) -> None:
+    kept = {entry.artifact for entry in entries}
+    for path in target.glob("??/*.safetensors"):
+        if path.stem not in kept:
+            path.unlink()

@@ -1,0 +1,75 @@
+"""Every engine configuration that the plugin is proved on, and how many requests each is given."""
+
+import shutil
+from dataclasses import dataclass, field
+from typing import Any
+
+# Blocks for about five requests: with eight running, some lose theirs in the middle of an answer.
+FEW_BLOCKS: dict[str, Any] = {"num_gpu_blocks_override": 18}
+EAGER: dict[str, Any] = {"enforce_eager": True, "enable_prefix_caching": True, "max_num_batched_tokens": 64}
+COMPILED: dict[str, Any] = {**EAGER, "enforce_eager": False}
+NO_FUSIONS = {
+    "fuse_norm_quant": False,
+    "fuse_act_quant": False,
+    "fuse_attn_quant": False,
+    "fuse_allreduce_rms": False,
+    "eliminate_noops": True,
+}
+NGRAM = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3, "prompt_lookup_min": 1}
+DRAFT = {"method": "draft_model", "model": "{model}", "num_speculative_tokens": 3}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One engine configuration.
+
+    Attributes
+    ----------
+    options
+        Arguments of the engine; "{model}" stands for the model's folder.
+    requests
+        How many the matrix sends.
+    v2
+        Whether the V2 runner serves, under Triton's interpreter.
+    backend_split, async_scheduling
+        See ``cpu_platform.insist``.
+    expects
+        Counters of the report that must be positive: what the configuration is there for must have happened.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    requests: int = 90
+    v2: bool = False
+    backend_split: bool = False
+    async_scheduling: bool = False
+    expects: tuple[str, ...] = ()
+
+    @property
+    def needs_compiler(self) -> bool:
+        """Whether it needs a C++ compiler that this machine lacks."""
+        return not self.options.get("enforce_eager", False) and shutil.which("g++") is None
+
+
+CONFIGURATIONS: dict[str, Configuration] = {
+    "v1-preemption": Configuration({**EAGER, **FEW_BLOCKS}, expects=("preemptions", "flips_during_preemption")),
+    "v1-odd-chunks": Configuration({**EAGER, "max_num_batched_tokens": 9}),
+    "v1-no-cache": Configuration({**EAGER, "enable_prefix_caching": False}),
+    "v1-async": Configuration({**EAGER, **FEW_BLOCKS}, async_scheduling=True, expects=("preemptions",)),
+    "v1-compile": Configuration(COMPILED),
+    "v1-backend-split": Configuration(
+        {**COMPILED, "compilation_config": {"pass_config": NO_FUSIONS}}, backend_split=True
+    ),
+    "v1-ngram": Configuration({**EAGER, "speculative_config": NGRAM}, expects=("accepted_drafts",)),
+    "v1-draft-async": Configuration(
+        {**EAGER, "speculative_config": DRAFT}, async_scheduling=True, expects=("accepted_drafts",)
+    ),
+    "v1-tensor-parallel": Configuration({**EAGER, "tensor_parallel_size": 2}),
+    "v1-lora-enabled": Configuration({**EAGER, "enable_lora": True, "max_lora_rank": 8}),
+    "v2": Configuration({**EAGER, "async_scheduling": False}, v2=True),
+    "v2-preemption-async": Configuration(
+        {**EAGER, **FEW_BLOCKS}, v2=True, async_scheduling=True, expects=("preemptions",)
+    ),
+    "v2-draft-async": Configuration(
+        {**EAGER, "speculative_config": DRAFT}, v2=True, async_scheduling=True, expects=("accepted_drafts",)
+    ),
+}

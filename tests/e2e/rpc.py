@@ -1,0 +1,142 @@
+"""The sync agent's part for tests: bring a codebook to an engine in two phases, through vLLM's collective RPC."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.pack import build_pack, encode_pack
+from tests.e2e.oracle import OracleBook, OracleEntry
+
+STAGING_TIMEOUT_S = 60.0
+FINGERPRINT = "test"
+
+
+class RefusedError(Exception):
+    """An RPC's refusal, by its code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+
+
+def call(engine: Any, method: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Call one of the plugin's RPCs; every rank must give the same answer, apart from its measurements."""
+    answers = [json.loads(text) for text in engine.collective_rpc(method, args=(json.dumps(body),))]
+    if method not in {"horen_status", "horen_staged"}:
+        assert all(answer == answers[0] for answer in answers), answers
+    for answer in answers:
+        if "error" in answer and method != "horen_staged":
+            raise RefusedError(answer["error"]["code"], answer["error"]["message"])
+    answer: dict[str, Any] = answers[0]
+    # An update is staged once it is staged everywhere.
+    return next((a for a in answers if a.get("state") != "staged"), answer) if method == "horen_staged" else answer
+
+
+@dataclass(frozen=True)
+class Staged:
+    """An update that the engine has been told of."""
+
+    ticket: str
+    codebook: str
+    revision: int
+
+
+def stage(
+    engine: Any,
+    name: str,
+    book: OracleBook,
+    folder: Path,
+    *,
+    revision: int = 1,
+    base_revision: int = 0,
+    added: tuple[OracleEntry, ...] | None = None,
+    removed: tuple[str, ...] = (),
+    preset: str = "cosine",
+) -> Staged:
+    """Begin to stage `book` as a revision of codebook `name`; `added` None means all of its entries."""
+    new = book.entries if added is None else added
+    data = encode_pack(build_pack([(entry.sequence, *_artifact(entry)) for entry in new]))
+    digest = hashlib.sha256(data).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{digest}.pack"
+    path.write_bytes(data)
+    ticket = f"{name}@{revision}-{time.monotonic_ns()}"
+    body = {
+        "ticket": ticket,
+        "codebook": name,
+        "base_revision": base_revision,
+        "revision": revision,
+        "fingerprint": FINGERPRINT,
+        "parameters": parameters(book, preset).to_dict(),
+        "pack": str(path),
+        "sha256": digest,
+        "removed": list(removed),
+    }
+    assert call(engine, "horen_stage", body) == {"ticket": ticket, "state": "staging"}
+    return Staged(ticket, name, revision)
+
+
+def await_staged(engine: Any, staged: Staged) -> None:
+    """Return once the update is ready to flip on every rank; RefusedError when it failed."""
+    deadline = time.monotonic() + STAGING_TIMEOUT_S
+    while (answer := call(engine, "horen_staged", {"ticket": staged.ticket}))["state"] == "staging":
+        assert time.monotonic() < deadline, f"{staged} was not staged in {STAGING_TIMEOUT_S} s"
+        time.sleep(0.001)
+    if answer["state"] == "failed":
+        raise RefusedError(answer["error"]["code"], answer["error"]["message"])
+
+
+def flip(engine: Any, staged: Staged, sequence: int | None = None) -> None:
+    """Make a staged update current; without a sequence number the next one is taken."""
+    number = call(engine, "horen_status", {})["sequence"] + 1 if sequence is None else sequence
+    answer = call(engine, "horen_flip", {"ticket": staged.ticket, "sequence": number})
+    assert answer == {"codebook": staged.codebook, "revision": staged.revision}
+
+
+def apply_book(engine: Any, name: str, book: OracleBook, folder: Path, **options: Any) -> None:
+    """Bring a codebook to the engine: stage, wait, flip."""
+    staged = stage(engine, name, book, folder, **options)
+    await_staged(engine, staged)
+    flip(engine, staged)
+
+
+def drop(engine: Any, name: str) -> None:
+    """Remove a codebook."""
+    number = call(engine, "horen_status", {})["sequence"] + 1
+    assert call(engine, "horen_drop", {"codebook": name, "sequence": number}) == {"codebook": name}
+
+
+def parameters(book: OracleBook, preset: str) -> MethodParameters:
+    """Return the method parameters that say what the oracle's book says."""
+    return MethodParameters(
+        preset=preset,
+        threshold=book.threshold,
+        window_ratio=book.ratio,
+        beta=book.beta,
+        gamma=book.gamma,
+        steps=book.steps,
+        epsilon=book.epsilon,
+    )
+
+
+def _artifact(entry: OracleEntry) -> tuple[str, EntryArtifact]:
+    manifest = EntryManifest(
+        edit_id=entry.edit_id,
+        fingerprint=FINGERPRINT,
+        site="test",
+        value_mode=ValueMode(entry.mode),
+        span=entry.span,
+        target_ids=(1,),
+        normalised_prompt=entry.edit_id,
+        trained_end=False,
+        loss=0.0,
+        steps=0,
+        rank=entry.rank,
+    )
+    artifact = EntryArtifact(keys=entry.keys, values=entry.values, manifest=manifest)
+    return hashlib.sha256(encode_entry(artifact)).hexdigest(), artifact

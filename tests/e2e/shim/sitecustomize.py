@@ -1,0 +1,26 @@
+"""On PYTHONPATH, this makes vLLM take its V2 runner on a CPU, with Triton's interpreter in the place of a compiler.
+
+Python imports it before anything else; every process of an engine inherits it.
+"""
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"
+os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
+
+from triton.backends import backends
+
+
+class _Driver:
+    @staticmethod
+    def is_active() -> bool:
+        return True
+
+
+class _Backend:
+    driver = _Driver
+    compiler = None
+
+
+# vLLM takes Triton for usable when exactly one backend says that it is active.
+backends["cpu"] = _Backend

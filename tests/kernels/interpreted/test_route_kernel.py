@@ -1,0 +1,212 @@
+"""The route kernels against the definition in fp64: decisions, ties, refinement, poisoned pages."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from horen_vllm.core.match import NO_ENTRY, KeyTable, Routed, entry_scores
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.kernels.route import route_torch, route_triton
+
+MARGIN = 1e-6
+FORMS = (route_triton, route_torch)
+
+
+@dataclass
+class Book:
+    """A revision on a buffer whose other rows are no numbers."""
+
+    keys: torch.Tensor
+    rows: torch.Tensor
+    owners: torch.Tensor
+    sequences: torch.Tensor
+    gamma: float = 0.0
+    steps: int = 0
+    epsilon: float = 1e-5
+    threshold: float = 0.3
+
+    def run(self, form: object, queries: torch.Tensor) -> Routed:
+        assert callable(form)
+        routed: Routed = form(
+            queries,
+            self.keys,
+            self.rows,
+            self.owners,
+            self.sequences,
+            beta=20.0,
+            gamma=self.gamma,
+            steps=self.steps,
+            epsilon=self.epsilon,
+            threshold=self.threshold,
+        )
+        return routed
+
+    def scores(self, queries: torch.Tensor) -> torch.Tensor:
+        """Return the definition's score of each entry [B, E] in fp64."""
+        method = MethodParameters(
+            preset="cosine", threshold=0.0, beta=20.0, gamma=self.gamma, steps=self.steps, epsilon=self.epsilon
+        )
+        table = KeyTable(self.keys[self.rows].double(), self.owners, self.sequences)
+        return entry_scores(queries.double(), table, method)
+
+
+def make_book(seed: int, keys: int, width: int, entries: int, *, twins: int = 0, near: int = 0) -> Book:
+    """Return a book of random keys; `twins` keys are repeated exactly, `near` ones almost."""
+    generator = torch.Generator().manual_seed(seed)
+    made = F.normalize(torch.randn(keys, width, generator=generator), dim=-1)
+    for index in range(min(twins, keys // 2)):
+        made[-1 - index] = made[index]
+    for index in range(min(near, keys // 2)):
+        made[-1 - index] = F.normalize(made[index] + 1e-7 * torch.randn(width, generator=generator), dim=0)
+    buffer = torch.full((2 * keys + 3, width), torch.nan)
+    rows = torch.randperm(2 * keys + 3, generator=generator)[:keys]
+    buffer[rows] = made
+    owners = torch.cat([torch.arange(entries), torch.randint(entries, (keys,), generator=generator)])[:keys]
+    owners = owners[torch.randperm(keys, generator=generator)]
+    return Book(buffer, rows, owners, torch.randperm(100 + entries, generator=generator)[:entries])
+
+
+def queries_of(book: Book, count: int, seed: int) -> torch.Tensor:
+    """Return unit queries, most of them near a key."""
+    generator = torch.Generator().manual_seed(seed)
+    near = book.keys[book.rows[torch.randint(len(book.rows), (count,), generator=generator)]]
+    noise = torch.randn(near.shape, generator=generator)
+    return F.normalize(near + 0.2 * noise * torch.rand(count, 1, generator=generator), dim=-1)
+
+
+def check(book: Book, queries: torch.Tensor, routed: Routed) -> None:
+    """Assert that the decisions are the definition's outside the tie margin."""
+    for row, scores in enumerate(book.scores(queries)):
+        best, second = int(routed.best[row]), int(routed.runner_up[row])
+        assert abs(float(routed.score[row]) - float(scores.max())) < MARGIN
+        assert float(scores[best]) > float(scores.max()) - MARGIN
+        if abs(float(scores.max()) - book.threshold) > MARGIN:
+            assert int(routed.entry[row]) == (best if float(scores.max()) > book.threshold else NO_ENTRY)
+        others = scores.clone()
+        others[best] = -torch.inf
+        if bool(others.isneginf().all()):
+            assert second == NO_ENTRY
+            assert float(routed.runner_up_score[row]) == -torch.inf
+        else:
+            assert second != best
+            assert abs(float(routed.runner_up_score[row]) - float(others.max())) < MARGIN
+            assert float(scores[second]) > float(others.max()) - MARGIN
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    keys=st.sampled_from((1, 2, 15, 16, 17, 33)),
+    each=st.integers(1, 4),
+    width=st.sampled_from((8, 33, 513)),
+    batch=st.integers(1, 3),
+    method=st.sampled_from(((0.0, 0, 1e-5), (0.01, 1, 1e-5), (0.3, 3, 1e-5), (0.3, 3, 0.4))),
+    twins=st.integers(0, 2),
+    near=st.integers(0, 2),
+)
+def test_agrees_with_the_definition(
+    seed: int, keys: int, each: int, width: int, batch: int, method: tuple[float, int, float], twins: int, near: int
+) -> None:
+    book = make_book(seed, keys, width, max(1, keys // each), twins=twins, near=near)
+    book.gamma, book.steps, book.epsilon = method
+    queries = queries_of(book, batch, seed)
+    for form in FORMS:
+        check(book, queries, book.run(form, queries))
+
+
+def test_many_keys_in_several_chunks_of_the_softmax() -> None:
+    book = make_book(1, 700, 24, 300)
+    book.gamma, book.steps = 0.3, 1
+    queries = queries_of(book, 2, 2)
+    for form in FORMS:
+        check(book, queries, book.run(form, queries))
+
+
+def test_a_width_of_several_blocks() -> None:
+    book = make_book(2, 20, 2500, 20)
+    book.gamma, book.steps = 0.3, 2
+    queries = queries_of(book, 1, 2)
+    for form in FORMS:
+        check(book, queries, book.run(form, queries))
+
+
+def test_a_row_does_not_depend_on_the_batch() -> None:
+    book = make_book(3, 40, 33, 20)
+    book.gamma, book.steps = 0.3, 2
+    queries = queries_of(book, 5, 4)
+    for form in FORMS:
+        together = book.run(form, queries)
+        for row in range(5):
+            alone = book.run(form, queries[row : row + 1])
+            for name in ("entry", "best", "score", "runner_up", "runner_up_score"):
+                assert torch.equal(getattr(alone, name)[0], getattr(together, name)[row]), (form, name)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_keys_go_to_the_higher_sequence_wherever_they_lie(seed: int) -> None:
+    """Copies of one key in different blocks and at different places of the buffer score bit-equal."""
+    book = make_book(seed, 50, 33, 50)
+    copies = torch.tensor([0, 7, 15, 16, 31, 49])
+    book.keys[book.rows[copies]] = book.keys[book.rows[0]].clone()
+    query = book.keys[book.rows[:1]].clone()
+    routed = book.run(route_triton, query)
+    ranked = book.owners[copies][book.sequences[book.owners[copies]].argsort(descending=True)]
+    assert (int(routed.best), int(routed.runner_up)) == (int(ranked[0]), int(ranked[1]))
+    assert float(routed.score) == float(routed.runner_up_score)
+
+
+def test_two_keys_of_the_best_entry_hide_no_runner_up() -> None:
+    """The block of the best entry holds two of its keys above everybody else's."""
+    keys = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, 0.5], [1.0, 1.0]]), dim=-1)
+    book = Book(keys, torch.arange(4), torch.tensor([1, 1, 0, 2]), torch.tensor([3, 4, 5]))
+    for form in FORMS:
+        routed = book.run(form, keys[:1].clone())
+        assert (int(routed.entry), int(routed.runner_up)) == (1, 0)
+
+
+def test_a_row_near_its_attractor_stops_for_good_and_alone() -> None:
+    """Row 0 is at its attractor, row 1 is not; epsilon decides for each by itself."""
+    keys = torch.eye(2, 8)
+    apart = F.normalize(keys[0] + 0.9 * keys[1], dim=0)
+    queries = torch.stack([F.normalize(keys[0] + 1e-4 * keys[1], dim=0), apart])
+    book = Book(keys, torch.arange(2), torch.arange(2), torch.arange(2), gamma=0.5, steps=3, epsilon=1e-2)
+    for form in FORMS:
+        routed = book.run(form, queries)
+        assert float(routed.score[0]) == float(queries[0] @ keys[0])
+        assert float(routed.score[1]) > float(apart @ keys[0]) + 1e-3
+
+
+def test_nothing_listed_nothing_asked() -> None:
+    book = make_book(5, 3, 8, 3)
+    queries = queries_of(book, 2, 1)
+    book.rows, book.owners = book.rows[:0], book.owners[:0]
+    for form in FORMS:
+        routed = book.run(form, queries)
+        assert routed.best.tolist() == routed.entry.tolist() == routed.runner_up.tolist() == [NO_ENTRY] * 2
+        assert routed.score.tolist() == [-torch.inf] * 2
+        assert book.run(form, queries[:0]).entry.shape == (0,)
+
+
+def test_the_threshold_is_strict() -> None:
+    keys = torch.eye(2)
+    for threshold, entry in ((1.0, NO_ENTRY), (0.999, 0)):
+        book = Book(keys, torch.arange(2), torch.arange(2), torch.tensor([8, 3]), threshold=threshold)
+        for form in FORMS:
+            assert int(book.run(form, keys[:1].clone()).entry) == entry
+
+
+def test_a_query_that_is_no_number_matches_nothing_and_spoils_nobody() -> None:
+    book = make_book(6, 20, 8, 10)
+    book.gamma, book.steps, book.threshold = 0.1, 1, -1.0
+    queries = queries_of(book, 2, 3)
+    clean = [book.run(form, queries[1:]) for form in FORMS]
+    queries[0] = torch.nan
+    for form, expected in zip(FORMS, clean, strict=True):
+        routed = book.run(form, queries)
+        assert (int(routed.entry[0]), int(routed.best[0]), int(routed.runner_up[0])) == (NO_ENTRY,) * 3
+        assert int(routed.entry[1]) == int(expected.entry[0])
+        assert float(routed.score[1]) == float(expected.score[0])

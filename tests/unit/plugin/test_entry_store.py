@@ -1,0 +1,118 @@
+"""Entries in their rows: shared by revisions, freed with the last, sharded, and never left behind by a refusal."""
+
+import pytest
+import torch
+
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.errors import FailedPrecondition
+from horen_vllm.plugin.entries import EntryStore, ResidentEntry
+from tests.unit.plugin.entries import D_IN, D_OUT, make_entry, make_store, pack_of, unowned_rows_are_poison, used_rows
+
+
+def placed(store: EntryStore, num_keys: int = 2, span: int = 3, *, seed: int = 0) -> ResidentEntry:
+    entry = make_entry("e", seed=seed, num_keys=num_keys, span=span)
+    entry_pack = pack_of([(1, entry)])
+    resident = store.place(entry_pack.rows[0], entry_pack.keys, entry_pack.values)
+    store.retain(resident)
+    return resident
+
+
+def test_an_entrys_rows_hold_its_keys_and_values() -> None:
+    store, entry = make_store(), make_entry("e", seed=4, num_keys=2, span=3)
+    placed(store)
+    resident = placed(store, seed=4)
+    assert torch.equal(store.keys[resident.key_row : resident.key_row + 2], entry.keys)
+    assert torch.equal(store.values[resident.value_row : resident.value_row + 3], entry.values)
+    assert used_rows(store) == (4, 6)
+    assert unowned_rows_are_poison(store)
+
+
+def test_values_take_the_models_dtype_and_keys_stay_float32() -> None:
+    store = make_store(dtype=torch.bfloat16)
+    resident, entry = placed(store), make_entry("e", num_keys=2, span=3)
+    assert (store.keys.dtype, store.values.dtype) == (torch.float32, torch.bfloat16)
+    assert torch.equal(store.values[resident.value_row], entry.values[0].bfloat16())
+
+
+def test_pages_add_up_to_the_budget() -> None:
+    store = make_store(num_keys=10, num_values=7)
+    placed(store)
+    assert store.pages() == {
+        "keys": {"used": 2, "free": 8, "budget": 10},
+        "values": {"used": 3, "free": 4, "budget": 7},
+    }
+
+
+def test_rows_are_freed_with_the_last_revision_that_has_them() -> None:
+    store = make_store()
+    resident = placed(store)
+    store.retain(resident)
+    store.release([resident])
+    assert used_rows(store) == (2, 3)
+    assert unowned_rows_are_poison(store)
+    store.release([resident])
+    assert used_rows(store) == (0, 0)
+    assert unowned_rows_are_poison(store)
+
+
+def test_without_poison_unowned_rows_are_numbers() -> None:
+    store = EntryStore(
+        d_in=D_IN, d_out=D_OUT, num_keys=4, num_values=4, dtype=torch.float16, device=torch.device("cpu")
+    )
+    resident = placed(store, span=2)
+    store.release([resident])
+    assert used_rows(store) == (0, 0)
+    assert store.keys.isfinite().all()
+    assert store.values.isfinite().all()
+
+
+@pytest.mark.parametrize(("num_keys", "num_values"), [(1, 9), (9, 2)])
+def test_an_entry_that_finds_no_room_takes_nothing(num_keys: int, num_values: int) -> None:
+    store = make_store(num_keys, num_values)
+    with pytest.raises(FailedPrecondition) as caught:
+        placed(store)
+    assert caught.value.code == "capacity_exhausted"
+    assert used_rows(store) == (0, 0)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_holds_its_half_of_each_key_and_whole_values(rank: int) -> None:
+    half = D_IN // 2
+    store, entry = make_store(d_in=half, shard=(rank, 2)), make_entry("e", num_keys=2, span=3)
+    store.check_widths(pack_of([(1, entry)]))
+    resident = placed(store)
+    kept = store.keys[resident.key_row : resident.key_row + 2]
+    assert torch.equal(kept, entry.keys[:, rank * half : (rank + 1) * half])
+    assert torch.equal(store.values[resident.value_row : resident.value_row + 3], entry.values)
+
+
+def test_the_halves_of_a_key_come_to_stand_together_again() -> None:
+    stores = [make_store(d_in=D_IN // 2, shard=(rank, 2)) for rank in (0, 1)]
+    rows = [placed(store, seed=9).key_row for store in stores]
+    whole = torch.cat([store.keys[row : row + 2] for store, row in zip(stores, rows, strict=True)], dim=1)
+    assert torch.equal(whole, make_entry("e", seed=9, num_keys=2).keys)
+
+
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+def test_other_widths_are_refused(shard: tuple[int, int]) -> None:
+    store = make_store(d_in=D_IN // shard[1], shard=shard)
+    store.check_widths(pack_of([(1, make_entry("e"))]))
+    store.check_widths(pack_of([]))
+    wrong = [
+        make_entry("e", keys=torch.ones(1, D_IN + 2)),
+        make_entry("e", keys=torch.ones(1, D_IN // 2)),
+        make_entry("e", values=torch.ones(2, D_OUT + 1)),
+    ]
+    for entry in wrong:
+        with pytest.raises(FailedPrecondition) as caught:
+            store.check_widths(pack_of([(1, entry)]))
+        assert caught.value.code == "wrong_shape"
+
+
+@pytest.mark.parametrize(
+    ("mode", "rank", "stride"),
+    [(ValueMode.SEQUENCE, 0, 1), (ValueMode.ANSWER, 0, 0), (ValueMode.LAST, 0, 0), (ValueMode.SEQUENCE, 2, 0)],
+)
+def test_a_lora_value_is_the_same_at_all_positions(mode: ValueMode, rank: int, stride: int) -> None:
+    [row] = pack_of([(1, make_entry("e", span=1, mode=mode, rank=rank))]).rows
+    assert ResidentEntry(row, 0, 0).stride == stride

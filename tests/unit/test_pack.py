@@ -1,0 +1,152 @@
+"""Packs: all entries of an update in one file, and nothing else is read as one."""
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.errors import DataLoss, FailedPrecondition
+from horen_vllm.pack import EntryPack, build_pack, decode_pack, encode_pack
+from tests.unit.plugin.entries import D_IN, D_OUT, make_entry, pack_of
+
+
+def sample() -> EntryPack:
+    return pack_of(
+        [
+            (7, make_entry("e1", num_keys=2, span=3)),
+            (9, make_entry("ünï", seed=1, span=4, mode=ValueMode.ANSWER)),
+            (8, make_entry("e3", seed=2, span=4, rank=2)),
+        ]
+    )
+
+
+def test_a_pack_survives_the_file() -> None:
+    pack = sample()
+    read = decode_pack(encode_pack(pack))
+    assert read.rows == pack.rows
+    assert torch.equal(read.keys, pack.keys)
+    assert torch.equal(read.values, pack.values)
+    assert encode_pack(read) == encode_pack(pack)
+
+
+def test_rows_tell_where_each_entry_begins_and_what_it_is() -> None:
+    pack, lora = sample(), make_entry("e3", seed=2, span=4, rank=2)
+    assert [(row.edit_id, row.sequence, row.keys, row.values, row.rank) for row in pack.rows] == [
+        ("e1", 7, 2, 3, 0),
+        ("ünï", 9, 1, 1, 0),
+        ("e3", 8, 1, 4, 2),
+    ]
+    assert torch.equal(pack.values[4:8], lora.values)
+    assert [len(row.key_digests) for row in pack.rows] == [2, 1, 1]
+
+
+def test_an_update_that_only_removes_has_an_empty_pack() -> None:
+    read = decode_pack(encode_pack(build_pack([])))
+    assert (read.rows, read.keys.numel(), read.values.numel()) == ((), 0, 0)
+
+
+@given(bits=st.lists(st.integers(0, 3), min_size=2, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_keys_have_equal_digests_exactly_when_their_bytes_are_equal(bits: list[int]) -> None:
+    keys = torch.eye(D_IN)[bits]
+    [row] = pack_of([(1, make_entry("e", keys=keys))]).rows
+    assert [row.key_digests.index(digest) for digest in row.key_digests] == [bits.index(bit) for bit in bits]
+
+
+def test_a_strided_or_half_key_has_the_digest_of_what_is_stored() -> None:
+    keys = torch.randn(D_IN, 2).half()
+    [row] = pack_of([(1, make_entry("e", keys=keys.T))]).rows
+    [stored] = pack_of([(1, make_entry("e", keys=keys.T.float().contiguous()))]).rows
+    assert row.key_digests == stored.key_digests
+
+
+WRONG_SHAPES: dict[str, dict[str, Any]] = {
+    "keys without rows": {"keys": torch.ones(0, D_IN)},
+    "keys with one axis": {"keys": torch.ones(D_IN)},
+    "values with one axis": {"values": torch.ones(2)},
+    "fewer values than the span": {"values": torch.ones(1, D_OUT)},
+    "more values than the span": {"values": torch.ones(3, D_OUT)},
+    "no values": {"values": torch.ones(0, D_OUT)},
+    "no span": {"values": torch.ones(0, D_OUT), "span": 0},
+    "LoRA rows of another rank": {"values": torch.ones(2, D_OUT), "rank": 2},
+    "a negative rank": {"values": torch.ones(2, D_OUT), "rank": -1},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_SHAPES.values(), ids=WRONG_SHAPES.keys())
+def test_an_entry_that_is_not_what_it_says_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(FailedPrecondition, match="bad") as caught:
+        pack_of([(1, make_entry("good")), (2, make_entry("bad", **wrong))])
+    assert caught.value.code == "wrong_shape"
+
+
+@pytest.mark.parametrize("wrong", [{"keys": torch.ones(1, D_IN + 1)}, {"values": torch.ones(2, D_OUT + 1)}])
+def test_entries_of_different_width_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        pack_of([(1, make_entry("e1")), (2, make_entry("e2", **wrong))])
+    assert caught.value.code == "wrong_shape"
+
+
+@pytest.mark.parametrize("size", [0, 4, 8, 60, -1, -200])
+def test_truncated_bytes_are_refused(size: int) -> None:
+    with pytest.raises(DataLoss) as caught:
+        decode_pack(encode_pack(sample())[:size])
+    assert caught.value.code == "pack_unreadable"
+
+
+def rewritten(pack: EntryPack, rows: Any) -> bytes:
+    data: bytes = save({"keys": pack.keys, "values": pack.values}, metadata={"horen_pack": json.dumps(rows)})
+    return data
+
+
+def rows_of(pack: EntryPack) -> list[dict[str, Any]]:
+    return [asdict(row) for row in pack.rows]
+
+
+BROKEN_ROWS: dict[str, dict[str, Any]] = {
+    "an unknown field": {"surprise": 1},
+    "an unknown mode": {"value_mode": "everywhere"},
+    "more keys than there are": {"keys": 3, "key_digests": ["a", "b", "c"]},
+    "fewer keys than there are": {"keys": 1, "key_digests": ["a"]},
+    "a key without a digest": {"key_digests": ["a"]},
+    "more values than there are": {"values": 4},
+    "an edit twice": {"edit_id": "e3"},
+}
+
+
+@pytest.mark.parametrize("change", BROKEN_ROWS.values(), ids=BROKEN_ROWS.keys())
+def test_rows_that_contradict_the_tensors_are_refused(change: dict[str, Any]) -> None:
+    """A worker copies by these numbers: a short slice would be broadcast over its neighbours' rows."""
+    pack = sample()
+    rows = rows_of(pack)
+    assert decode_pack(rewritten(pack, rows)).rows == pack.rows
+    rows[0] |= change
+    with pytest.raises(DataLoss) as caught:
+        decode_pack(rewritten(pack, rows))
+    assert caught.value.code == "pack_unreadable"
+
+
+@pytest.mark.parametrize("rows", [None, 3, {}, [3], [{}], "x"])
+def test_metadata_of_another_kind_is_refused(rows: Any) -> None:
+    with pytest.raises(DataLoss):
+        decode_pack(rewritten(sample(), rows))
+
+
+def test_a_file_of_another_kind_is_refused() -> None:
+    pack = sample()
+    for data in (save({"keys": pack.keys, "values": pack.values}), save({"keys": pack.keys}), b"\xff" * 64):
+        with pytest.raises(DataLoss):
+            decode_pack(data)
+
+
+def test_tensors_of_another_kind_are_refused() -> None:
+    pack = sample()
+    for wrong in (replace(pack, keys=pack.keys.flatten()), replace(pack, values=pack.values.double())):
+        with pytest.raises(DataLoss):
+            decode_pack(encode_pack(wrong))
