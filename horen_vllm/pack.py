@@ -5,13 +5,14 @@ Whoever builds a pack has verified and parsed the artifacts; the worker parses n
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from horen_vllm.artifact import EntryArtifact
 from horen_vllm.core.presets import ValueMode
@@ -81,21 +82,41 @@ def build_pack(entries: Sequence[tuple[int, str, EntryArtifact]]) -> EntryPack:
 
 def encode_pack(pack: EntryPack) -> bytes:
     """Return the file content of `pack`."""
-    rows = json.dumps([asdict(row) for row in pack.rows])
-    data: bytes = save({"keys": pack.keys, "values": pack.values}, metadata={"horen_pack": rows})
+    # A tensor of JSON lines: a reader can take them one by one, which it could not with the file's own header.
+    lines = "\n".join(json.dumps(asdict(row)) for row in pack.rows).encode()
+    rows = torch.frombuffer(bytearray(lines), dtype=torch.uint8) if lines else torch.empty(0, dtype=torch.uint8)
+    data: bytes = save({"keys": pack.keys.contiguous(), "values": pack.values.contiguous(), "rows": rows})
     return data
 
 
-def decode_pack(data: bytes) -> EntryPack:
-    """Read what `encode_pack` wrote; DataLoss ``pack_unreadable`` when the bytes are something else."""
+def read_pack(path: Path, sha256: str, pace: Callable[[Iterable[bytes]], Iterable[bytes]] = iter) -> EntryPack:
+    """Read the file that has the content of `encode_pack`, if its hash is `sha256` (hex).
+
+    Parameters
+    ----------
+    path
+        The file; it may be mapped, so it must stay as it is until the pack is no longer used.
+    pace
+        Wraps the loop over the rows, for a reader that must not hold up its process.
+
+    Raises
+    ------
+    DataLoss
+        ``pack_unreadable``, when the file is missing, has another hash or is not a pack.
+    """
     try:
-        header_bytes = int.from_bytes(data[:8], "little")
-        header: dict[str, Any] = json.loads(data[8 : 8 + header_bytes])
-        rows = tuple(_read_row(fields) for fields in json.loads(header["__metadata__"]["horen_pack"]))
-        tensors = load(data)
-        return _checked(EntryPack(tensors["keys"], tensors["values"], rows))
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                message = f"the pack {path.name} does not have the content that it was announced with."
+                raise DataLoss(message, code="pack_unreadable")
+        with safe_open(path, framework="pt") as tensors:
+            keys, values, rows = (tensors.get_tensor(name) for name in ("keys", "values", "rows"))
+        lines = rows.numpy().tobytes().splitlines()
+        return _checked(EntryPack(keys, values, tuple(_read_row(json.loads(line)) for line in pace(lines))))
+    except OSError as exc:
+        raise DataLoss(f"the pack {path.name} cannot be read: {exc.strerror}.", code="pack_unreadable") from exc
     except (KeyError, TypeError, ValueError, SafetensorError) as exc:
-        raise DataLoss("the file is not a pack of entries.", code="pack_unreadable") from exc
+        raise DataLoss(f"{path.name} is not a pack of entries.", code="pack_unreadable") from exc
 
 
 def _row(sequence: int, digest: str, entry: EntryArtifact) -> PackRow:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from horen_vllm import __version__
-from horen_vllm.cli import codebook, db, edit
+from horen_vllm.cli import codebook, db, edit, key, tenant
 from horen_vllm.cli.control import control
 from horen_vllm.cli.demo import demo
 from horen_vllm.cli.doctor import doctor
@@ -31,6 +31,8 @@ app.command()(control)
 app.command()(worker)
 app.add_typer(edit.app, name="edit")
 app.add_typer(codebook.app, name="codebook")
+app.add_typer(tenant.app, name="tenant")
+app.add_typer(key.app, name="key")
 app.add_typer(db.app, name="db")
 app.command()(explain)
 app.command()(doctor)

@@ -174,4 +174,6 @@ def _server(endpoints: Endpoints) -> str:
     if status.get("stale", True):
         message = f"the server at {endpoints.server} has lost the control plane, so it answers for no codebook."
         raise Unavailable(message, code="replica_stale")
+    if status.get("auth") == "keys":
+        return f"{endpoints.server} serves {endpoints.model}; each tenant sees its codebooks with an API key."
     return f"{endpoints.server} serves {endpoints.model} with {len(status['codebooks'])} codebooks."

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from horen_vllm.cli.connection import ControlOption, HomeOption, connect
+from horen_vllm.cli.codebook_save import save
+from horen_vllm.cli.connection import ControlOption, HomeOption, TenantOption, codebook_of, connect, tenant_of
 from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
 from horen_vllm.core.presets import PRESETS, ValueMode
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from horen_vllm.control.messages import CodebookView
 
 app = typer.Typer(help="Make codebooks, look at them, take them back.", no_args_is_help=True)
+app.command()(save)
 
 CodebookArgument = Annotated[str, typer.Argument(metavar="CODEBOOK", help="Name of the codebook.")]
 TimeoutOption = Annotated[
@@ -34,6 +36,7 @@ def create(
     window_ratio: Annotated[
         float | None, typer.Option(help="Share of the prompt, from its end, that is averaged (default: the preset's).")
     ] = None,
+    tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -41,16 +44,22 @@ def create(
     """Make an empty codebook."""
     with connect(control, home) as client:
         view = client.create_codebook(
-            name, preset=preset, threshold=threshold, value_mode=value_mode, window_ratio=window_ratio
+            codebook_of(name, tenant),
+            preset=preset,
+            threshold=threshold,
+            value_mode=value_mode,
+            window_ratio=window_ratio,
         )
     _print_codebook(view, as_json=as_json)
 
 
 @app.command("list")
-def list_(*, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False) -> None:
-    """List all codebooks."""
+def list_(
+    *, tenant: TenantOption = None, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False
+) -> None:
+    """List the codebooks of a tenant."""
     with connect(control, home) as client:
-        views = list(client.list_codebooks())
+        views = list(client.list_codebooks(tenant_of(tenant)))
     columns = (
         ("CODEBOOK", lambda view: view.name.codebook),
         ("MODEL", lambda view: view.model),
@@ -64,21 +73,31 @@ def list_(*, control: ControlOption = None, home: HomeOption = None, as_json: Js
 
 @app.command()
 def show(
-    *, name: CodebookArgument, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False
+    *,
+    name: CodebookArgument,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Show one codebook."""
     with connect(control, home) as client:
-        view = client.get_codebook(name)
+        view = client.get_codebook(codebook_of(name, tenant))
     _print_codebook(view, as_json=as_json)
 
 
 @app.command()
 def revisions(
-    *, name: CodebookArgument, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False
+    *,
+    name: CodebookArgument,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the revisions of a codebook, oldest first."""
     with connect(control, home) as client:
-        views = list(client.list_revisions(name))
+        views = list(client.list_revisions(codebook_of(name, tenant)))
     columns = (
         ("REVISION", lambda view: view.number),
         ("KIND", lambda view: view.kind.value),
@@ -98,18 +117,20 @@ def rollback(
     revision: Annotated[int, typer.Argument(metavar="REVISION", help="Revision whose entries to restore.")],
     wait: Annotated[bool, typer.Option("--wait", help="Return once every server has the new revision.")] = False,
     timeout: TimeoutOption = 60.0,
+    tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a new revision with exactly the entries of an old one."""
     with connect(control, home) as client:
-        made = client.rollback(name, revision)
+        book = codebook_of(name, tenant)
+        made = client.rollback(book, revision)
         if not wait:
             _say(made, f"revision {made.number} of {name} restores revision {revision}.", as_json=as_json)
             return
         with Console(stderr=True).status(f"waiting until revision {made.number} is served"):
-            view = client.wait_serving(name, made.number, timeout_s=timeout)
+            view = client.wait_serving(book, made.number, timeout_s=timeout)
     _say(view, f"revision {view.revision} of {name} is served everywhere.", as_json=as_json)
 
 
@@ -132,6 +153,7 @@ def _print_codebook(view: "CodebookView", *, as_json: bool) -> None:
     print_fields(
         (
             ("codebook", view.name.codebook),
+            ("tenant", view.name.tenant),
             ("ask for", f"{view.model}@{view.name.codebook}"),
             ("site", view.site),
             ("preset", parameters.preset),
@@ -141,6 +163,7 @@ def _print_codebook(view: "CodebookView", *, as_json: bool) -> None:
             ("revision", view.revision),
             ("entries", view.entry_count),
             ("serving", _serving(view)),
+            ("problems", tuple(f"{it.replica_id}: {it.message} [{it.code}]" for it in view.problems)),
             ("created", moment(view.created_at)),
         )
     )

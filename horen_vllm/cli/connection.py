@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from horen_vllm.cli.layout import HomeLayout
+from horen_vllm.ids import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from horen_vllm.control.client import HorenClient
@@ -21,6 +22,10 @@ ControlOption = Annotated[
 HomeOption = Annotated[
     Path | None,
     typer.Option("--home", metavar="DIR", help="Home of a running `horen up` (env: HOREN_HOME)."),
+]
+TenantOption = Annotated[
+    str | None,
+    typer.Option("--tenant", metavar="TENANT", help=f"Whose codebook (env: HOREN_TENANT; {DEFAULT_TENANT})."),
 ]
 
 
@@ -49,3 +54,18 @@ def connect(control: str | None, home: Path | None) -> "HorenClient":
     from horen_vllm.control.client import HorenClient  # noqa: PLC0415
 
     return HorenClient(control_address(control, home))
+
+
+def tenant_of(tenant: str | None) -> str:
+    """Return the tenant that the option, else the environment, names."""
+    return tenant or os.environ.get("HOREN_TENANT") or DEFAULT_TENANT
+
+
+def codebook_of(codebook: str, tenant: str | None) -> str:
+    """Return the resource name of a codebook of `tenant`; a resource name stays as it is."""
+    return codebook if "/" in codebook else f"tenants/{tenant_of(tenant)}/codebooks/{codebook}"
+
+
+def edit_of(edit: str, tenant: str | None) -> str:
+    """Return the resource name of an edit of `tenant`; a resource name stays as it is."""
+    return edit if "/" in edit else f"tenants/{tenant_of(tenant)}/codebooks/-/edits/{edit}"

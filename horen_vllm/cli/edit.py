@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from horen_vllm.cli.codebook import CodebookArgument, TimeoutOption
-from horen_vllm.cli.connection import ControlOption, HomeOption, connect
+from horen_vllm.cli.connection import ControlOption, HomeOption, TenantOption, codebook_of, connect, edit_of
 from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
 from horen_vllm.control.messages import EditProgress, EditView
 from horen_vllm.errors import FailedPrecondition, Unavailable
@@ -52,6 +52,7 @@ def submit(
     wait: Annotated[Until, typer.Option(help="State to wait for.")] = Until.SERVING,
     timeout: TimeoutOption = 60.0,
     request_id: Annotated[str | None, typer.Option(help="The same id with the same edit stores it only once.")] = None,
+    tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -66,7 +67,7 @@ def submit(
         must_not_fire=tuple(must_not_fire or ()),
     )
     with connect(control, home) as client:
-        edit = client.submit_edit(codebook, spec, request_id=request_id)
+        edit = client.submit_edit(codebook_of(codebook, tenant), spec, request_id=request_id)
         edit = _follow(client, edit, wait.progress, timeout)
     _print_edit(edit, as_json=as_json)
     _check_outcome(edit, wait.progress)
@@ -77,13 +78,14 @@ def list_(
     *,
     codebook: CodebookArgument,
     state: Annotated[EditProgress | None, typer.Option(help="Only edits in this state.")] = None,
+    tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """List the edits of a codebook, oldest first."""
     with connect(control, home) as client:
-        edits = [edit for edit in client.list_edits(codebook) if state in {None, edit.state}]
+        edits = [edit for edit in client.list_edits(codebook_of(codebook, tenant)) if state in {None, edit.state}]
     columns = (
         ("EDIT", lambda edit: edit.edit_id),
         ("STATE", lambda edit: edit.state.value),
@@ -97,11 +99,16 @@ def list_(
 
 @app.command()
 def show(
-    *, edit: EditArgument, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False
+    *,
+    edit: EditArgument,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """Show one edit and its whole story."""
     with connect(control, home) as client:
-        view = client.get_edit(edit)
+        view = client.get_edit(edit_of(edit, tenant))
     _print_edit(view, as_json=as_json)
 
 
@@ -111,6 +118,7 @@ def watch(
     edit: EditArgument,
     until: Annotated[Until, typer.Option(help="State at which to stop.")] = Until.SERVING,
     timeout: TimeoutOption = 60.0,
+    tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -118,7 +126,7 @@ def watch(
     """Print an edit's state now and at each change; with --json one object on each line."""
     view: EditView | None = None
     with connect(control, home) as client:
-        for view in client.watch_edit(edit, until=until.progress, timeout_s=timeout):
+        for view in client.watch_edit(edit_of(edit, tenant), until=until.progress, timeout_s=timeout):
             if as_json:
                 print_json(view)
             else:
@@ -140,7 +148,8 @@ def _follow(client: "HorenClient", edit: EditView, until: EditProgress, timeout_
 def _check_reached(edit: EditView | None, name: str, until: EditProgress, timeout_s: float) -> EditView:
     if edit is None or not edit.state.reached(until):
         state = edit.state.value if edit else "unknown"
-        message = f"edit {name} is not {until.value} after {timeout_s:g} s: it is {state}."
+        trouble = f"; {edit.reason}" if edit and edit.reason else "."
+        message = f"edit {name} is not {until.value} after {timeout_s:g} s: it is {state}{trouble}"
         raise Unavailable(message, code="wait_timeout")
     return edit
 
@@ -157,7 +166,8 @@ def _check_outcome(edit: EditView, until: EditProgress) -> None:
 def _state(edit: EditView) -> str:
     if edit.state in {EditProgress.PUBLISHED, EditProgress.SERVING}:
         served = f"{edit.replicas_serving}/{edit.replicas_total} servers"
-        return f"{edit.edit_id} {edit.state.value} (revision {edit.published_revision}, {served})"
+        trouble = f": {edit.reason}" if edit.reason else ""
+        return f"{edit.edit_id} {edit.state.value} (revision {edit.published_revision}, {served}){trouble}"
     return f"{edit.edit_id} {edit.state.value}"
 
 

@@ -16,8 +16,8 @@ from horen_vllm.ids import CodebookName
 
 R = TypeVar("R")
 
-FREE_TEXT: Final = frozenset({"PROMPT", "TARGET"})
-"""Headings of columns with text that users wrote."""
+FREE_TEXT: Final = frozenset({"PROMPT", "TARGET", "WHY"})
+"""Headings of columns with sentences."""
 _WIDE: Final = 10_000
 """Characters of a line that no terminal breaks."""
 
@@ -78,8 +78,10 @@ def moment(time: datetime | None) -> str | None:
 
 def _print_table(table: Table) -> None:
     console = Console()
-    # Lines of a file or a pipe are for grep, so they are not broken.
-    console.print(table, width=None if console.is_terminal else _WIDE)
+    if not console.is_terminal:
+        # Lines of a file or a pipe are for grep, so they are not broken.
+        console.width = _WIDE
+    console.print(table)
 
 
 def _cell(value: object) -> str:

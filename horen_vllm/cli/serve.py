@@ -11,7 +11,13 @@ from horen_vllm.cli.control import ModelOption, NameOption, SiteOption
 from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.cli.model_folder import open_model_folder
 from horen_vllm.cli.ports import claim_port
-from horen_vllm.cli.server_command import ServerDtype, ServerSettings, server_command, server_environment
+from horen_vllm.cli.server_command import (
+    ServerDtype,
+    ServerSettings,
+    check_reach,
+    server_command,
+    server_environment,
+)
 from horen_vllm.cli.stack import DEFAULT_PORT
 
 PortOption = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the OpenAI server; 0: a free one.")]
@@ -51,6 +57,7 @@ def serve(
 
     Arguments after -- go to vLLM as they are.
     """
+    check_reach(ctx.args, os.environ)
     settings = ServerSettings(
         model=open_model_folder(model, name=name, site=site),
         port=claim_port(port, "--port"),

@@ -2,15 +2,19 @@
 
 import importlib.metadata
 import json
+import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 from horen_vllm.cli.model_folder import ModelFolder
 from horen_vllm.cli.ports import LOOPBACK
+from horen_vllm.errors import FailedPrecondition
+from horen_vllm.loopback import is_loopback
 
 _CPU_BLOCK: Final = 32
 """Tokens in a KV block: attention on CPU needs a multiple of 32."""
@@ -82,8 +86,26 @@ def server_environment(settings: ServerSettings, present: Mapping[str, str]) -> 
     }
     if settings.control is not None:
         needed["HOREN_CONTROL"] = settings.control
-    defaults = {"VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB)} if on_cpu() else {"VLLM_USE_V2_MODEL_RUNNER": "0"}
+    defaults = {"VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB)} if on_cpu() else {}
+    # One for all API servers of the engine, so that a tenant's blocks are its own whichever of them it meets.
+    defaults["HOREN_CACHE_SECRET"] = secrets.token_hex(32)
     return needed | {name: value for name, value in defaults.items() if name not in present}
+
+
+def check_reach(extra: Sequence[str], present: Mapping[str, str]) -> None:
+    """Refuse at once what the server would refuse after it has loaded its model.
+
+    Raises
+    ------
+    FailedPrecondition
+        ``unauthenticated_bind``, for a ``--host`` beyond loopback without ``HOREN_AUTH=keys``.
+    """
+    hosts = [value for option, value in pairwise(extra) if option == "--host"]
+    hosts += [option.removeprefix("--host=") for option in extra if option.startswith("--host=")]
+    beyond = [host for host in hosts if not is_loopback(host)]
+    if beyond and present.get("HOREN_AUTH") != "keys":
+        message = f"without authentication the server must not listen on {beyond[0]}: set HOREN_AUTH=keys."
+        raise FailedPrecondition(message, code="unauthenticated_bind")
 
 
 def _vllm_dtype(dtype: ServerDtype) -> ServerDtype:

@@ -14,7 +14,13 @@ from horen_vllm.cli.model_folder import ModelFolder, open_model_folder
 from horen_vllm.cli.part import PartSpec
 from horen_vllm.cli.ports import LOOPBACK, claim_port
 from horen_vllm.cli.probes import control_serving, server_serving
-from horen_vllm.cli.server_command import ServerDtype, ServerSettings, server_command, server_environment
+from horen_vllm.cli.server_command import (
+    ServerDtype,
+    ServerSettings,
+    check_reach,
+    server_command,
+    server_environment,
+)
 from horen_vllm.cli.supervisor import Supervisor
 from horen_vllm.errors import InvalidArgument
 
@@ -146,7 +152,7 @@ class Stack:
         ------
         FailedPrecondition
             ``home_in_use``, ``home_not_writable``, ``port_taken``, ``model_folder_invalid``,
-            ``unsupported_architecture``, ``unknown_site`` or ``schema_out_of_date``.
+            ``unsupported_architecture``, ``unknown_site``, ``unauthenticated_bind`` or ``schema_out_of_date``.
         InvalidArgument
             ``invalid_name`` or ``ports_equal``.
         Unavailable
@@ -189,7 +195,7 @@ class Stack:
         from horen_vllm.control.client import HorenClient  # noqa: PLC0415 - gRPC
 
         with HorenClient(self.control_address) as client:
-            codebooks = list(client.list_codebooks())
+            codebooks = [book for tenant in client.list_tenants() for book in client.list_codebooks(tenant.name)]
         if not codebooks:
             return []
         from horen_vllm.fingerprint import model_fingerprint  # noqa: PLC0415 - torch, for homes that need the look
@@ -240,6 +246,7 @@ class Stack:
 
         settings, layout = self._settings, self.layout
         _check_ports(settings)
+        check_reach(settings.server_args, os.environ)
         model = open_model_folder(settings.model, name=settings.name, site=settings.site)
         layout.create()
         self._held.enter_context(layout.locked())

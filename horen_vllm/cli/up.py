@@ -96,12 +96,13 @@ def _starting(waiting: dict[str, str]) -> str:
 
 def _print_addresses(stack: Stack, console: Console) -> None:
     body = json.dumps({"model": stack.model_name, "messages": [{"role": "user", "content": "Hello"}]})
+    key = " -H 'Authorization: Bearer KEY'" if os.environ.get("HOREN_AUTH") == "keys" else ""
     lines = (
         f"OpenAI server  {stack.base_url}/v1",
         f"control plane  {stack.control_address}",
         f"logs           {stack.layout.logs}",
         "",
-        f"curl {stack.base_url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'",
+        f"curl {stack.base_url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
         "",
         "Ctrl-C stops everything.",
     )

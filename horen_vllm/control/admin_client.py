@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from horen_vllm.control import convert
+from horen_vllm.control import convert, convert_admin
 from horen_vllm.control._pb.horen.v1 import admin_pb2, replicas_pb2
 from horen_vllm.control.messages import CreatedKey
 from horen_vllm.control.names import key_path, tenant_path
@@ -30,13 +30,13 @@ class AdminCalls:
             ``invalid_name``.
         """
         request = convert.message_of(admin_pb2.CreateTenantRequest, tenant_id=tenant)
-        return self._transport.call(self._admin.CreateTenant, request, convert.tenant_from_proto)
+        return self._transport.call(self._admin.CreateTenant, request, convert_admin.tenant_from_proto)
 
     def list_tenants(self, *, page_size: int = 100) -> Iterator[TenantRecord]:
         """Yield the tenants by name, fetching a page at a time."""
         request = convert.message_of(admin_pb2.ListTenantsRequest, page_size=page_size)
         for page in self._transport.pages(self._admin.ListTenants, request):
-            yield from map(convert.tenant_from_proto, page.tenants)
+            yield from map(convert_admin.tenant_from_proto, page.tenants)
 
     def create_key(
         self,
@@ -67,7 +67,7 @@ class AdminCalls:
             scope=scope.name,
             lifetime_seconds=lifetime_s,
         )
-        return self._transport.call(self._admin.CreateKey, request, convert.created_key_from_proto)
+        return self._transport.call(self._admin.CreateKey, request, convert_admin.created_key_from_proto)
 
     def list_keys(self, tenant: TenantId | str | None = None, *, page_size: int = 100) -> Iterator[KeyRecord]:
         """Yield the keys (of `tenant`, when given), fetching a page at a time; NotFound ``unknown_tenant``."""
@@ -77,13 +77,13 @@ class AdminCalls:
             page_size=page_size,
         )
         for page in self._transport.pages(self._admin.ListKeys, request):
-            yield from map(convert.key_from_proto, page.keys)
+            yield from map(convert_admin.key_from_proto, page.keys)
 
     def revoke_key(self, key: KeyRecord | str) -> KeyRecord:
         """Make a key worthless; a key that was revoked stays so. NotFound ``unknown_key``."""
         name = key_path(key.key_id if isinstance(key, KeyRecord) else key)
         request = convert.message_of(admin_pb2.RevokeKeyRequest, name=name)
-        return self._transport.call_again(self._admin.RevokeKey, request, convert.key_from_proto)
+        return self._transport.call_again(self._admin.RevokeKey, request, convert_admin.key_from_proto)
 
     def resolve_key(self, digest: str) -> KeyRecord:
         """Return the valid key whose secret has this sha256 (hex).
@@ -96,4 +96,4 @@ class AdminCalls:
             ``invalid_digest``.
         """
         request = convert.message_of(replicas_pb2.ResolveKeyRequest, digest=digest)
-        return self._transport.call(self._replicas.ResolveKey, request, convert.key_from_proto)
+        return self._transport.call(self._replicas.ResolveKey, request, convert_admin.key_from_proto)

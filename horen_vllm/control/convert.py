@@ -5,16 +5,13 @@ Empty strings and zeros stand for None on the wire; enum values have the names o
 
 import json
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import ParamSpec, TypeVar
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from horen_vllm.control import limits
-from horen_vllm.control._pb.horen.v1 import admin_pb2, codebooks_pb2, edits_pb2, replicas_pb2
+from horen_vllm.control._pb.horen.v1 import codebooks_pb2, edits_pb2, replicas_pb2
 from horen_vllm.control.messages import (
     CodebookView,
-    CreatedKey,
     DeltaView,
     EditProgress,
     EditView,
@@ -22,20 +19,18 @@ from horen_vllm.control.messages import (
     RevisionView,
     SyncView,
 )
-from horen_vllm.control.names import key_path, replica_codebooks, tenant_path
+from horen_vllm.control.names import replica_codebooks
+from horen_vllm.control.stamps import datetime_of, stamp_of
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.errors import InvalidArgument
-from horen_vllm.ids import CodebookName, EditId, TenantId
+from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import (
     EditSpec,
     EntryRef,
     FailedProbe,
-    KeyRecord,
-    KeyScope,
     RefusedRevision,
     ReplicaReport,
     RevisionKind,
-    TenantRecord,
 )
 
 Fields = ParamSpec("Fields")
@@ -78,7 +73,7 @@ def codebook_to_proto(view: CodebookView) -> codebooks_pb2.Codebook:
         steps=parameters.steps,
         revision=view.revision,
         entry_count=view.entry_count,
-        create_time=_time(view.created_at),
+        create_time=stamp_of(view.created_at),
         parameters_json=json.dumps(parameters.to_dict()),
         replicas_total=view.replicas_total,
         replicas_serving=view.replicas_serving,
@@ -96,7 +91,7 @@ def codebook_from_proto(message: codebooks_pb2.Codebook) -> CodebookView:
         parameters=MethodParameters.from_dict(json.loads(message.parameters_json)),
         revision=message.revision,
         entry_count=message.entry_count,
-        created_at=_datetime(message.create_time),
+        created_at=datetime_of(message.create_time),
         replicas_total=message.replicas_total,
         replicas_serving=message.replicas_serving,
         problems=tuple(map(_problem_from_proto, message.problems)),
@@ -117,7 +112,7 @@ def revision_to_proto(view: RevisionView) -> codebooks_pb2.Revision:
         edit_id=view.edit_id or "",
         restored_revision=view.restored or 0,
         entry_count=view.entry_count,
-        create_time=_time(view.created_at),
+        create_time=stamp_of(view.created_at),
         serving=view.serving,
         replicas_total=view.replicas_total,
         replicas_serving=view.replicas_serving,
@@ -133,7 +128,7 @@ def revision_from_proto(message: codebooks_pb2.Revision) -> RevisionView:
         edit_id=_edit_id(message.edit_id),
         restored=message.restored_revision or None,
         entry_count=message.entry_count,
-        created_at=_datetime(message.create_time),
+        created_at=datetime_of(message.create_time),
         serving=message.serving,
         replicas_total=message.replicas_total,
         replicas_serving=message.replicas_serving,
@@ -186,9 +181,9 @@ def edit_to_proto(view: EditView) -> edits_pb2.Edit:
         overlaps=view.overlaps,
         published_revision=view.published_revision or 0,
         active=view.active,
-        create_time=_time(view.created_at),
-        update_time=_time(view.updated_at),
-        publish_time=None if view.published_at is None else _time(view.published_at),
+        create_time=stamp_of(view.created_at),
+        update_time=stamp_of(view.updated_at),
+        publish_time=None if view.published_at is None else stamp_of(view.published_at),
         replicas_serving=view.replicas_serving,
         replicas_total=view.replicas_total,
     )
@@ -210,9 +205,9 @@ def edit_from_proto(message: edits_pb2.Edit) -> EditView:
         overlaps=tuple(map(EditId, message.overlaps)),
         published_revision=message.published_revision or None,
         active=message.active,
-        created_at=_datetime(message.create_time),
-        updated_at=_datetime(message.update_time),
-        published_at=_datetime(message.publish_time) if message.HasField("publish_time") else None,
+        created_at=datetime_of(message.create_time),
+        updated_at=datetime_of(message.update_time),
+        published_at=datetime_of(message.publish_time) if message.HasField("publish_time") else None,
         replicas_serving=message.replicas_serving,
         replicas_total=message.replicas_total,
     )
@@ -236,67 +231,12 @@ def sync_from_proto(message: replicas_pb2.SyncResponse) -> SyncView:
 
 def lease_to_proto(expires_at: datetime) -> replicas_pb2.HeartbeatResponse:
     """Return the message of a renewed lease."""
-    return replicas_pb2.HeartbeatResponse(lease_expire_time=_time(expires_at))
+    return replicas_pb2.HeartbeatResponse(lease_expire_time=stamp_of(expires_at))
 
 
 def lease_from_proto(message: replicas_pb2.HeartbeatResponse) -> datetime:
     """Read when a renewed lease ends."""
-    return _datetime(message.lease_expire_time)
-
-
-def tenant_to_proto(record: TenantRecord) -> admin_pb2.Tenant:
-    """Return the message of a tenant."""
-    return admin_pb2.Tenant(name=tenant_path(record.name), create_time=_time(record.created_at))
-
-
-def tenant_from_proto(message: admin_pb2.Tenant) -> TenantRecord:
-    """Read a tenant."""
-    return TenantRecord(name=_tenant(message.name), created_at=_datetime(message.create_time))
-
-
-def scope_from_proto(scope: admin_pb2.Key.Scope) -> KeyScope | None:
-    """Return the scope, or None for the unspecified one; InvalidArgument ``invalid_key_scope`` for a number of none."""
-    if scope not in admin_pb2.Key.Scope.values():
-        raise InvalidArgument(f"there is no key scope {scope}.", code="invalid_key_scope")
-    return KeyScope[admin_pb2.Key.Scope.Name(scope)] if scope else None
-
-
-def key_to_proto(record: KeyRecord) -> admin_pb2.Key:
-    """Return the message of a key."""
-    return admin_pb2.Key(
-        name=key_path(record.key_id),
-        tenant="" if record.tenant is None else tenant_path(record.tenant),
-        scope=record.scope.name,
-        create_time=_time(record.created_at),
-        expire_time=None if record.expires_at is None else _time(record.expires_at),
-        revoke_time=None if record.revoked_at is None else _time(record.revoked_at),
-    )
-
-
-def key_from_proto(message: admin_pb2.Key) -> KeyRecord:
-    """Read a key."""
-    return KeyRecord(
-        key_id=message.name.removeprefix("keys/"),
-        tenant=_tenant(message.tenant) if message.tenant else None,
-        scope=KeyScope[admin_pb2.Key.Scope.Name(message.scope)],
-        created_at=_datetime(message.create_time),
-        expires_at=_datetime(message.expire_time) if message.HasField("expire_time") else None,
-        revoked_at=_datetime(message.revoke_time) if message.HasField("revoke_time") else None,
-    )
-
-
-def created_key_to_proto(view: CreatedKey) -> admin_pb2.CreateKeyResponse:
-    """Return the message of a new key and its secret."""
-    return admin_pb2.CreateKeyResponse(key=key_to_proto(view.key), secret=view.secret)
-
-
-def created_key_from_proto(message: admin_pb2.CreateKeyResponse) -> CreatedKey:
-    """Read a new key and its secret."""
-    return CreatedKey(key=key_from_proto(message.key), secret=message.secret)
-
-
-def _tenant(name: str) -> TenantId:
-    return TenantId(name.removeprefix("tenants/"))
+    return datetime_of(message.lease_expire_time)
 
 
 def report_to_proto(report: ReplicaReport) -> replicas_pb2.HeartbeatRequest:
@@ -403,13 +343,3 @@ def _texts(value: object) -> Iterable[str]:
 
 def _edit_id(text: str) -> EditId | None:
     return EditId(text) if text else None
-
-
-def _time(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
-
-
-def _datetime(stamp: Timestamp) -> datetime:
-    return stamp.ToDatetime(tzinfo=UTC)

@@ -9,7 +9,6 @@ give its answer there is not served by that replica, and neither is the revision
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from horen_vllm.control.messages import CodebookView, EditProgress, EditView, ReplicaProblem, RevisionView
 from horen_vllm.ids import CodebookName, EditId
@@ -22,9 +21,6 @@ from horen_vllm.registry.models import (
     ReplicaReport,
     RevisionRecord,
 )
-
-PROBE_FAILED: Final = "probe_failed"
-"""Code of a problem and of an edit that is published but does not answer."""
 
 
 def codebook_view(record: CodebookRecord, replicas: Sequence[ReplicaRecord]) -> CodebookView:
@@ -94,7 +90,7 @@ def edit_view(
         sequence=record.sequence,
         spec=record.spec,
         state=_progress(record.state, active=active, serving=0 < len(replicas) == serving),
-        reason_code=PROBE_FAILED if failed else record.reason_code,
+        reason_code="probe_failed" if failed else record.reason_code,
         reason=f"a server has the edit but does not give its answer: {failed.reason}" if failed else record.reason,
         same_as=record.same_as,
         alias_of=record.alias_of,
@@ -149,7 +145,7 @@ def _problems(replicas: Sequence[ReplicaRecord], codebook: CodebookRecord) -> It
                 yield ReplicaProblem(
                     replica_id=replica.replica_id,
                     revision=failed.revision,
-                    code=PROBE_FAILED,
+                    code="probe_failed",
                     message=failed.reason,
                     edit_id=failed.edit_id,
                 )

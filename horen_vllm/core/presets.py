@@ -43,7 +43,7 @@ class MethodParameters:
     window_ratio: float = 0.6
     """Share of the query span, counted from its end, that is averaged (section 2.2)."""
     span: SpanMode = SpanMode.PROMPT
-    """Which prompt tokens the window is taken from; what was stored before this field existed meant the whole prompt."""
+    """Which prompt tokens the window is taken from; what was stored without this field meant the whole prompt."""
     threshold: float
     """c: an entry matches when its score is greater than this cosine (section 2.2)."""
     beta: float = 20.0

@@ -66,7 +66,9 @@ def _chat_form(editable: EditableModel, text: str, parameters: MethodParameters)
     rendered = _render(editable, messages)
     tracked = parameters.span is SpanMode.CONTENT
     if tracked and not editable.tokenizer.is_fast:
-        message = f"preset {parameters.preset!r} needs a tokenizer that knows its tokens' places in the text (a fast one)."
+        message = (
+            f"preset {parameters.preset!r} needs a tokenizer that knows its tokens' places in the text (a fast one)."
+        )
         raise FailedPrecondition(message, code="unsupported_tokenizer")
     # The template writes the special tokens, so the tokenizer must add none.
     encoding = editable.tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=tracked)

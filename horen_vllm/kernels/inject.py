@@ -103,8 +103,8 @@ def inject_triton(
 
 
 def inject_warps(block: int) -> int:
-    """Return the warps of a program that holds `block` columns: at most 32 of them a thread, up to 16 warps."""
-    return min(max(block // 1024, 4), 16)
+    """Return the warps of a program that holds `block` columns: 16 of them a thread, with 4 to 16 warps."""
+    return min(max(block // 512, 4), 16)
 
 
 def inject_torch(

@@ -69,10 +69,9 @@ def _refine(
     scores, block_max = queries_BD.new_empty(rows, keys), queries_BD.new_empty(rows, blocks)
     weight, pull = queries_BD.new_empty(rows, chunks), queries_BD.new_empty(rows, chunks, width)
     attractor, refined = torch.empty_like(queries_BD), torch.empty_like(queries_BD)
-    moving = queries_BD.new_empty(rows, dtype=torch.int32)
     columns = triton.cdiv(width, PULL_BLOCK_D)
     stride = keys_PD.stride(0)
-    for step in range(steps):
+    for _ in range(steps):
         # fmt: off
         score_kernel[(blocks * rows,)](
             queries_BD, keys_PD, key_rows_N, scores, block_max, stride, rows, keys, blocks,
@@ -84,7 +83,7 @@ def _refine(
         )
         attractor_kernel[(columns, rows)](weight, pull, attractor, chunks, D=width, BLOCK_D=PULL_BLOCK_D)
         step_kernel[(rows,)](
-            queries_BD, attractor, refined, moving, 1.0 - gamma, float(gamma), float(epsilon), step,
+            queries_BD, attractor, refined, 1.0 - gamma, float(gamma), float(epsilon),
             D=width, BLOCK_D=STEP_BLOCK_D,
         )
         # fmt: on

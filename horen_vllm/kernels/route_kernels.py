@@ -133,20 +133,18 @@ def attractor_kernel(
     tl.store(p_attractor + i_b * D + i_d, b_pull / weight, mask=i_d < D)
 
 
-@triton.jit(do_not_specialize=["step"])
+@triton.jit
 def step_kernel(
     p_queries: tl.tensor,
     p_attractor: tl.tensor,
     p_refined: tl.tensor,
-    p_moving: tl.tensor,
     keep: tl.tensor,
     gamma: tl.tensor,
     epsilon: tl.tensor,
-    step: tl.tensor,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    """Take one damped step (eq. 3) unless the row has stopped (Alg. 1). Grid: (B,)."""
+    """Take one damped step (eq. 3) unless the row is at its attractor (Alg. 1). Grid: (B,)."""
     i_b = tl.program_id(0).to(tl.int64)
     b_square = tl.zeros([BLOCK_D], dtype=tl.float32)
     for first in range(0, D, BLOCK_D):
@@ -164,15 +162,14 @@ def step_kernel(
         b_mixed = keep * b_query + gamma * b_target
         b_square += b_mixed * b_mixed
     norm = tl.maximum(tl.sqrt(tl.sum(b_square, axis=0)), 1e-12)
+    # A row that has stopped stops again: its query, and so its attractor, is the same to the bit.
     moving = tl.sqrt(tl.sum(b_apart, axis=0)) > epsilon
-    moving = moving & ((step == 0) | (tl.load(p_moving + i_b) != 0))
     for first in range(0, D, BLOCK_D):
         i_d = first + tl.arange(0, BLOCK_D)
         b_target = tl.load(p_attractor + i_b * D + i_d, mask=i_d < D, other=0.0) / length
         b_query = tl.load(p_queries + i_b * D + i_d, mask=i_d < D, other=0.0)
         b_mixed = (keep * b_query + gamma * b_target) / norm
         tl.store(p_refined + i_b * D + i_d, tl.where(moving, b_mixed, b_query), mask=i_d < D)
-    tl.store(p_moving + i_b, moving.to(tl.int32))
 
 
 @triton.jit

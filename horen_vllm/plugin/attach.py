@@ -1,6 +1,7 @@
 """Attach to a loaded model: find the edit site, allocate its buffers, hook the layer and the runner."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -59,20 +60,20 @@ def attach(worker: Any, settings: EngineSettings) -> None:
     op.register()
     op.hook(linear, settings.site, site)
     step_output.hook(runner, site)
-    if compat.is_v2(runner):
-        forbids_full = V2Hooks(runner, site).forbids_full_graph
-    else:
-        runner_v1.hook(runner, site)
-
-        def forbids_full(_scheduler_output: Any) -> bool:
-            return site.must_run()
-
-    graphs.hook_graph_dispatch(runner, forbids_full)
+    graphs.hook_graph_dispatch(runner, _hook_runner(runner, site))
     self_check.after_warm_up(worker, site)
     if settings.static_dir is not None:
         static_books.load(site.codebooks, settings.static_dir, config.model_config.model, settings.site)
     keep(worker, EngineHalf(site, Stager(site.codebooks)))
     log.info("horen attached", site=settings.site, keys=site.codebooks.store.keys.shape[0])
+
+
+def _hook_runner(runner: Any, site: EditSite) -> Callable[[Any], bool]:
+    """Hook the runner and return whether a step (``SchedulerOutput``) may not be replayed from a FULL graph."""
+    if compat.is_v2(runner):
+        return V2Hooks(runner, site).forbids_full_graph
+    runner_v1.hook(runner, site)
+    return lambda _scheduler_output: site.must_run()
 
 
 def find_site(model: torch.nn.Module, name: str) -> Any:
@@ -85,7 +86,7 @@ def find_site(model: torch.nn.Module, name: str) -> Any:
         message = f"the model has no module {name!r} to wrap."
         raise FailedPrecondition(message, code="unknown_site")
     linear = getattr(wrapper, "base_layer", wrapper)
-    if not hasattr(linear, "input_size_per_partition") or not hasattr(linear, "output_size"):
+    if not all(hasattr(linear, part) for part in ("input_size_per_partition", "output_size", "reduce_results")):
         message = f"{name!r} is a {type(linear).__name__}, not a row-parallel linear layer."
         raise FailedPrecondition(message, code="unsupported_site")
     if not linear.reduce_results or linear.skip_bias_add:
@@ -99,8 +100,9 @@ def find_site(model: torch.nn.Module, name: str) -> Any:
 def _prepare_compilation(config: Any) -> None:
     # The compile cache is keyed by this dictionary: artefacts of another build must not be loaded, and the path of
     # static codebooks must not cause another compilation.
-    config.additional_config["horen"]["build"] = __version__
-    config.additional_config["horen"].pop("static_dir", None)
+    # A new dictionary: with an engine in this process the old one is the caller's, who may start another with it.
+    section = {name: value for name, value in config.additional_config["horen"].items() if name != "static_dir"}
+    config.additional_config["horen"] = {**section, "build": __version__}
     splitting = config.compilation_config.splitting_ops
     if splitting and "horen::edit" not in splitting:
         splitting.append("horen::edit")
@@ -127,4 +129,10 @@ def _make_site(worker: Any, linear: Any, settings: EngineSettings) -> EditSite:
         num_slots=config.scheduler_config.max_num_seqs,
         positions=compat.positions_buffer(worker.model_runner),
         ranks=Ranks(group) if group.world_size > 1 else None,
+        slack=_slack(config.speculative_config),
     )
+
+
+def _slack(speculative_config: Any) -> int:
+    # With async scheduling two steps may be counted before their drafts are judged.
+    return 0 if speculative_config is None else 2 * (speculative_config.num_speculative_tokens + 1)

@@ -11,7 +11,7 @@ from horen_vllm.core.presets import MethodParameters
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.pack import EntryPack
 from horen_vllm.plugin.breath import breathing
-from horen_vllm.plugin.entries import EntryStore, ResidentEntry
+from horen_vllm.plugin.entries import EntryStore, ResidentEntry, RowWriter
 from horen_vllm.plugin.revisions import RevisionView, build_view
 
 
@@ -82,7 +82,7 @@ class PagedCodebooks:
             for entry in self._entries(update, resident):
                 self.store.retain(entry)
                 held.append(entry)
-            entries = {entry.row.edit_id: entry for entry in held}
+            entries = {entry.row.edit_id: entry for entry in breathing(held)}
             device = self.store.keys.device
             return build_view(update.codebook, update.revision, update.parameters, entries, device)
         except BaseException:
@@ -109,9 +109,8 @@ class PagedCodebooks:
 
     def table(self, view: RevisionView) -> KeyTable:
         """Return the revision's keys as the matcher takes them, gathered from their rows where they must be."""
-        if view.contiguous and view.key_rows.shape[0]:
-            first = int(view.key_rows[0])
-            keys = self.store.keys[first : first + view.key_rows.shape[0]]
+        if view.run_start is not None:
+            keys = self.store.keys[view.run_start : view.run_start + view.key_rows.shape[0]]
         else:
             keys = self.store.keys[view.key_rows]
         return KeyTable(keys, view.owners, view.sequences)
@@ -128,10 +127,14 @@ class PagedCodebooks:
         replaced = {row.edit_id for row in update.added.rows}.union(update.removed)
         if update.base_revision:
             yield from (entry for edit_id, entry in breathing(resident.items()) if edit_id not in replaced)
-        key, value = 0, 0
+        keys, values, key, value = RowWriter(update.added.keys), RowWriter(update.added.values), 0, 0
         for row in breathing(update.added.rows):
-            same = resident.get(row.edit_id)
-            keys, values = update.added.keys[key : key + row.keys], update.added.values[value : value + row.values]
+            entry = resident.get(row.edit_id)
             # A full reload finds most entries where they are: equal files are equal entries.
-            yield same if same is not None and same.row == row else self.store.place(row, keys, values)
+            if entry is None or entry.row != row:
+                entry = self.store.place(row)
+                keys.add(key, entry.key_row, row.keys)
+                values.add(value, entry.value_row, row.values)
+            yield entry
             key, value = key + row.keys, value + row.values
+        self.store.write(keys, values)

@@ -32,6 +32,7 @@ _RESULT_FIELD: Final = "a worker can return a field of its own for each request"
 _GRAPH_CHOICE: Final = "a step can ask not to be replayed from a FULL graph"
 _ADMISSION: Final = "vLLM has a request-admission callback"
 _MODEL_HOOK: Final = "vLLM has a callback between loading a model and tracing it"
+_CHAT_PLACES: Final = "a rendered chat tells which tokens a message became"
 _PUBLIC: Final = "it becomes documented API"
 
 
@@ -132,8 +133,12 @@ ENGINE_SEAMS: Final = (
         _PUBLIC,
         "op_name op_func mutates_args fake_impl target_lib ...",
     ),
-    Seam("vllm.config:CompilationConfig.splitting_ops", "make the op a boundary of the piecewise split", _PUBLIC),
-    Seam("vllm.config:CUDAGraphMode.FULL_DECODE_ONLY", "lower FULL graphs of mixed batches", _GRAPH_CHOICE),
+    Seam(
+        "vllm.config.compilation:CompilationConfig.splitting_ops",
+        "make the op a boundary of the piecewise split",
+        _PUBLIC,
+    ),
+    Seam("vllm.config.compilation:CUDAGraphMode.FULL_DECODE_ONLY", "lower FULL graphs of mixed batches", _GRAPH_CHOICE),
     Seam("vllm.distributed.parallel_state:get_tp_group", "reduce partial scores over ranks", _PUBLIC, ""),
     Seam("vllm.distributed.parallel_state:GroupCoordinator.all_reduce", "the same", _PUBLIC, "self input_"),
 )
@@ -178,6 +183,7 @@ RUNNER_V2_SEAMS: Final = (
         "scheduler_output dummy_run",
         since="0.28",
     ),
+    Seam(_V2 + "cudagraph_manager", "tell the target model's graphs from a drafter's", _GRAPH_CHOICE),
     Seam(_V2 + "input_buffers.positions", "answer positions on the device", _STEP_CALLBACK),
     Seam(_V2 + "req_states.prompt_len.np", "length of a request's prompt", _STEP_CALLBACK),
     Seam(_V2 + "req_states.req_id_to_index", "tell dummy batches from real ones", _STEP_CALLBACK),
@@ -216,6 +222,26 @@ API_SEAMS: Final = (
         "hand decisions to the HTTP response",
         _RESULT_FIELD,
         "self prompt sampling_params request_id ...",
+    ),
+    Seam(
+        "vllm.renderers.base:BaseRenderer.render_chat_async",
+        "find the last user message's tokens in a chat",
+        _CHAT_PLACES,
+        "self conversations chat_params tok_params ...",
+    ),
+    Seam(
+        "vllm.renderers.hf:HfRenderer.render_messages_async",
+        "render a chat once more, with marks",
+        _CHAT_PLACES,
+        "self messages params",
+    ),
+    Seam("vllm.renderers.base:BaseRenderer.default_chat_tok_params", "ask for token offsets", _CHAT_PLACES),
+    Seam("vllm.renderers.params:TokenizeParams.return_token_offsets", "the same", _CHAT_PLACES),
+    Seam("vllm.renderers.base:BaseRenderer.get_bos_token_id", "leave BOS out of the query span", _PUBLIC, "self"),
+    Seam(
+        "vllm.config.parallel:ParallelConfig._api_process_count",
+        "elect one of several API servers",
+        "an endpoint plugin is told how many API servers there are",
     ),
     Seam(
         "vllm.plugins.endpoint_plugins.interface:EndpointPlugin.init_state",
@@ -277,14 +303,6 @@ def check_signature(found: Any, seam: Seam) -> None:
         names = names[: len(expected)]
     if names != expected:
         message = f"{seam.name} takes {names}, expected {expected}: this vLLM is not supported."
-        raise FailedPrecondition(message, code="unsupported_vllm")
-
-
-def check_parameters(function: Any, names: tuple[str, ...]) -> None:
-    """Refuse a private function whose parameters are not the ones the wrapper expects."""
-    found = tuple(inspect.signature(function).parameters)
-    if found != names:
-        message = f"{function.__qualname__} takes {found}, expected {names}: this vLLM is not supported."
         raise FailedPrecondition(message, code="unsupported_vllm")
 
 

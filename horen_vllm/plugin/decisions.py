@@ -44,6 +44,11 @@ class DecisionBatch:
         self._decisions: list[Decision] | None = None
         self._lock = threading.Lock()
 
+    @property
+    def is_read(self) -> bool:
+        """Whether `read` returns at once."""
+        return self._decisions is not None
+
     def read(self) -> list[Decision]:
         """Return the decisions, waiting for the device if they are still on their way. Safe on any thread."""
         with self._lock:
@@ -67,9 +72,17 @@ def report(view: RevisionView, decision: Decision, window: tuple[int, int], expl
         "threshold": view.parameters.threshold,
     }
     if explain:
-        nearest = [{"edit_id": view.edit_ids[entry], "score": score} for entry, score in decision.nearest]
+        # An entry whose keys all belong to a newer edit has no score.
+        near = [(entry, score) for entry, score in decision.nearest if math.isfinite(score)]
+        nearest = [{"edit_id": view.edit_ids[entry], "score": score} for entry, score in near]
         fields |= {"window": list(window), "nearest": nearest}
     return fields
+
+
+def report_missing(codebook: str) -> dict[str, Any]:
+    """Return the report of a request whose codebook was gone when it was admitted: the clean model answers it."""
+    scores = {"score": None, "runner_up": None, "runner_up_score": None, "threshold": None}
+    return {"codebook": codebook, "revision": None, "edit_id": None, **scores}
 
 
 def _decision(row: list[float], nearest: tuple[torch.Tensor, ...] | None) -> Decision:
@@ -88,7 +101,7 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
 def _event(device: torch.device) -> Any:
     if device.type == "cpu":
         return None
-    event = torch.cuda.Event()
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
     return event
 

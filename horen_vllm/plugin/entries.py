@@ -13,6 +13,7 @@ from horen_vllm.core.paging import RowAllocator
 from horen_vllm.core.values import value_stride
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.pack import EntryPack, PackRow
+from horen_vllm.plugin.breath import breathing
 
 
 @dataclass(slots=True)
@@ -60,9 +61,11 @@ class EntryStore:
         shard: tuple[int, int] = (0, 1),
         poison: bool = False,
     ) -> None:
-        empty = torch.nan if poison else 0.0
-        self.keys = torch.full((num_keys, d_in), empty, dtype=torch.float32, device=device)
-        self.values = torch.full((num_values, d_out), empty, dtype=dtype, device=device)
+        self.keys = torch.zeros(num_keys, d_in, dtype=torch.float32, device=device)
+        self.values = torch.zeros(num_values, d_out, dtype=dtype, device=device)
+        if poison:
+            self.keys.fill_(torch.nan)
+            self.values.fill_(torch.nan)
         self._key_rows = RowAllocator(num_keys)
         self._value_rows = RowAllocator(num_values)
         self._shard = shard
@@ -84,8 +87,8 @@ class EntryStore:
             )
             raise FailedPrecondition(message, code="wrong_shape")
 
-    def place(self, row: PackRow, keys: torch.Tensor, values: torch.Tensor) -> ResidentEntry:
-        """Write one entry's keys [k, D] and values [v, d_out] into free rows.
+    def place(self, row: PackRow) -> ResidentEntry:
+        """Take free rows for one entry; `write` fills them.
 
         Raises
         ------
@@ -99,11 +102,13 @@ class EntryStore:
             except FailedPrecondition:
                 self._key_rows.free(key_row)
                 raise
-        first = self._shard[0] * self.keys.shape[1]
-        own = keys[:, first : first + self.keys.shape[1]]
-        self.keys[key_row : key_row + row.keys].copy_(own, non_blocking=True)
-        self.values[value_row : value_row + row.values].copy_(values, non_blocking=True)
         return ResidentEntry(row, key_row, value_row)
+
+    def write(self, keys: "RowWriter", values: "RowWriter") -> None:
+        """Copy what the writers have collected into the buffers."""
+        first = self._shard[0] * self.keys.shape[1]
+        keys.copy_into(self.keys, slice(first, first + self.keys.shape[1]))
+        values.copy_into(self.values, slice(None))
 
     def retain(self, entry: ResidentEntry) -> None:
         """Note one more revision that contains the entry."""
@@ -124,6 +129,34 @@ class EntryStore:
             self.values[entry.value_row : entry.value_row + entry.row.values] = torch.nan
         self._key_rows.free(entry.key_row)
         self._value_rows.free(entry.value_row)
+
+
+class RowWriter:
+    """Rows of a pack and where they go, joined into as few copies as their places allow.
+
+    Parameters
+    ----------
+    source
+        [n, width] rows of a pack.
+    """
+
+    def __init__(self, source: torch.Tensor) -> None:
+        self._source = source
+        self._runs: list[list[int]] = []
+
+    def add(self, source_row: int, target_row: int, count: int) -> None:
+        """Add `count` rows that stand together."""
+        last = self._runs[-1] if self._runs else None
+        if last is not None and last[0] + last[2] == source_row and last[1] + last[2] == target_row:
+            last[2] += count
+        else:
+            self._runs.append([source_row, target_row, count])
+
+    def copy_into(self, buffer: torch.Tensor, columns: slice) -> None:
+        """Copy all rows into `buffer`, of the source's columns only these."""
+        for source, target, count in breathing(self._runs):
+            rows = self._source[source : source + count, columns]
+            buffer[target : target + count].copy_(rows, non_blocking=True)
 
 
 def _usage(rows: RowAllocator) -> dict[str, int]:

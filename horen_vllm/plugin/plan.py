@@ -63,11 +63,11 @@ def plan_step(rows: Iterable[BatchRow], requests: RequestTable) -> StepPlan:
     for row in rows:
         tracked = requests.admit(row.request_id, row.tag, row.prompt_length)
         if tracked is not None:
-            _plan_row(plan, row, tracked)
+            _plan_row(plan, row, tracked, requests.slack)
     return plan
 
 
-def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest) -> None:
+def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest, slack: int) -> None:
     assert tracked.slot is not None
     done, stop = row.num_computed, row.num_computed + row.num_tokens
     prompt = tracked.prompt_length
@@ -76,7 +76,7 @@ def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest) -> None:
     if tracked.decided is None and done < prompt:
         _plan_prompt(plan, row, tracked)
     first = max(prompt - 1, done)
-    if first < stop:
+    if first < stop and tracked.writes_at(first - slack):
         plan.writes.append((tracked.slot, row.first_row + first - done, row.first_row + row.num_tokens))
 
 

@@ -28,6 +28,16 @@ class TrackedRequest:
     in_slot: bool = False
     """Whether the slot's row holds the decision; a resumed request's new slot does not yet."""
 
+    def writes_at(self, position: int) -> bool:
+        """Whether a value may be written at `position` or later, as far as the host knows without waiting."""
+        if self.decided is None or not self.decided[0].is_read:
+            return True
+        entry = self.decision().entry
+        if entry is None:
+            return False
+        span = self.view.entries[self.view.edit_ids[entry]].row.span
+        return position < self.prompt_length - 1 + span
+
     def decision(self) -> Decision:
         """Return the decision of a routed request, waiting for the device if it must."""
         assert self.decided is not None
@@ -44,13 +54,17 @@ class RequestTable:
         Where revisions are pinned.
     num_slots
         Most requests that can run at once.
+    slack
+        By how many positions the runner may overstate what a request has computed (drafts not yet rejected).
     """
 
-    def __init__(self, codebooks: PagedCodebooks, num_slots: int) -> None:
+    def __init__(self, codebooks: PagedCodebooks, num_slots: int, slack: int = 0) -> None:
+        self.slack = slack
         self._codebooks = codebooks
         self._free_slots = list(range(num_slots))
         self._live: dict[str, TrackedRequest] = {}
         self._clean: set[str] = set()
+        self._missing: dict[str, str] = {}
         self.sums_valid = [False] * num_slots
         """Whether a slot's sum has been begun by the request that holds it now."""
 
@@ -68,12 +82,18 @@ class RequestTable:
             if view is None:
                 # For good: a codebook that arrives later must not enter a request halfway.
                 self._clean.add(request_id)
+                self._missing[request_id] = tag.codebook
                 return None
             tracked = TrackedRequest(request_id, tag, prompt_length, tag.window(prompt_length), view)
             self._live[request_id] = tracked
         if tracked.slot is None:
             tracked.slot = self._free_slots.pop()
         return tracked
+
+    def take_missing(self) -> dict[str, str]:
+        """Return the requests admitted since the last call whose codebook is not here, and its name."""
+        missing, self._missing = self._missing, {}
+        return missing
 
     def is_undecided(self, request_id: str) -> bool:
         """Whether a tagged request's prompt is still to be pooled and routed; also for one not yet admitted."""

@@ -24,8 +24,9 @@ class RevisionView:
     ----------
     key_rows, owners
         [N] int64: rows of the key buffer, and the index of the entry that owns each.
-    contiguous
-        Whether `key_rows` is one ascending run, so that the keys can be read without gathering them.
+    run_start
+        First row of the keys where `key_rows` is one ascending run, so that they can be read without gathering
+        them; else None. Kept on the host: routing waits for no device.
     sequences
         [E] int64, edit sequence numbers.
     value_table
@@ -39,7 +40,7 @@ class RevisionView:
     edit_ids: Sequence[str]
     key_rows: torch.Tensor
     owners: torch.Tensor
-    contiguous: bool
+    run_start: int | None
     sequences: torch.Tensor
     value_table: torch.Tensor
     pins: int = field(default=0)
@@ -73,7 +74,7 @@ def build_view(
         edit_ids=list(entries),
         key_rows=rows,
         owners=_column(owners, device),
-        contiguous=bool((rows.diff() == 1).all()),
+        run_start=key_rows[0] if key_rows and bool((rows.diff() == 1).all()) else None,
         sequences=_column(sequences, device),
         value_table=_column(table, device).view(-1, VALUE_COLUMNS),
     )

@@ -13,10 +13,11 @@ import structlog
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.errors import FailedPrecondition, HorenError, Internal
+from horen_vllm.pack import read_pack
+from horen_vllm.plugin.breath import breathing
 from horen_vllm.plugin.codebooks import Update
 from horen_vllm.plugin.counters import compilation_counts
 from horen_vllm.plugin.engine_half import EngineHalf, half_of
-from horen_vllm.plugin.staging import read_pack
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +83,7 @@ def status(half: EngineHalf, _body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(update: dict[str, Any]) -> Update:
-    pack = read_pack(Path(update["pack"]), update["sha256"])
+    pack = read_pack(Path(update["pack"]), update["sha256"], breathing)
     for row in pack.rows:
         if row.fingerprint != update["fingerprint"]:
             message = f"entry {row.edit_id} was trained on another base model than this server's."

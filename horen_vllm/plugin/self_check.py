@@ -20,8 +20,9 @@ def after_warm_up(worker: Any, site: EditSite) -> None:
     def compile_or_warm_up_model(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         before = site.op_calls
-        # A pass of its own: what ran before may have been traced, or have run before compilation.
-        worker.model_runner._dummy_run(1)
+        # A pass of its own: what ran before may have been traced, or have run before compilation. A profiling one,
+        # because a single token would be replayed from a CUDA graph, where the op's Python does not run.
+        worker.model_runner._dummy_run(1, is_profile=True)
         if site.op_calls == before:
             message = "the compiled model does not call horen::edit: clear vLLM's compile cache and start again."
             raise FailedPrecondition(message, code="edit_op_missing")

@@ -15,7 +15,7 @@ from horen_vllm.core.routing import unit_queries_from_sums
 from horen_vllm.errors import Internal
 from horen_vllm.kernels import dispatch
 from horen_vllm.plugin.codebooks import PagedCodebooks
-from horen_vllm.plugin.decisions import DecisionBatch, report
+from horen_vllm.plugin.decisions import DecisionBatch, report, report_missing
 from horen_vllm.plugin.plan import BatchRow, StepPlan, check_coverage, plan_step
 from horen_vllm.plugin.ranks import Ranks
 from horen_vllm.plugin.requests import RequestTable, TrackedRequest
@@ -36,6 +36,8 @@ class EditSite:
         The runner's device buffer of token positions [max T], int64.
     ranks
         The tensor-parallel ranks that share a decision; None for one.
+    slack
+        As `RequestTable` says.
 
     Attributes
     ----------
@@ -46,11 +48,17 @@ class EditSite:
     """
 
     def __init__(
-        self, codebooks: PagedCodebooks, *, num_slots: int, positions: torch.Tensor, ranks: Ranks | None = None
+        self,
+        codebooks: PagedCodebooks,
+        *,
+        num_slots: int,
+        positions: torch.Tensor,
+        ranks: Ranks | None = None,
+        slack: int = 0,
     ) -> None:
         device = codebooks.store.keys.device
         self.codebooks = codebooks
-        self.requests = RequestTable(codebooks, num_slots)
+        self.requests = RequestTable(codebooks, num_slots, slack)
         self.op_calls = self.routed = 0
         self.routing_seconds = 0.0
         self._positions = positions
@@ -93,7 +101,7 @@ class EditSite:
         """
         self._require_run()
         fresh, self._fresh = self._fresh, []
-        return FreshDecisions(fresh)
+        return FreshDecisions(fresh, self.requests.take_missing())
 
     def run(self, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
         """Do the planned work on the site's input [T, D_in] and add values to its output [T, D_out] in place."""
@@ -162,17 +170,22 @@ class EditSite:
         if view.sequences.shape[0] == 0:
             return view.sequences, view.sequences.float()
         scores = entry_scores(query, self.codebooks.table(view), view.parameters, self._reduce)[0]
-        best = scores.topk(min(count, scores.shape[0]))
-        return best.indices, best.values
+        newest_first = view.sequences.argsort(descending=True)
+        best = scores[newest_first].sort(descending=True, stable=True)
+        return newest_first[best.indices[:count]], best.values[:count]
 
     def _inject(self, outputs: torch.Tensor) -> None:
         count, tables = outputs.shape[0], self._slots
+        value_row, span, stride, rank = tables.values.unbind()
         dispatch.inject(
             outputs,
             tables.token_slot[:count],
             self._positions[:count],
             tables.answer_start,
-            *tables.values,
+            value_row,
+            span,
+            stride,
+            rank,
             self.codebooks.store.values,
         )
 
@@ -184,16 +197,18 @@ class EditSite:
 class FreshDecisions:
     """The decisions of one step, on their way to the engine core."""
 
-    def __init__(self, fresh: list[tuple[list[TrackedRequest], DecisionBatch]]) -> None:
+    def __init__(self, fresh: list[tuple[list[TrackedRequest], DecisionBatch]], missing: dict[str, str]) -> None:
         self._fresh = fresh
+        self._missing = missing
 
     def __bool__(self) -> bool:
         """Whether anything was decided."""
-        return bool(self._fresh)
+        return bool(self._fresh or self._missing)
 
     def reports(self) -> dict[str, dict[str, Any]]:
         """Return each decision by request id in plain JSON types, waiting for the device if it must."""
-        return {
+        reports = {name: report_missing(codebook) for name, codebook in self._missing.items()}
+        return reports | {
             tracked.request_id: report(tracked.view, decision, tracked.window, tracked.tag.explain)
             for group, batch in self._fresh
             for tracked, decision in zip(group, batch.read(), strict=True)

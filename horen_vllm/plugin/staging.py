@@ -4,19 +4,16 @@ Everything here runs in order: a revision that is released frees its rows before
 and never while one is being prepared on top of it.
 """
 
-import hashlib
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 
 import structlog
 import torch
 
-from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError, Internal, NotFound
-from horen_vllm.pack import EntryPack, decode_pack
+from horen_vllm.errors import FailedPrecondition, HorenError, Internal, NotFound
 from horen_vllm.plugin.codebooks import PagedCodebooks, Update
 from horen_vllm.plugin.revisions import RevisionView
 
@@ -105,6 +102,7 @@ class Stager:
         """Forget an update and give its rows back; harmless for one that is not known."""
         staged = self._staged.pop(ticket, None)
         if staged is not None:
+            staged.cancelled = True
             self._enqueue(lambda: self._discard(staged))
 
     def take_sequence(self, sequence: int) -> None:
@@ -123,13 +121,14 @@ class Stager:
     def _enqueue(self, task: Callable[[], None]) -> None:
         if self._device.type == "cuda":
             # Kernels of earlier steps may still read the rows that this task will write.
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             self._tasks.put(event.synchronize)
         self._tasks.put(task)
 
     def _run(self) -> None:
-        stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        cuda = self._device.type == "cuda"
+        stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         while True:
             task = self._tasks.get()
             try:
@@ -141,6 +140,8 @@ class Stager:
                 log.exception("staging task failed")
 
     def _prepare(self, staged: StagedUpdate, load: Callable[[], Update]) -> None:
+        if staged.cancelled:
+            return
         try:
             staged.view = self._codebooks.prepare(load())
             if self._device.type == "cuda":
@@ -156,21 +157,3 @@ class Stager:
     def _discard(self, staged: StagedUpdate) -> None:
         if staged.view is not None:
             self._codebooks.free(staged.view)
-
-
-def read_pack(path: Path, sha256: str) -> EntryPack:
-    """Return the pack at `path`.
-
-    Raises
-    ------
-    DataLoss
-        ``pack_unreadable``, when the file is missing or does not have this hash.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as exc:
-        raise DataLoss(f"the pack {path.name} cannot be read: {exc.strerror}.", code="pack_unreadable") from exc
-    if hashlib.sha256(data).hexdigest() != sha256:
-        message = f"the pack {path.name} does not have the content that it was announced with."
-        raise DataLoss(message, code="pack_unreadable")
-    return decode_pack(data)

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 from horen_vllm.control.client import HorenClient
-from horen_vllm.errors import HorenError, PermissionDenied
+from horen_vllm.errors import FailedPrecondition, HorenError, PermissionDenied
 from horen_vllm.ids import DEFAULT_TENANT, TenantId
 from horen_vllm.registry.models import KeyRecord, KeyScope
 from horen_vllm.serving.isolation import isolated_body, isolated_headers
@@ -102,12 +102,20 @@ def _check_access(key: KeyRecord | None, access: Access | None, route: str) -> N
 
 
 def add_authentication(app: Any, settings: ServingSettings) -> None:
-    """Put the authentication that the settings ask for around an application; call it after all other middleware."""
+    """Put the authentication that the settings ask for around an application; call it after all other middleware.
+
+    Raises
+    ------
+    FailedPrecondition
+        ``keys_need_control``.
+    """
     if settings.auth is Auth.NONE:
         app.add_middleware(OneTenant)
         return
-    # Without a control plane the server does not start; nobody gets in before that.
-    client = HorenClient(settings.control or "", timeout_s=_LOOKUP_TIMEOUT_S)
+    if settings.control is None:
+        message = "HOREN_AUTH=keys needs HOREN_CONTROL: the control plane knows the keys."
+        raise FailedPrecondition(message, code="keys_need_control")
+    client = HorenClient(settings.control, timeout_s=_LOOKUP_TIMEOUT_S)
     app.add_middleware(KeysOnly, keyring=Keyring(client.resolve_key, ttl_s=settings.key_cache_s))
 
 

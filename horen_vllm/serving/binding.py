@@ -19,7 +19,7 @@ def check_binding(settings: ServingSettings, args: Namespace) -> None:
     Raises
     ------
     FailedPrecondition
-        ``unauthenticated_bind``, ``api_key_conflict`` or ``keys_need_control``.
+        ``unauthenticated_bind`` or ``api_key_conflict``.
     """
     if settings.auth is Auth.NONE:
         _check_loopback(args)
@@ -27,9 +27,6 @@ def check_binding(settings: ServingSettings, args: Namespace) -> None:
     if getattr(args, "api_key", None) or os.environ.get("VLLM_API_KEY"):
         message = "HOREN_AUTH=keys and vLLM's own --api-key (or VLLM_API_KEY) exclude each other: leave that one out."
         raise FailedPrecondition(message, code="api_key_conflict")
-    if settings.control is None:
-        message = "HOREN_AUTH=keys needs HOREN_CONTROL: the control plane knows the keys."
-        raise FailedPrecondition(message, code="keys_need_control")
 
 
 def _check_loopback(args: Namespace) -> None:

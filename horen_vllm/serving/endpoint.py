@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from horen_vllm.errors import FailedPrecondition, HorenError
 from horen_vllm.fingerprint import model_fingerprint
+from horen_vllm.plugin.compat import API_SEAMS, check_seams
 from horen_vllm.serving.auth import add_authentication, isolation_of
 from horen_vllm.serving.binding import check_binding
 from horen_vllm.serving.codebooks import ServedCodebooks
-from horen_vllm.serving.decisions import current_sink, tap
+from horen_vllm.serving.decisions import tap
 from horen_vllm.serving.engine import Engine, site_of
 from horen_vllm.serving.explain import ExplainRoute
 from horen_vllm.serving.gauges import keep_gauges
@@ -24,7 +25,7 @@ from horen_vllm.serving.live import LiveUpdates
 from horen_vllm.serving.metrics import ServingMetrics
 from horen_vllm.serving.middleware import CodebookMiddleware
 from horen_vllm.serving.probe import engine_ask
-from horen_vllm.serving.problem import problem
+from horen_vllm.serving.responses import answer_refusal
 from horen_vllm.serving.settings import ServingSettings
 from horen_vllm.serving.startup import live_updates, serve_static, static_dir_of
 from horen_vllm.serving.status import status_body
@@ -58,7 +59,7 @@ class HorenEndpoint:
         )
         # Outside of the other, which it goes through with the real request.
         app.add_middleware(ExplainRoute, texts=self._token_texts)
-        app.add_exception_handler(HorenError, _answer_refusal)
+        app.add_exception_handler(HorenError, answer_refusal)
         app.add_api_route("/horen/v1/status", self.status, methods=["GET"])
         # Last, so that nothing of ours runs before it.
         add_authentication(app, self._settings)
@@ -69,9 +70,10 @@ class HorenEndpoint:
         Raises
         ------
         FailedPrecondition
-            ``no_edit_site``, ``model_folder_invalid``, ``unsupported_engine_mode``, or as `check_binding`,
-            `serve_static` and `live_updates`.
+            ``no_edit_site``, ``model_folder_invalid``, ``unsupported_engine_mode``, ``unsupported_vllm``, or as
+            `check_binding`, `serve_static` and `live_updates`.
         """
+        check_seams(API_SEAMS)
         _check_template(args)
         check_binding(self._settings, args)
         metrics = self._metrics
@@ -127,16 +129,6 @@ class HorenEndpoint:
         state = self._live.state if self._live else None
         body = status_body(self._settings.replica_id, self._served, state, current_tenant())
         return JSONResponse({**body, "auth": self._settings.auth})
-
-
-async def _answer_refusal(_request: Request, error: Exception) -> JSONResponse:
-    """Answer a request that was refused behind the middleware, while vLLM prepared its prompt."""
-    assert isinstance(error, HorenError)
-    sink = current_sink.get()
-    if sink is not None:
-        sink.refuse(error)
-    status, body = problem(error)
-    return JSONResponse(body, status_code=status)
 
 
 def _check_template(args: Namespace) -> None:

@@ -31,6 +31,10 @@ _OF_THE_ANSWER: Final = frozenset(
     | {"stop", "stop_token_ids", "stream_options", "structured_outputs", "top", "top_logprobs"}
 )
 """Fields that shape the answer or this report, not the routed prompt."""
+_OF_THE_BODY: Final = frozenset(
+    {b"content-encoding", b"content-length", b"content-type", b"host", b"transfer-encoding"}
+)
+"""Headers that describe the bytes that came, not those that are passed on."""
 
 
 class ExplainRoute:
@@ -72,7 +76,9 @@ class ExplainRoute:
         told = answer.json()
         choice = told["choices"][0]
         if FIELD not in choice:
-            message = f"{body['model']!r} is the clean model, which no edit touches: name a codebook, NAME@CODEBOOK."
+            message = (
+                f"{body.get('model')!r} is the clean model, which no edit touches: name a codebook, NAME@CODEBOOK."
+            )
             raise InvalidArgument(message, code="codebook_required")
         token_ids = choice.get("prompt_token_ids") or told["prompt_token_ids"]
         content = explanation(choice[FIELD], token_ids, self._texts)
@@ -90,12 +96,13 @@ def real_request(body: dict[str, Any]) -> dict[str, Any]:
 
 async def _ask(request: Request, path: str, body: dict[str, Any], top: int) -> httpx.Response:
     # Through the whole application: vLLM's own --api-key guards /v1 and not our path.
-    transport = httpx.ASGITransport(request.app, root_path=request.scope.get("root_path", ""))
-    headers = [(name, value) for name, value in request.headers.raw if name not in {b"content-length", b"host"}]
+    client = (request.client.host, request.client.port) if request.client else ("", 0)
+    transport = httpx.ASGITransport(request.app, root_path=request.scope.get("root_path", ""), client=client)
+    headers = [(name, value) for name, value in request.headers.raw if name not in _OF_THE_BODY]
+    headers.append((b"content-type", b"application/json"))
     token = entries_wanted.set(top)
     try:
-        url = request.url.replace(path=path, query="")
-        asked = httpx.Request("POST", str(url), headers=headers, content=json.dumps(body).encode())
+        asked = httpx.Request("POST", f"http://localhost{path}", headers=headers, content=json.dumps(body).encode())
         answer = await transport.handle_async_request(asked)
         await answer.aread()
         return answer

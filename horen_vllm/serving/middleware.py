@@ -93,7 +93,6 @@ class CodebookMiddleware:
             sink.refused = functools.partial(metrics.refused, name)
         return sink
 
-
     def _may_carry_json(self, scope: dict[str, Any]) -> bool:
         if scope["type"] != "http" or scope["method"] != "POST":
             return False

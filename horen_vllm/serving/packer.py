@@ -68,6 +68,8 @@ class Packer:
 
 
 async def _pack_apart(order: PackOrder) -> PackedUpdate:
+    # As text it takes a while, too.
+    question = (await asyncio.to_thread(order_to_json, order)).encode()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "horen_vllm.serving.packing"),
         stdin=asyncio.subprocess.PIPE,
@@ -75,7 +77,7 @@ async def _pack_apart(order: PackOrder) -> PackedUpdate:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     try:
-        answer, _ = await process.communicate(order_to_json(order).encode())
+        answer, _ = await process.communicate(question)
     finally:
         if process.returncode is None:
             process.kill()

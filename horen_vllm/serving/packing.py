@@ -23,21 +23,11 @@ from horen_vllm.ids import EditId
 from horen_vllm.pack import build_pack, encode_pack
 from horen_vllm.registry.models import EntryRef
 from horen_vllm.serving.reported import error_fields, reported_error
+from horen_vllm.serving.state import Probe
 
 MAX_PROBES: Final = 8
 """Entries of one update that the replica asks itself about; of more, a sample."""
 _NICENESS: Final = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
-    """A question by which a replica asks its own engine whether an edit holds."""
-
-    edit_id: str
-    prompt_ids: tuple[int, ...]
-    """The edit's own prompt, as ``/v1/completions`` tokenises it."""
-    target_ids: tuple[int, ...]
-    """What greedy decoding must answer, without the end token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,14 +137,8 @@ def packed_from_json(text: str) -> PackedUpdate:
     fields: dict[str, Any] = json.loads(text)
     if "error" in fields:
         raise reported_error(fields["error"])
-    probes = tuple(probe_from_json(probe) for probe in fields["probes"])
+    probes = tuple(Probe.from_json(probe) for probe in fields["probes"])
     return PackedUpdate(**{**fields, "path": Path(fields["path"]), "probes": probes})
-
-
-def probe_from_json(fields: dict[str, Any]) -> Probe:
-    """Read a probe's plain fields (``dataclasses.asdict``)."""
-    ids = {name: tuple(fields[name]) for name in ("prompt_ids", "target_ids")}
-    return Probe(edit_id=fields["edit_id"], **ids)
 
 
 def main() -> None:

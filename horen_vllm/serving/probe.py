@@ -2,19 +2,23 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
+
+import structlog
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import CodebookName
 from horen_vllm.plugin.tag import RequestTag
-from horen_vllm.serving.packing import Probe
 from horen_vllm.serving.spans import RequestSpan
+from horen_vllm.serving.state import Probe
 
 TIMEOUT_S: Final = 60.0
 """Seconds that one probe may wait behind other requests and run."""
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class Greedy:
     """The decision report; None when the request was not routed."""
 
 
-Ask = Callable[[list[int], int, RequestTag], Awaitable[Greedy]]
+Ask = Callable[[list[int], int, RequestTag], Coroutine[Any, Any, Greedy]]
 """Answers (prompt ids, number of tokens, tag) by greedy decoding."""
 
 
@@ -57,6 +61,9 @@ class Prober:
             return f"the engine did not answer within {TIMEOUT_S:g} s."
         except (HorenError, ValueError) as error:
             return f"the engine refused the prompt: {error}"
+        except Exception as error:
+            log.exception("probe failed unexpectedly", codebook=str(name), edit=probe.edit_id)
+            return f"the engine failed with {type(error).__name__}."
         return _judged(answer, probe)
 
 

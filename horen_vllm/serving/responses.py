@@ -5,7 +5,12 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-from horen_vllm.serving.decisions import DecisionSink
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from horen_vllm.errors import HorenError
+from horen_vllm.serving.decisions import DecisionSink, current_sink
+from horen_vllm.serving.problem import problem
 
 FIELD: Final = "horen"
 _JSON: Final = b"application/json"
@@ -14,6 +19,16 @@ _EVENT: Final = b"data: "
 _END: Final = b"\n\n"
 _FINISHED: Final = re.compile(rb'"finish_reason":\s*"')
 """Only a finished choice has text there, and inside a JSON text the quotes would be escaped."""
+
+
+async def answer_refusal(_request: Request, error: Exception) -> JSONResponse:
+    """Answer a request that was refused behind the middleware, while vLLM prepared its prompt."""
+    assert isinstance(error, HorenError)
+    sink = current_sink.get()
+    if sink is not None:
+        sink.refuse(error)
+    status, body = problem(error)
+    return JSONResponse(body, status_code=status)
 
 
 class ResponseWriter:

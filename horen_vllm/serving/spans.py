@@ -12,7 +12,6 @@ from typing import Any
 
 from horen_vllm.core.presets import SpanMode
 from horen_vllm.core.span import (
-    ContentMarks,
     content_marks,
     content_range,
     content_tokens,
@@ -90,11 +89,12 @@ def tap_renderer(renderer: Any, asked: Callable[[], RequestSpan | None]) -> None
         copies = [copied_messages(messages) for messages in conversations]
         tok_params = dataclasses.replace(tok_params or renderer.default_chat_tok_params, return_token_offsets=True)
         rendered, inputs = await render_chat(copies, chat_params, tok_params, **more)
+        truncated = tok_params.truncate_prompt_tokens is not None
         for messages, engine_input in zip(copies, inputs, strict=True):
-            marks = content_marks(engine_input.get("prompt") or "")
-            marked = await _marked(renderer, marked_messages(messages, marks), chat_params)
-            found = _content_span(engine_input, marked, marks, truncated=tok_params.truncate_prompt_tokens is not None)
-            span.keep(engine_input["prompt_token_ids"], found)
+            text, offsets = _places(engine_input)
+            marks = content_marks(text)
+            chars = content_range(text, await _marked(renderer, marked_messages(messages, marks), chat_params), marks)
+            span.keep(engine_input["prompt_token_ids"], content_tokens(offsets, chars, truncated=truncated))
         return rendered, inputs
 
     renderer.render_chat_async = tapped_render_chat
@@ -105,27 +105,26 @@ async def _pair(rendering: Any) -> tuple[Any, Any]:
     return conversations, inputs
 
 
-async def _marked(renderer: Any, messages: Any, chat_params: Any) -> str | None:
-    """Return the marked chat as text; None from a renderer that gives token ids only."""
-    from vllm.exceptions import VLLMClientError  # noqa: PLC0415 - only a running server has vLLM
-
-    try:
-        _, prompt = await renderer.render_messages_async(messages, chat_params)
-    except VLLMClientError as exc:
-        message = "the model's chat template refuses the last user message when its edges are marked."
-        raise InvalidArgument(message, code="query_span_not_found") from exc
-    text: str | None = prompt.get("prompt")
-    return text
-
-
-def _content_span(engine_input: Any, marked: str | None, marks: ContentMarks, *, truncated: bool) -> tuple[int, int]:
+def _places(engine_input: Any) -> tuple[str, list[tuple[int, int]]]:
+    """Return a rendered chat as text, with each token's place in it."""
     if engine_input["type"] != "token":
         raise InvalidArgument("a chat with media cannot be routed through a codebook.", code="unsupported_content")
     # The places are taken out again: nothing behind this expects them.
     offsets, text = engine_input.pop("prompt_token_offsets", None), engine_input.get("prompt")
-    if offsets is None or text is None or marked is None:
+    if offsets is None or text is None:
         raise _no_places()
-    return content_tokens(offsets, content_range(text, marked, marks), truncated=truncated)
+    return text, offsets
+
+
+async def _marked(renderer: Any, messages: Any, chat_params: Any) -> str:
+    from vllm.exceptions import VLLMValidationError  # noqa: PLC0415 - only a running server has vLLM
+
+    try:
+        _, prompt = await renderer.render_messages_async(messages, chat_params)
+    except (VLLMValidationError, ValueError) as exc:
+        message = "the model's chat template refuses the last user message when its edges are marked."
+        raise InvalidArgument(message, code="query_span_not_found") from exc
+    return str(prompt["prompt"])
 
 
 def _check_template(chat_params: Any) -> None:

@@ -39,11 +39,12 @@ def live_updates(
     """
     key = engine_key(engine_client)
     folder = run_folder(settings.run_dir, key)
+    client = HorenClient(control)
 
     def lead(state: AgentState | None, publish: Callable[[AgentState], None]) -> Awaitable[None]:
         packs = settings.packs or settings.artifacts.absolute().parent / "packs"
         agent = SyncAgent(
-            client=HorenClient(control),
+            client=client,
             engine=Engine(engine_client, stage_timeout_s=settings.stage_timeout_s),
             packer=Packer(artifacts=settings.artifacts, folder=packs, owner=key),
             prober=Prober(ask, bos_id=engine_client.renderer.get_bos_token_id()),

@@ -6,12 +6,28 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import FailedProbe, RefusedRevision
-from horen_vllm.serving.packing import Probe, probe_from_json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A question by which a replica asks its own engine whether an edit holds."""
+
+    edit_id: str
+    prompt_ids: tuple[int, ...]
+    """The edit's own prompt, as ``/v1/completions`` tokenises it."""
+    target_ids: tuple[int, ...]
+    """What greedy decoding must answer, without the end token."""
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Probe":
+        """Read a probe's plain fields (``dataclasses.asdict``)."""
+        ids = {name: tuple(fields[name]) for name in ("prompt_ids", "target_ids")}
+        return cls(edit_id=fields["edit_id"], **ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +118,8 @@ class StateFile:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "state.json"
-        self._seen: tuple[int, int] | None = None
+        # Kept open: as long as it is, no later file can have its inode.
+        self._seen: TextIO | None = None
 
     def write(self, state: AgentState) -> None:
         """Replace the file's content at once."""
@@ -114,16 +131,15 @@ class StateFile:
     def changed(self) -> AgentState | None:
         """Return the state if it has been written since the last call; it costs one ``stat`` if not."""
         try:
-            # Every write makes a new file, so its inode and time tell it from the last.
-            found = self._path.stat()
-            if self._seen == (found.st_ino, found.st_mtime_ns):
+            if self._seen is not None and os.path.samestat(self._path.stat(), os.fstat(self._seen.fileno())):
                 return None
-            state = AgentState.from_json(self._path.read_text(encoding="utf-8"))
+            file = self._path.open(encoding="utf-8")
         except FileNotFoundError:
             return None
-        # Of the file that was looked at: one written meanwhile is read by the next call.
-        self._seen = (found.st_ino, found.st_mtime_ns)
-        return state
+        if self._seen is not None:
+            self._seen.close()
+        self._seen = file
+        return AgentState.from_json(file.read())
 
 
 def _plain(state: CodebookState) -> dict[str, Any]:
@@ -136,6 +152,6 @@ def _codebook(fields: dict[str, Any]) -> CodebookState:
     decoded = {
         "parameters": MethodParameters.from_dict(parameters) if parameters else None,
         "refused": Refusal(**refused) if refused else None,
-        "failed": tuple(ProbeFailure(**{**it, "probe": probe_from_json(it["probe"])}) for it in fields["failed"]),
+        "failed": tuple(ProbeFailure(**{**it, "probe": Probe.from_json(it["probe"])}) for it in fields["failed"]),
     }
     return CodebookState(**{**fields, **decoded})

@@ -19,10 +19,10 @@ from horen_vllm.registry.models import ReplicaReport
 from horen_vllm.serving.engine import Engine
 from horen_vllm.serving.lane import Lane
 from horen_vllm.serving.packer import Packer
-from horen_vllm.serving.packing import PackedUpdate, Probe
+from horen_vllm.serving.packing import PackedUpdate
 from horen_vllm.serving.probe import Prober
 from horen_vllm.serving.settings import ServingSettings
-from horen_vllm.serving.state import AgentState, CodebookState, ProbeFailure
+from horen_vllm.serving.state import AgentState, CodebookState, Probe, ProbeFailure
 from horen_vllm.serving.updates import Updates
 
 RETRY_S: Final = 0.5
@@ -98,6 +98,7 @@ class SyncAgent:
         self._heard = asyncio.Event()
         self._ready = asyncio.Event()
         self._news = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
 
     async def run(self, state: AgentState | None) -> None:
         """Go on until cancelled, from where an earlier agent of this engine stopped (None: there was none).
@@ -105,10 +106,10 @@ class SyncAgent:
         No failure of the control plane or of one update ends it.
         """
         await self._take_over(state or AgentState())
-        async with asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as self._tasks:
             for work in (self.listen, self.beat, self.mend):
-                group.create_task(self._keep_on(work))
-            group.create_task(self._settle())
+                self._tasks.create_task(self._keep_on(work))
+            self._tasks.create_task(self._settle())
 
     async def listen(self) -> None:
         """Ask the control plane once, and start what is new."""
@@ -191,7 +192,7 @@ class SyncAgent:
         now = self._clock()
         if lane.busy or not (lane.queue or (lane.gone and now >= lane.retry.due_at) or lane.probes_due(now)):
             return
-        lane.task = asyncio.create_task(self._work(lane))
+        lane.task = self._tasks.create_task(self._work(lane))
 
     async def _work(self, lane: Lane) -> None:
         if lane.gone:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from horen_vllm.core.presets import MethodParameters, SpanMode, preset_parameters
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.editor.contexts import prompt_forms
@@ -35,7 +36,10 @@ class Server:
         from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
         request = ChatCompletionRequest.model_validate({"model": "m", **body})
-        defaults = {"tools": [tool.model_dump() for tool in request.tools] if request.tools else None, "tokenize": False}
+        defaults = {
+            "tools": [tool.model_dump() for tool in request.tools] if request.tools else None,
+            "tokenize": False,
+        }
         chat_params = request.build_chat_params(None, "auto").with_defaults(defaults)
         tok_params = request.build_tok_params(self.renderer.model_config)
         self.span = RequestSpan(mode, chat=True)

@@ -1,12 +1,18 @@
-"""Bit equality of two engines: same requests, same batch geometry, tokens and logprobs compared as bits."""
+"""Bit equality of two engines: same requests, same batch geometry, tokens and logprobs compared as bits.
 
+``python -m tests.e2e.bits MODEL SITE`` compares two eager engines, for runners that are chosen from outside.
+"""
+
+import argparse
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tests.e2e import mixed
-from tests.e2e.engines import apply_book, engine, tagged
+from tests.e2e.engines import engine, tagged
 from tests.e2e.oracle import Oracle, OracleBook
+from tests.e2e.rpc import apply_book
 
 Answer = tuple[tuple[int, ...], tuple[bytes, ...]]
 
@@ -21,7 +27,7 @@ def answers(
     settings = {"dtype": "bfloat16", "enable_prefix_caching": False, "max_num_batched_tokens": 64, **options}
     with engine(model, site, **settings) as llm:
         for name, book in books.items() if site else ():
-            assert apply_book(llm, name, book, folder)["revision"] == 1
+            apply_book(llm, name, book, folder)
         parameters = [
             # A fixed length keeps the batch geometry equal whatever an edit makes a neighbour say.
             tagged(case.codebook if site else None, max_tokens=8, ignore_eos=True, logprobs=2)
@@ -59,5 +65,20 @@ def _bits(output: Any) -> Answer:
 
 
 def _fired(output: Any) -> str | None:
-    decision = (output.kv_transfer_params or {}).get("horen")
+    decision = output.outputs[0].horen if hasattr(output.outputs[0], "horen") else None
     return decision["edit_id"] if decision else None
+
+
+def main() -> None:
+    """Compare two eager engines in this process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("site")
+    arguments = parser.parse_args()
+    oracle = Oracle(arguments.model, arguments.site)
+    with tempfile.TemporaryDirectory() as folder:
+        check_bit_identity(arguments.model, arguments.site, oracle, Path(folder), enforce_eager=True)
+
+
+if __name__ == "__main__":
+    main()

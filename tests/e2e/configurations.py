@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Blocks for about five requests: with eight running, some lose theirs in the middle of an answer.
-FEW_BLOCKS: dict[str, Any] = {"num_gpu_blocks_override": 18}
+FEW_BLOCKS: dict[str, Any] = {"num_gpu_blocks_override": 17}
 EAGER: dict[str, Any] = {"enforce_eager": True, "enable_prefix_caching": True, "max_num_batched_tokens": 64}
 COMPILED: dict[str, Any] = {**EAGER, "enforce_eager": False}
 NO_FUSIONS = {
@@ -33,6 +33,10 @@ class Configuration:
         Whether the V2 runner serves, under Triton's interpreter.
     backend_split, async_scheduling
         See ``cpu_platform.insist``.
+    parallel_share
+        Share of requests with n = 2; vLLM's rejection sampler takes none of the parameters that make them greedy.
+    tiny_model
+        Whether a random model with an even number of heads is served instead of the demo model.
     expects
         Counters of the report that must be positive: what the configuration is there for must have happened.
     """
@@ -42,7 +46,13 @@ class Configuration:
     v2: bool = False
     backend_split: bool = False
     async_scheduling: bool = False
+    parallel_share: float = 0.12
+    tiny_model: bool = False
     expects: tuple[str, ...] = ()
+
+    def claims(self) -> dict[str, bool]:
+        """Return what the engine must say of itself."""
+        return {"v2": self.v2, "async_scheduling": self.async_scheduling, "backend_split": self.backend_split}
 
     @property
     def needs_compiler(self) -> bool:
@@ -59,17 +69,24 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "v1-backend-split": Configuration(
         {**COMPILED, "compilation_config": {"pass_config": NO_FUSIONS}}, backend_split=True
     ),
-    "v1-ngram": Configuration({**EAGER, "speculative_config": NGRAM}, expects=("accepted_drafts",)),
+    "v1-ngram": Configuration({**EAGER, "speculative_config": NGRAM}, parallel_share=0.0, expects=("accepted_drafts",)),
     "v1-draft-async": Configuration(
-        {**EAGER, "speculative_config": DRAFT}, async_scheduling=True, expects=("accepted_drafts",)
+        {**EAGER, **FEW_BLOCKS, "speculative_config": DRAFT},
+        async_scheduling=True,
+        parallel_share=0.0,
+        expects=("accepted_drafts", "preemptions"),
     ),
-    "v1-tensor-parallel": Configuration({**EAGER, "tensor_parallel_size": 2}),
+    "v1-tensor-parallel": Configuration({**EAGER, "tensor_parallel_size": 2}, tiny_model=True),
     "v1-lora-enabled": Configuration({**EAGER, "enable_lora": True, "max_lora_rank": 8}),
-    "v2": Configuration({**EAGER, "async_scheduling": False}, v2=True),
+    "v2": Configuration(EAGER, v2=True),
     "v2-preemption-async": Configuration(
         {**EAGER, **FEW_BLOCKS}, v2=True, async_scheduling=True, expects=("preemptions",)
     ),
     "v2-draft-async": Configuration(
-        {**EAGER, "speculative_config": DRAFT}, v2=True, async_scheduling=True, expects=("accepted_drafts",)
+        {**EAGER, **FEW_BLOCKS, "speculative_config": DRAFT},
+        v2=True,
+        async_scheduling=True,
+        parallel_share=0.0,
+        expects=("accepted_drafts", "preemptions"),
     ),
 }

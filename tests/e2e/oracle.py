@@ -76,10 +76,11 @@ class OracleAnswer:
 
 @dataclass
 class _CleanPrompt:
-    """A prompt's clean forward pass: its KV cache and its site inputs [P, d_in] in double precision."""
+    """A prompt's clean pass: its KV cache, site inputs [P, d_in] in double precision, site outputs [P, d_out]."""
 
     cache: Any
     inputs: torch.Tensor
+    outputs: torch.Tensor
 
 
 class Oracle:
@@ -110,6 +111,10 @@ class Oracle:
             self._queries[key] = (mean / mean.norm()).float()
         return self._queries[key]
 
+    def output_rms(self, prompt: Sequence[int]) -> float:
+        """Return the root mean square of the site's clean output over a prompt, by which values are scaled."""
+        return float(self._clean(tuple(prompt)).outputs.square().mean().sqrt())
+
     def answer(
         self, prompt: Sequence[int], book: OracleBook | None, max_tokens: int, stop: int, span: Span = None
     ) -> OracleAnswer:
@@ -129,20 +134,21 @@ class Oracle:
         answer.threshold = book.threshold
         if not book.entries:
             return None
-        keys = torch.cat([entry.keys for entry in book.entries]).double()
-        query = _refine(self.query(prompt, book.ratio, span).double(), keys, book)
-        ranked = sorted(
-            ((float((entry.keys.double() @ query).max()), entry.sequence, entry) for entry in book.entries),
-            key=lambda item: item[:2],
-            reverse=True,
-        )
-        answer.score = ranked[0][0]
-        answer.best_id = ranked[0][2].edit_id
-        answer.runner_up_score = ranked[1][0] if len(ranked) > 1 else -math.inf
+        owned = _newest_of_equal_keys(book)
+        keys = torch.stack([key for key, _ in owned]).double()
+        scores = keys @ _refine(self.query(prompt, book.ratio, span).double(), keys, book)
+        best: dict[str, tuple[float, int, OracleEntry]] = {}
+        for score, (_, entry) in zip(scores.tolist(), owned, strict=True):
+            if entry.edit_id not in best or score > best[entry.edit_id][0]:
+                best[entry.edit_id] = (score, entry.sequence, entry)
+        first, *others = sorted(best.values(), key=lambda item: item[:2], reverse=True)
+        answer.score, _, entry = first
+        answer.best_id = entry.edit_id
+        answer.runner_up_score = others[0][0] if others else -math.inf
         if answer.score <= book.threshold:
             return None
         answer.edit_id = answer.best_id
-        return ranked[0][2]
+        return entry
 
     def _generate(self, prompt: tuple[int, ...], entry: OracleEntry | None, count: int, stop: int) -> OracleAnswer:
         if entry is not None:
@@ -162,13 +168,13 @@ class Oracle:
         known = self._prompts.pop(prompt, None)
         if known is None:
             seen: list[torch.Tensor] = []
-            handle = self._site.register_forward_pre_hook(lambda _m, args: seen.append(args[0][0].double()))
+            handle = self._site.register_forward_hook(lambda _m, args, out: seen.extend((args[0][0].double(), out[0])))
             cache = DynamicCache()
             try:
                 self.model(torch.tensor([prompt]), past_key_values=cache, use_cache=True)
             finally:
                 handle.remove()
-            known = _CleanPrompt(cache, seen[0])
+            known = _CleanPrompt(cache, *seen)
         self._prompts[prompt] = known
         if len(self._prompts) > CACHED_PROMPTS:
             self._prompts.popitem(last=False)
@@ -221,6 +227,14 @@ class Oracle:
             yield
         finally:
             handle.remove()
+
+
+def _newest_of_equal_keys(book: OracleBook) -> list[tuple[torch.Tensor, OracleEntry]]:
+    """Return the keys that count, each with its owner: of bit-equal keys only the newest edit's."""
+    owned: dict[bytes, tuple[torch.Tensor, OracleEntry]] = {}
+    for entry in sorted(book.entries, key=lambda entry: entry.sequence):
+        owned.update({key.numpy().tobytes(): (key, entry) for key in entry.keys})
+    return list(owned.values())
 
 
 def _refine(query: torch.Tensor, keys: torch.Tensor, book: OracleBook) -> torch.Tensor:

@@ -12,7 +12,8 @@ from tests.e2e.soak_load import Topic
 
 CODEBOOKS = tuple(f"tenants/t{tenant}/codebooks/{book}" for tenant in range(4) for book in ("red", "blue"))
 RANK = 4
-VALUE_SCALE = 8.0
+# Standard deviation of a direct value, in multiples of the site output's rms; of the rows of a LoRA value's B^T.
+VALUE_SCALE = 3.0
 LORA_SCALE = 2.0
 LONGEST_SPAN = 9
 
@@ -74,6 +75,7 @@ class Library:
         self._random = random.Random(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._edits = 0
+        self._scale = VALUE_SCALE * oracle.output_rms(topics[-1].tokens)
         self.shelves = {name: Shelf(name, STYLES[index % 4]) for index, name in enumerate(CODEBOOKS)}
         self._topic_of: dict[str, int] = {}
 
@@ -82,7 +84,7 @@ class Library:
         count = 2 * len(self._topics) // 3
         chosen = self._random.sample(range(len(self._topics)), count)
         entries = tuple(self._edit(self.shelves[name], topic) for topic in chosen)
-        return self._move(name, entries, "publish", full=True)
+        return self._move(name, entries, "publishes", full=True)
 
     def next_move(self, asked: Sequence[tuple[tuple[int, ...], Span]]) -> Move:
         """Return a publish, retirement, rollback or replacement of a random codebook.
@@ -91,9 +93,9 @@ class Library:
         """
         shelf = self.shelves[self._random.choice(CODEBOOKS)]
         kinds: dict[str, Callable[[Shelf, Sequence[tuple[tuple[int, ...], Span]]], tuple[OracleEntry, ...]]] = {
-            "publish": self._publish,
-            "retire": self._retire,
-            "rollback": self._rollback,
+            "publishes": self._publish,
+            "retirements": self._retire,
+            "rollbacks": self._rollback,
         }
         kind = self._random.choices(tuple(kinds), weights=(5, 2, 3))[0]
         return self._move(shelf.name, kinds[kind](shelf, asked), kind, full=self._random.random() < 0.15)
@@ -138,9 +140,11 @@ class Library:
         span = 1 if mode == "last" else self._random.randrange(1, LONGEST_SPAN + 1)
         width = int(self._oracle.model.config.hidden_size)
         rows = span if mode == "sequence" else 2 * RANK if mode == "lora" else 1
-        values = torch.randn(rows, width, generator=self._generator) * VALUE_SCALE
+        values = torch.randn(rows, width, generator=self._generator)
         if mode == "lora":
-            values = torch.cat([F.normalize(values[:RANK], dim=1), values[RANK:] * (LORA_SCALE / VALUE_SCALE)])
+            values = torch.cat([F.normalize(values[:RANK], dim=1), values[RANK:] * LORA_SCALE])
+        else:
+            values = values * self._scale
         entry = OracleEntry(f"edit-{self._edits}", self._edits, torch.stack(keys), values, mode, span)
         return replace(entry, mode="answer", rank=RANK) if mode == "lora" else entry
 

@@ -4,6 +4,7 @@ vLLM's own ``LLMEngine`` with its engine core in this process: the scheduler's t
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,9 +108,28 @@ class SteppedEngine:
         """Return a counter of vLLM's, summed over its labels."""
         return sum(m.value for m in self.engine.get_metrics() if m.name == name and hasattr(m, "value"))
 
-    def shutdown(self) -> None:
-        """Stop the engine core."""
-        self.engine.engine_core.shutdown()
+    def describe(self) -> dict[str, Any]:
+        """Return what kind of engine this is, as it runs and not as it was asked for."""
+        config = self.engine.vllm_config
+        return {
+            "v2": config.use_v2_model_runner,
+            "async_scheduling": self.engine.engine_core.engine_core.batch_queue is not None,
+            "backend_split": config.compilation_config.mode.name == "VLLM_COMPILE",
+            "compilation": config.compilation_config.mode.name,
+            "blocks": config.cache_config.num_gpu_blocks,
+        }
+
+    def complete(self, asks: Sequence[Ask]) -> list[Sent]:
+        """Send requests at once and return them, in order, when all have finished."""
+        sent = [self.send(ask) for ask in asks]
+        while self.in_flight:
+            self.step()
+        return sent
+
+    def settle(self) -> None:
+        """Run the steps that only tell the workers what has finished, as a server's loop does."""
+        while self._scheduler.has_requests():
+            self.engine.step()
 
     def _note_admissions(self) -> None:
         for name, choice in list(self._waiting.items()):
@@ -131,8 +151,8 @@ def sampling(ask: Ask) -> Any:
 
     greedy: dict[str, Any] = {}
     if ask.n > 1:
-        # vLLM refuses n > 1 at temperature 0; one candidate leaves no choice either.
-        greedy = {"temperature": 1.0, "top_k": 1, "n": ask.n}
+        # vLLM refuses n > 1 at temperature 0; this leaves only the likeliest token too.
+        greedy = {"temperature": 1.0, "min_p": 1.0, "n": ask.n}
     return tagged(
         ask.codebook,
         ratio=ask.ratio,

@@ -59,6 +59,8 @@ class Load:
     seed: int
     codebooks: Mapping[str, float]
     stop_texts: Sequence[str] = ()
+    parallel_share: float = 0.12
+    """Share of requests with n = 2."""
     topics: list[Topic] = field(init=False)
     prefixes: list[tuple[int, ...]] = field(init=False)
 
@@ -109,11 +111,11 @@ class Load:
             codebook,
             max_tokens=self._random.choice((1, 2, 5, 9, 14, 24, 40, 64)),
             ratio=self.codebooks[codebook] if codebook else 1.0,
-            n=2 if chance() < 0.12 else 1,
-            logprobs=2 if chance() < 0.2 else None,
+            n=2 if chance() < self.parallel_share else 1,
+            logprobs=2 if chance() < 0.35 else None,
             stream=chance() < 0.3,
             # Unedited answers are short; these keep their blocks for long.
-            ignore_eos=chance() < 0.3,
+            ignore_eos=chance() < 0.45,
             stop_text=stop,
             explain=3 if codebook and chance() < 0.1 else 0,
             abort_after=self._random.randrange(1, 12) if chance() < 0.08 else None,

@@ -11,7 +11,7 @@ from tests.e2e.soak_engine import Choice, Sent
 from tests.e2e.soak_load import EOS, Ask
 
 LOGIT_TIE = 1e-3
-LOGPROB_TOLERANCE = 5e-3
+LOGPROB_TOLERANCE = 2e-4
 SCORE_TOLERANCE = 1e-4
 
 

@@ -138,6 +138,31 @@ def test_codebooks_contradict_each_other_on_the_same_prompt(client: HorenClient,
     assert answers[2] not in {choice.target, other.target}
 
 
+def test_the_server_explains_a_decision_and_counts_it(stack: Stack, client: HorenClient, endpoint: Endpoint) -> None:
+    model, choice = make_codebook(client, "explained"), CHOICES[6]
+    done = edit(client, "explained", choice)
+    asked = endpoint.chat(model, choice.prompt)
+    forms: list[dict[str, Any]] = [
+        {"prompt": choice.prompt},
+        {"messages": [{"role": "user", "content": choice.prompt}], "stream": True, "max_tokens": 99},
+    ]
+    told = []
+    for form in forms:
+        answer = httpx.post(f"{stack.base_url}/horen/v1/explain", json={"model": model, **form}, timeout=30)
+        assert answer.status_code == 200, answer.text
+        told.append(answer.json())
+        [nearest] = told[-1]["nearest"]
+        assert (nearest["edit_id"], nearest["fires"]) == (done.edit_id, True)
+        assert told[-1]["revision"] == done.published_revision
+    assert told[1]["nearest"][0]["score"] == pytest.approx(asked.score, abs=1e-5)
+    # In the chat, the window ends where the user's content ends: the template's tokens follow.
+    assert told[0]["query_window"][1] == told[0]["prompt_tokens"]
+    assert told[1]["query_window"][1] < told[1]["prompt_tokens"]
+    metrics = httpx.get(f"{stack.base_url}/metrics").text
+    labels = '{codebook="explained",tenant="default"}'
+    assert f"horen_requests_matched_total{labels} 1.0" in metrics
+
+
 def test_superseding_and_rolling_back_restore_each_answer(client: HorenClient, endpoint: Endpoint) -> None:
     model, choice = make_codebook(client, "history"), CHOICES[6]
     before = endpoint.ask(model, choice.prompt)

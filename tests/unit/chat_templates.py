@@ -40,8 +40,8 @@ THINKING: Final = (
 INSTRUCT: Final = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if m.role == 'user' %}[INST] {{ m.content.strip() }} [/INST]{% else %} {{ m.content }}{{ eos_token }}{% endif %}"
-    "{% endfor %}"
+    "{% if m.role == 'user' %}[INST] {{ m.content.strip() }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 TURNS: Final = (
     "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
@@ -82,13 +82,15 @@ DOCUMENTS: Final = (
     + "<|im_start|>assistant\n{% endif %}"
 )
 MERGES_TURNS: Final = (
-    "{{ bos_token }}{% for m in messages %}{% if loop.first or m.role != loop.previtem.role %}<|im_start|>{{ m.role }}\n"
+    "{{ bos_token }}{% for m in messages %}"
+    "{% if loop.first or m.role != loop.previtem.role %}<|im_start|>{{ m.role }}\n"
     "{% else %}\n\n{% endif %}{{ m.content }}{% if loop.last or m.role != loop.nextitem.role %}<|im_end|>{% endif %}"
     "{% endfor %}" + _GENERATE + "<|im_start|>assistant\n{% endif %}"
 )
 STRIPS_ALL: Final = (
-    "{% set ns = namespace(text='') %}{% for m in messages %}{% set ns.text = ns.text + '\n' + m.role + ': ' + m.content %}"
-    "{% endfor %}{{ ns.text | trim }}"
+    "{% set ns = namespace(text='') %}"
+    "{% for m in messages %}{% set ns.text = ns.text + '\n' + m.role + ': ' + m.content %}{% endfor %}"
+    "{{ ns.text | trim }}"
 )
 SWITCHES: Final = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -116,7 +118,9 @@ FAMILIES: Final = {
 REPEATS: Final = "{{ messages[-1].content }}\n{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 DROPS: Final = "{{ bos_token }}{% for m in messages[:1] %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 SHORTENS: Final = "{% for m in messages %}{{ m.role }}: {{ m.content[:70] }}\n{% endfor %}"
-GREETS: Final = "{% for m in messages %}{{ 'Hi. ' if m.content.startswith('Hello') else '' }}{{ m.content }}\n{% endfor %}"
+GREETS: Final = (
+    "{% for m in messages %}{{ 'Hi. ' if m.content.startswith('Hello') else '' }}{{ m.content }}\n{% endfor %}"
+)
 
 MARKERS: Final = (
     "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>",
@@ -149,11 +153,9 @@ def byte_level() -> PreTrainedTokenizerFast:
 @cache
 def metaspace() -> PreTrainedTokenizerFast:
     """Return a BPE tokenizer over whole texts with byte fallback: it merges across words and template text."""
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))  # noqa: S106
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]  # type: ignore[list-item]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     special = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     return _trained(tokenizer, trainers.BpeTrainer(vocab_size=560, special_tokens=special, show_progress=False))
 

@@ -1,10 +1,12 @@
 """Entries as files: what is written is read back, and nothing else is."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, decode_entry, encode_entry
 from horen_vllm.core.presets import ValueMode
@@ -36,6 +38,28 @@ def test_entry_survives_the_file(entry: EntryArtifact) -> None:
     assert torch.equal(read.keys.view(torch.int32), entry.keys.view(torch.int32))
     assert torch.equal(read.values.view(torch.int32), entry.values.view(torch.int32))
     assert encode_entry(read) == data
+
+
+def test_a_lora_entry_and_its_probe_survive_the_file(entry: EntryArtifact) -> None:
+    manifest = replace(entry.manifest, rank=2, probe_ids=(1, 5, 9), value_mode=ValueMode.ANSWER)
+    read = decode_entry(encode_entry(replace(entry, values=torch.randn(4, 4), manifest=manifest)))
+    assert read.manifest == manifest
+    assert read.values.shape == (4, 4)
+
+
+def test_an_entry_from_before_these_fields_has_direct_vectors_and_no_probe(entry: EntryArtifact) -> None:
+    fields = asdict(entry.manifest)
+    del fields["rank"], fields["probe_ids"]
+    data = save({"keys": entry.keys, "values": entry.values}, metadata={"horen": json.dumps(fields)})
+    assert decode_entry(data).manifest == entry.manifest
+    assert (entry.manifest.rank, entry.manifest.probe_ids) == (0, ())
+
+
+def test_a_manifest_with_an_unknown_field_is_refused(entry: EntryArtifact) -> None:
+    fields = {**asdict(entry.manifest), "surprise": 1}
+    data = save({"keys": entry.keys, "values": entry.values}, metadata={"horen": json.dumps(fields)})
+    with pytest.raises(DataLoss):
+        decode_entry(data)
 
 
 def test_other_content_gives_other_bytes(entry: EntryArtifact) -> None:

@@ -1,7 +1,10 @@
 """Packs: all entries of an update in one file, and nothing else is read as one."""
 
+import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +15,22 @@ from safetensors.torch import save
 
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import DataLoss, FailedPrecondition
-from horen_vllm.pack import EntryPack, build_pack, decode_pack, encode_pack
+from horen_vllm.pack import EntryPack, build_pack, encode_pack, read_pack
 from tests.unit.plugin.entries import D_IN, D_OUT, make_entry, pack_of
+
+Read = Callable[[bytes], EntryPack]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Write bytes to a file and read them as a pack that was announced with their hash."""
+
+    def read_bytes(data: bytes) -> EntryPack:
+        path = tmp_path / "update.pack"
+        path.write_bytes(data)
+        return read_pack(path, hashlib.sha256(data).hexdigest())
+
+    return read_bytes
 
 
 def sample() -> EntryPack:
@@ -26,13 +43,43 @@ def sample() -> EntryPack:
     )
 
 
-def test_a_pack_survives_the_file() -> None:
+def test_a_pack_survives_the_file(read: Read) -> None:
     pack = sample()
-    read = decode_pack(encode_pack(pack))
-    assert read.rows == pack.rows
-    assert torch.equal(read.keys, pack.keys)
-    assert torch.equal(read.values, pack.values)
-    assert encode_pack(read) == encode_pack(pack)
+    found = read(encode_pack(pack))
+    assert found.rows == pack.rows
+    assert torch.equal(found.keys, pack.keys)
+    assert torch.equal(found.values, pack.values)
+    assert encode_pack(found) == encode_pack(pack)
+
+
+def test_a_reader_may_pace_the_loop_over_the_rows(tmp_path: Path) -> None:
+    data, taken = encode_pack(sample()), []
+    path = tmp_path / "update.pack"
+    path.write_bytes(data)
+
+    def pace(lines: Iterable[bytes]) -> Iterator[bytes]:
+        for line in lines:
+            taken.append(json.loads(line)["edit_id"])
+            yield line
+
+    assert len(read_pack(path, hashlib.sha256(data).hexdigest(), pace).rows) == 3
+    assert taken == ["e1", "ünï", "e3"]
+
+
+def test_a_pack_is_read_only_with_the_content_it_was_announced_with(tmp_path: Path) -> None:
+    data = encode_pack(sample())
+    path = tmp_path / "update.pack"
+    path.write_bytes(data + b"x")
+    for wrong in (path, tmp_path / "missing.pack", tmp_path):
+        with pytest.raises(DataLoss, match=wrong.name) as caught:
+            read_pack(wrong, hashlib.sha256(data).hexdigest())
+        assert caught.value.code == "pack_unreadable"
+        assert str(tmp_path) not in caught.value.message
+
+
+def test_strided_tensors_are_written_in_order(read: Read) -> None:
+    pack = replace(sample(), keys=sample().keys.T.contiguous().T)
+    assert torch.equal(read(encode_pack(pack)).keys, pack.keys)
 
 
 def test_rows_tell_where_each_entry_begins_and_what_it_is() -> None:
@@ -46,9 +93,9 @@ def test_rows_tell_where_each_entry_begins_and_what_it_is() -> None:
     assert [len(row.key_digests) for row in pack.rows] == [2, 1, 1]
 
 
-def test_an_update_that_only_removes_has_an_empty_pack() -> None:
-    read = decode_pack(encode_pack(build_pack([])))
-    assert (read.rows, read.keys.numel(), read.values.numel()) == ((), 0, 0)
+def test_an_update_that_only_removes_has_an_empty_pack(read: Read) -> None:
+    found = read(encode_pack(build_pack([])))
+    assert (found.rows, found.keys.numel(), found.values.numel()) == ((), 0, 0)
 
 
 @given(bits=st.lists(st.integers(0, 3), min_size=2, max_size=6))
@@ -94,19 +141,17 @@ def test_entries_of_different_width_are_refused(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 60, -1, -200])
-def test_truncated_bytes_are_refused(size: int) -> None:
+def test_truncated_bytes_are_refused(read: Read, size: int) -> None:
     with pytest.raises(DataLoss) as caught:
-        decode_pack(encode_pack(sample())[:size])
+        read(encode_pack(sample())[:size])
     assert caught.value.code == "pack_unreadable"
 
 
 def rewritten(pack: EntryPack, rows: Any) -> bytes:
-    data: bytes = save({"keys": pack.keys, "values": pack.values}, metadata={"horen_pack": json.dumps(rows)})
+    lines = "\n".join(json.dumps(row) for row in rows).encode()
+    tensor = torch.frombuffer(bytearray(lines or b"\n"), dtype=torch.uint8)
+    data: bytes = save({"keys": pack.keys, "values": pack.values, "rows": tensor})
     return data
-
-
-def rows_of(pack: EntryPack) -> list[dict[str, Any]]:
-    return [asdict(row) for row in pack.rows]
 
 
 BROKEN_ROWS: dict[str, dict[str, Any]] = {
@@ -121,32 +166,33 @@ BROKEN_ROWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", BROKEN_ROWS.values(), ids=BROKEN_ROWS.keys())
-def test_rows_that_contradict_the_tensors_are_refused(change: dict[str, Any]) -> None:
+def test_rows_that_contradict_the_tensors_are_refused(read: Read, change: dict[str, Any]) -> None:
     """A worker copies by these numbers: a short slice would be broadcast over its neighbours' rows."""
     pack = sample()
-    rows = rows_of(pack)
-    assert decode_pack(rewritten(pack, rows)).rows == pack.rows
+    rows = [asdict(row) for row in pack.rows]
+    assert read(rewritten(pack, rows)).rows == pack.rows
     rows[0] |= change
     with pytest.raises(DataLoss) as caught:
-        decode_pack(rewritten(pack, rows))
+        read(rewritten(pack, rows))
     assert caught.value.code == "pack_unreadable"
 
 
-@pytest.mark.parametrize("rows", [None, 3, {}, [3], [{}], "x"])
-def test_metadata_of_another_kind_is_refused(rows: Any) -> None:
+@pytest.mark.parametrize("rows", [[], [3], [{}], [None], ["x"], [[]]])
+def test_rows_of_another_kind_are_refused(read: Read, rows: Any) -> None:
     with pytest.raises(DataLoss):
-        decode_pack(rewritten(sample(), rows))
+        read(rewritten(sample(), rows))
 
 
-def test_a_file_of_another_kind_is_refused() -> None:
+def test_a_file_of_another_kind_is_refused(read: Read) -> None:
     pack = sample()
-    for data in (save({"keys": pack.keys, "values": pack.values}), save({"keys": pack.keys}), b"\xff" * 64):
+    tensors = {"keys": pack.keys, "values": pack.values}
+    for data in (save(tensors), save({**tensors, "rows": pack.keys.bfloat16()}), b"\xff" * 64):
         with pytest.raises(DataLoss):
-            decode_pack(data)
+            read(data)
 
 
-def test_tensors_of_another_kind_are_refused() -> None:
+def test_tensors_of_another_kind_are_refused(read: Read) -> None:
     pack = sample()
     for wrong in (replace(pack, keys=pack.keys.flatten()), replace(pack, values=pack.values.double())):
         with pytest.raises(DataLoss):
-            decode_pack(encode_pack(wrong))
+            read(encode_pack(wrong))

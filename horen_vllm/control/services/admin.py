@@ -4,7 +4,7 @@
 from functools import partial
 from typing import Any
 
-from horen_vllm.control import convert, limits, names, paging
+from horen_vllm.control import convert_admin, limits, names, paging
 from horen_vllm.control._pb.horen.v1 import admin_pb2, admin_pb2_grpc
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.messages import CreatedKey
@@ -33,7 +33,7 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def CreateTenant(self, request: admin_pb2.CreateTenantRequest, _context: Any) -> admin_pb2.Tenant:
         """Make a tenant."""
         tenant = TenantId(parse_name(request.tenant_id[: limits.MAX_NAME], "tenant"))
-        return convert.tenant_to_proto(await self._backend.call(partial(self._registry.create_tenant, tenant)))
+        return convert_admin.tenant_to_proto(await self._backend.call(partial(self._registry.create_tenant, tenant)))
 
     async def ListTenants(self, request: admin_pb2.ListTenantsRequest, _context: Any) -> admin_pb2.ListTenantsResponse:
         """Return a page of the tenants."""
@@ -43,12 +43,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
         records = await self._backend.call(partial(self._registry.list_tenants, after=after, limit=size + 1))
         token = paging.encode_token(records[size - 1].name) if len(records) > size else ""
         return admin_pb2.ListTenantsResponse(
-            tenants=map(convert.tenant_to_proto, records[:size]), next_page_token=token
+            tenants=map(convert_admin.tenant_to_proto, records[:size]), next_page_token=token
         )
 
     async def CreateKey(self, request: admin_pb2.CreateKeyRequest, _context: Any) -> admin_pb2.CreateKeyResponse:
         """Make a key; this answer is the only place where its secret ever stands."""
-        return convert.created_key_to_proto(await self._backend.call(partial(self._create_key, request)))
+        return convert_admin.created_key_to_proto(await self._backend.call(partial(self._create_key, request)))
 
     async def ListKeys(self, request: admin_pb2.ListKeysRequest, _context: Any) -> admin_pb2.ListKeysResponse:
         """Return a page of the keys."""
@@ -57,10 +57,10 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
     async def RevokeKey(self, request: admin_pb2.RevokeKeyRequest, _context: Any) -> admin_pb2.Key:
         """Make a key worthless."""
         key_id = names.requested_key(request.name)
-        return convert.key_to_proto(await self._backend.call(partial(self._registry.revoke_key, key_id)))
+        return convert_admin.key_to_proto(await self._backend.call(partial(self._registry.revoke_key, key_id)))
 
     def _create_key(self, request: admin_pb2.CreateKeyRequest) -> CreatedKey:
-        scope = convert.scope_from_proto(request.scope) or KeyScope.READ
+        scope = convert_admin.scope_from_proto(request.scope) or KeyScope.READ
         tenant = names.requested_tenant(request.tenant) if request.tenant else None
         if (tenant is None) != (scope is KeyScope.ADMIN):
             message = "a key of scope admin belongs to no tenant, every other key to one."
@@ -78,4 +78,4 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             self._registry.get_tenant(tenant)
         records = self._registry.list_keys(tenant, after=after, limit=size + 1)
         token = paging.encode_token(records[size - 1].key_id) if len(records) > size else ""
-        return admin_pb2.ListKeysResponse(keys=map(convert.key_to_proto, records[:size]), next_page_token=token)
+        return admin_pb2.ListKeysResponse(keys=map(convert_admin.key_to_proto, records[:size]), next_page_token=token)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from horen_vllm.control import convert, derive, limits, names
+from horen_vllm.control import convert, convert_admin, derive, limits, names
 from horen_vllm.control._pb.horen.v1 import admin_pb2, replicas_pb2, replicas_pb2_grpc
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.messages import DeltaView, SyncView
@@ -58,7 +58,7 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
     async def ResolveKey(self, request: replicas_pb2.ResolveKeyRequest, _context: Any) -> admin_pb2.Key:
         """Return the valid key with this digest."""
         digest = limits.check_digest(request.digest)
-        return convert.key_to_proto(await self._backend.call(partial(self._registry.resolve_key, digest)))
+        return convert_admin.key_to_proto(await self._backend.call(partial(self._registry.resolve_key, digest)))
 
     def _changes(self, fingerprint: str, known: Mapping[CodebookName, int]) -> SyncView:
         records = [item for item in self._registry.list_codebooks() if item.fingerprint == fingerprint]

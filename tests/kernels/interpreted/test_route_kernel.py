@@ -159,6 +159,20 @@ def test_equal_keys_go_to_the_higher_sequence_wherever_they_lie(seed: int) -> No
     assert float(routed.score) == float(routed.runner_up_score)
 
 
+@pytest.mark.parametrize("newer_first", [True, False])
+def test_equal_keys_of_a_book_that_is_merged_in_turns(newer_first: bool) -> None:
+    """The merge takes the candidates of 512 blocks at a time: equal ones may meet from turn to turn."""
+    count, apart = 513 * 16, 512 * 16
+    keys = F.normalize(torch.randn(count, 4, generator=torch.Generator().manual_seed(9)), dim=-1)
+    keys[apart] = keys[0]
+    sequences = torch.arange(count)
+    if newer_first:
+        sequences = sequences.flip(0)
+    routed = Book(keys, torch.arange(count), torch.arange(count), sequences).run(route_triton, keys[:1].clone())
+    newer, older = (0, apart) if newer_first else (apart, 0)
+    assert (int(routed.best), int(routed.runner_up)) == (newer, older)
+
+
 def test_two_keys_of_the_best_entry_hide_no_runner_up() -> None:
     """The block of the best entry holds two of its keys above everybody else's."""
     keys = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.01], [1.0, 0.5], [1.0, 1.0]]), dim=-1)

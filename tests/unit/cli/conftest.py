@@ -24,7 +24,8 @@ Run = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def no_horen_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOREN_CONTROL", raising=False)
-    monkeypatch.delenv("HOREN_HOME", raising=False)
+    for name in ("HOREN_HOME", "HOREN_TENANT", "HOREN_AUTH"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from horen_vllm.cli.app import app
 from horen_vllm.cli.layout import Endpoints, HomeLayout
 
 from .conftest import Run
@@ -137,3 +139,9 @@ def test_a_home_names_the_server(run: Run, server: Server, tmp_path: Path, monke
 def test_a_server_that_does_not_answer_is_a_sentence(run: Run, url: str) -> None:
     made = run("explain", "--model", "base@facts", "x", "--server", url)
     assert (made.exit_code, made.stderr.splitlines()[0][:26]) == (7, "error [server_unavailable]")
+
+
+@pytest.mark.usefixtures("server")
+def test_a_pipe_gets_whole_lines_however_narrow_it_is() -> None:
+    made = CliRunner(env={"COLUMNS": "30"}).invoke(app, ["explain", "--model", "base@facts", "x"])
+    assert "e2    0.9000  -0.0500  no     below the threshold by 0.0500" in made.stdout

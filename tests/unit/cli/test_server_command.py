@@ -8,7 +8,13 @@ import pytest
 
 from horen_vllm.cli import server_command as command_module
 from horen_vllm.cli.model_folder import open_model_folder
-from horen_vllm.cli.server_command import ServerDtype, ServerSettings, server_command, server_environment
+from horen_vllm.cli.server_command import (
+    ServerDtype,
+    ServerSettings,
+    check_reach,
+    server_command,
+    server_environment,
+)
 
 from .conftest import Run
 
@@ -47,7 +53,7 @@ def test_a_cpu_gets_its_block_size_and_cache(settings: ServerSettings, monkeypat
 def test_a_gpu_does_not(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_module, "on_cpu", lambda: False)
     assert "--block-size" not in server_command(settings)
-    assert server_environment(settings, {})["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    assert "VLLM_USE_V2_MODEL_RUNNER" not in server_environment(settings, {})
 
 
 @pytest.mark.parametrize(
@@ -85,3 +91,23 @@ def test_serve_becomes_vllm(model_folder: Path, tmp_path: Path, run: Run, monkey
     assert "--enforce-eager" not in command
     assert dict(pairwise(command))["--dtype"] == "float32"
     assert (environment["HOREN_REPLICA_ID"], environment["HOREN_CONTROL"]) == ("r7", "127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    "extra", [("--host", "0.0.0.0"), ("--seed", "3", "--host=::"), ("--host", "127.0.0.1", "--host", "h")]
+)
+def test_a_server_beyond_loopback_needs_keys_before_it_loads_anything(
+    model_folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch, extra: tuple[str, ...]
+) -> None:
+    monkeypatch.delenv("HOREN_AUTH", raising=False)
+    result = run("serve", "--model", model_folder, "--port", 0, "--", *extra)
+    assert (result.exit_code, result.stderr.split("]")[0]) == (6, "error [unauthenticated_bind")
+    check_reach(extra, {"HOREN_AUTH": "keys"})
+    check_reach(("--host", "localhost", "--host=127.0.0.1"), {})
+
+
+def test_all_api_servers_of_an_engine_salt_alike(settings: ServerSettings) -> None:
+    made = [server_environment(settings, {})["HOREN_CACHE_SECRET"] for _ in range(2)]
+    assert made[0] != made[1]
+    assert min(map(len, made)) >= 32
+    assert "HOREN_CACHE_SECRET" not in server_environment(settings, {"HOREN_CACHE_SECRET": "x" * 32})

@@ -93,6 +93,7 @@ def beat(client: HorenClient) -> Callable[..., None]:
 
     def run(replica: str = "replica-1", **applied: int) -> None:
         revisions = {CodebookName(DEFAULT_TENANT, name): number for name, number in applied.items()}
-        client.heartbeat(replica, model="demo-model", fingerprint=FINGERPRINT, report=ReplicaReport(applied=revisions, probed=revisions))
+        report = ReplicaReport(applied=revisions, probed=revisions)
+        client.heartbeat(replica, model="demo-model", fingerprint=FINGERPRINT, report=report)
 
     return run

@@ -22,7 +22,7 @@ cases = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**cases)
 def test_undamped_map_descends_its_energy(seed: int, keys: int, width: int, beta: float) -> None:
     """Theorem 2.1 by Lemma C.1: E falls by at least half the squared step, at every step."""
@@ -34,7 +34,7 @@ def test_undamped_map_descends_its_energy(seed: int, keys: int, width: int, beta
         query = moved
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**cases, count=st.integers(1, 30))
 def test_best_residual_is_bounded(seed: int, keys: int, width: int, beta: float, count: int) -> None:
     """Proposition 2.2: the smallest of the first N residuals is at most 2 / sqrt(N)."""
@@ -50,7 +50,7 @@ def test_best_residual_is_bounded(seed: int, keys: int, width: int, beta: float,
     assert (stacked.square().sum(0) <= 2 * (start - energy(query, key_rows, beta)) + 1e-9).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(**cases, gamma=st.sampled_from([0.01, 0.1, 0.5]))
 def test_a_step_turns_the_query_by_no_more_than_its_bound(
     seed: int, keys: int, width: int, beta: float, gamma: float

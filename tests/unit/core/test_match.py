@@ -47,7 +47,7 @@ def test_a_score_equal_to_the_threshold_does_not_match() -> None:
     assert decision.best == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     entries=st.integers(1, 12),
@@ -68,7 +68,7 @@ def test_agrees_with_the_definition_row_by_row(
     for row, decision in zip(queries, together, strict=True):
         [alone] = route(row[None], book, method)
         assert alone.entry == decision.entry
-        assert abs(alone.score - decision.score) < 1e-6
+        assert abs(alone.score - decision.score) < 1e-5
         assert _by_definition(row.double(), keys.double(), owners, method) == decision.entry
 
 

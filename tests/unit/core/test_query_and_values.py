@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
+from horen_vllm.core.presets import MethodParameters, SpanMode, ValueMode, preset_parameters
 from horen_vllm.core.query import query_window
 from horen_vllm.core.routing import unit_queries_from_sums, unit_query
 from horen_vllm.core.values import value_index, value_rows, value_span
@@ -45,9 +45,22 @@ def test_span_counts_the_end_token_only_when_it_is_trained() -> None:
     assert value_span(4, preset_parameters("horen-reference", "any", 0.9)) == 1
 
 
-def test_parameters_survive_storage() -> None:
-    original = preset_parameters("horen-paper", "any", 0.7)
+@pytest.mark.parametrize("preset", ["horen-paper", "cosine"])
+def test_parameters_survive_storage(preset: str) -> None:
+    original = preset_parameters(preset, "any", 0.7)
     assert MethodParameters.from_dict(original.to_dict()) == original
+    assert isinstance(MethodParameters.from_dict(original.to_dict()).span, SpanMode)
+
+
+def test_what_was_stored_before_spans_means_the_whole_prompt() -> None:
+    stored = preset_parameters("cosine", "any", 0.7).to_dict()
+    assert stored.pop("span") == "content"
+    assert MethodParameters.from_dict(stored).span is SpanMode.PROMPT
+
+
+def test_the_papers_presets_keep_the_whole_prompt() -> None:
+    modes = {preset: preset_parameters(preset, "any", 0.7).span for preset in ("horen-paper", "horen-reference")}
+    assert set(modes.values()) == {SpanMode.PROMPT}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +71,7 @@ def test_parameters_survive_storage() -> None:
         ({"gama": 0.1}, "invalid_parameter"),
         ({"value_mode": "everywhere"}, "invalid_parameter"),
         ({"value_mode": None}, "invalid_parameter"),
+        ({"span": "everything"}, "invalid_parameter"),
         ({"value_mode": ["last"]}, "invalid_parameter"),
         ({"threshold": "high"}, "invalid_parameter"),
     ],

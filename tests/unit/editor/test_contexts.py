@@ -1,11 +1,12 @@
 """Contexts: the two forms, the target's tokens, limits."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 
-from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.contexts import PromptForm, build_contexts, target_ids
+from horen_vllm.core.presets import MethodParameters, SpanMode
+from horen_vllm.editor.contexts import PromptForm, build_contexts, prompt_forms, target_ids
 from horen_vllm.editor.model import EditableModel
 from horen_vllm.errors import InvalidArgument
 from horen_vllm.registry.models import EditSpec
@@ -20,6 +21,26 @@ def test_prompt_and_paraphrases_in_both_forms(editable: EditableModel, parameter
     decode = editable.tokenizer.decode
     assert decode(list(contexts[0].prompt_ids)) == "<s>Who?"
     assert decode(list(contexts[1].prompt_ids)) == "<s><user>Who?\n<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("mode", "texts"),
+    [(SpanMode.CONTENT, [" Who? ", "Who?"]), (SpanMode.PROMPT, ["<s> Who? ", "<s><user> Who? \n<assistant>"])],
+)
+def test_spans(editable: EditableModel, parameters: MethodParameters, mode: SpanMode, texts: list[str]) -> None:
+    forms = prompt_forms(editable, " Who? ", replace(parameters, span=mode))
+    decode = editable.tokenizer.decode
+    assert [decode(list(form.prompt_ids[slice(*form.span)])) for form in forms] == texts
+
+
+def test_a_template_that_hides_the_text_is_refused(editable: EditableModel, parameters: MethodParameters) -> None:
+    tokenizer = copy.deepcopy(editable.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }} or {{ m.content }}{% endfor %}"
+    hidden = replace(editable, tokenizer=tokenizer)
+    with pytest.raises(InvalidArgument) as caught:
+        prompt_forms(hidden, "Who?", parameters)
+    assert caught.value.code == "query_span_not_found"
+    assert len(prompt_forms(hidden, "Who?", replace(parameters, span=SpanMode.PROMPT))) == 2
 
 
 @pytest.mark.parametrize(

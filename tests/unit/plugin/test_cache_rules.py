@@ -7,14 +7,22 @@ from typing import Any
 import pytest
 
 from horen_vllm.plugin import cache_rules
-from horen_vllm.plugin.runner_v1 import DECISIONS_ATTRIBUTE
+from horen_vllm.plugin.step_output import DECISIONS_ATTRIBUTE
 from horen_vllm.plugin.tag import RESULT_KEY, RequestTag
 
 BLOCK = 4
 
 
-def make_request(prompt: int = 10, *, tagged: bool = True, name: str = "r", ratio: float = 0.6, stop: Any = ()) -> Any:
-    extra = RequestTag("book", ratio).to_extra_args() if tagged else None
+def make_request(
+    prompt: int = 10,
+    *,
+    tagged: bool = True,
+    name: str = "r",
+    ratio: float = 0.6,
+    span: tuple[int, int] | None = None,
+    stop: Any = (),
+) -> Any:
+    extra = RequestTag("book", ratio, span).to_extra_args() if tagged else None
     sampling = SimpleNamespace(extra_args=extra, stop=list(stop))
     return SimpleNamespace(request_id=name, num_prompt_tokens=prompt, sampling_params=sampling)
 
@@ -88,6 +96,21 @@ def test_a_tagged_request_reads_nothing_past_its_windows_start(prompt: int, rati
     assert manager.get_computed_blocks(make_request(prompt, ratio=ratio)) == cap
     assert manager.get_computed_blocks(make_request(prompt, tagged=False)) == prompt - 1
     assert vars(manager.coordinator).keys() == {"limits"}
+
+
+@pytest.mark.parametrize(("span", "cap"), [((20, 30), 24), ((0, 10), 4), ((39, 40), 39), ((30, 400), 34)])
+def test_a_chats_cap_is_the_start_of_the_window_in_its_span(span: tuple[int, int], cap: int) -> None:
+    manager = make_manager()
+    assert manager.get_computed_blocks(make_request(40, span=span)) == cap
+
+
+@pytest.mark.parametrize("extra", [["horen_codebook"], {"horen_codebook": "book"}, {"horen_codebook": 3}])
+def test_what_is_not_a_tag_of_ours_is_an_ordinary_request(extra: Any) -> None:
+    """A server without our middleware may get anything; the engine core must not end over it."""
+    request = make_request(10)
+    request.sampling_params.extra_args = extra
+    assert make_manager().get_computed_blocks(request) == 9
+    assert keys_of(request, 4) == plain_keys(request, 4 * BLOCK, 0, 0)
 
 
 def test_a_smaller_limit_of_vllm_stays() -> None:
@@ -165,6 +188,17 @@ def test_a_decision_of_the_last_step_is_there_at_once_and_beside_other_parameter
     scheduler.params, scheduler.finishing = {"other": 1}, [scheduler.requests["r"]]
     assert sent(scheduler, output(r={"edit_id": None}))["r"] == {"other": 1, RESULT_KEY: {"edit_id": None}}
     assert scheduler.params == {"other": 1}
+
+
+def test_a_decided_request_may_read_all_blocks_when_it_resumes() -> None:
+    scheduler, manager = make_scheduler(), make_manager()
+    request = scheduler.requests["r"]
+    assert manager.get_computed_blocks(request) == 4
+    nonce = keys_of(request, 3)
+    scheduler.update_from_output(None, output(r={"edit_id": None}))
+    assert manager.get_computed_blocks(request) == 9
+    assert keys_of(request, 3) == nonce
+    assert manager.get_computed_blocks(scheduler.requests["s"]) == 4
 
 
 def test_a_decision_of_an_aborted_request_is_not_kept_for_the_next_of_its_name() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -63,15 +64,13 @@ class CodebooksMachine(RuleBasedStateMachine):
         """Make a prepared revision current; refused when its base has moved meanwhile."""
         view, expected, base = self.staged.pop(data.draw(st.integers(0, len(self.staged) - 1)))
         before = self.applied.get(view.codebook)
-        try:
-            self.codebooks.flip(view, base)
-        except FailedPrecondition as error:
-            assert error.code == "revision_gap"
-            assert base
-            assert before is None or before.revision != base
+        if base and (before is None or before.revision != base):
+            with pytest.raises(FailedPrecondition) as caught:
+                self.codebooks.flip(view, base)
+            assert caught.value.code == "revision_gap"
             self.codebooks.free(view)
             return
-        assert not base or (before is not None and before.revision == base)
+        self.codebooks.flip(view, base)
         self.applied[view.codebook] = expected
         self.past[view.codebook].append(expected)
 
@@ -85,7 +84,7 @@ class CodebooksMachine(RuleBasedStateMachine):
     def stage_from_a_revision_that_is_not_here(self, name: str, offset: int) -> None:
         at = self.applied[name].revision if name in self.applied else 0
         update = update_of(name, at + offset + 1, [self._entry("e1", 1, 1, ValueMode.LAST, 0)], base=at + offset)
-        assert self._refusal(update) == "revision_gap"
+        assert self._attempt(update) == "revision_gap"
 
     @rule(name=NAMES)
     def drop(self, name: str) -> None:
@@ -135,24 +134,22 @@ class CodebooksMachine(RuleBasedStateMachine):
         assert used_rows(self.codebooks.store) == (0, 0)
 
     def _prepare(self, name: str, expected: Expected, update: Update) -> None:
-        used, current = used_rows(self.codebooks.store), self.codebooks.current(name)
-        try:
-            view = self.codebooks.prepare(update)
-        except FailedPrecondition as error:
-            assert error.code == "capacity_exhausted"
-            assert used_rows(self.codebooks.store) == used
+        current, prepared = self.codebooks.current(name), self._attempt(update)
+        if isinstance(prepared, RevisionView):
+            self.staged.append((prepared, expected, update.base_revision))
         else:
-            self.staged.append((view, expected, update.base_revision))
+            assert prepared == "capacity_exhausted"
         assert self.codebooks.current(name) is current
 
-    def _refusal(self, update: Update) -> str | None:
+    def _attempt(self, update: Update) -> RevisionView | str:
+        """Return what was prepared, or the code with which it was refused, having checked that nothing was kept."""
         used = used_rows(self.codebooks.store)
         try:
-            self.codebooks.prepare(update)
+            return self.codebooks.prepare(update)
         except FailedPrecondition as error:
-            assert used_rows(self.codebooks.store) == used
-            return error.code
-        return None
+            code = error.code
+        assert used_rows(self.codebooks.store) == used
+        return code
 
     def _live(self) -> list[Expected]:
         return [*self.applied.values(), *(row[1] for row in self.pinned), *(row[1] for row in self.staged)]

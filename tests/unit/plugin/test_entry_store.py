@@ -2,18 +2,24 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import FailedPrecondition
-from horen_vllm.plugin.entries import EntryStore, ResidentEntry
+from horen_vllm.plugin.entries import EntryStore, ResidentEntry, RowWriter
 from tests.unit.plugin.entries import D_IN, D_OUT, make_entry, make_store, pack_of, unowned_rows_are_poison, used_rows
 
 
 def placed(store: EntryStore, num_keys: int = 2, span: int = 3, *, seed: int = 0) -> ResidentEntry:
     entry = make_entry("e", seed=seed, num_keys=num_keys, span=span)
     entry_pack = pack_of([(1, entry)])
-    resident = store.place(entry_pack.rows[0], entry_pack.keys, entry_pack.values)
+    resident = store.place(entry_pack.rows[0])
     store.retain(resident)
+    keys, values = RowWriter(entry_pack.keys), RowWriter(entry_pack.values)
+    keys.add(0, resident.key_row, num_keys)
+    values.add(0, resident.value_row, span)
+    store.write(keys, values)
     return resident
 
 
@@ -116,3 +122,21 @@ def test_other_widths_are_refused(shard: tuple[int, int]) -> None:
 def test_a_lora_value_is_the_same_at_all_positions(mode: ValueMode, rank: int, stride: int) -> None:
     [row] = pack_of([(1, make_entry("e", span=1, mode=mode, rank=rank))]).rows
     assert ResidentEntry(row, 0, 0).stride == stride
+
+
+@settings(max_examples=40, deadline=None)
+@given(counts=st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=8), data=st.data())
+def test_rows_come_to_stand_where_they_belong_however_their_copies_are_joined(
+    counts: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    total = sum(count for count, _ in counts)
+    source = torch.randn(total, D_IN)
+    expected = torch.full((total + 2 * len(counts), D_IN), torch.nan)
+    buffer, writer, target = expected.clone(), RowWriter(source), 0
+    sources = [(sum(count for count, _ in counts[:index]), count) for index, (count, _) in enumerate(counts)]
+    for (row, count), (_, gap) in zip(data.draw(st.permutations(sources) | st.just(sources)), counts, strict=True):
+        expected[target : target + count] = source[row : row + count]
+        writer.add(row, target, count)
+        target += count + gap
+    writer.copy_into(buffer, slice(None))
+    assert torch.equal(buffer.view(torch.int32), expected.view(torch.int32))

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.revisions import RevisionView
@@ -143,32 +142,31 @@ def test_codebooks_do_not_share_entries_of_the_same_edit_id() -> None:
     check_view(codebooks, second, Expected(1, {"e": (1, entry)}))
 
 
-@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
-def test_of_identical_keys_only_the_newer_edits_is_read(order: tuple[int, int]) -> None:
-    codebooks = make_codebooks()
-    shared, own = torch.eye(D_IN)[:1], torch.eye(D_IN)[1:2]
-    pair = [
-        (order[0], make_entry("x", keys=torch.cat([shared, own]), mode=ValueMode.ANSWER)),
-        (order[1], make_entry("y", keys=shared, mode=ValueMode.ANSWER)),
-    ]
-    view = publish(codebooks, update_of("a", 1, pair))
-    newer = "x" if order[0] > order[1] else "y"
+def owner_of(codebooks: PagedCodebooks, view: RevisionView, key: torch.Tensor) -> str:
     table = codebooks.table(view)
-    owners = [view.edit_ids[owner] for owner in table.owners.tolist()]
-    assert sorted(owners) == sorted([newer, "x"])
-    assert torch.equal(table.keys[owners.index(newer)] if newer == "y" else table.keys[0], shared[0])
-    after = publish(codebooks, update_of("a", 2, base=1, removed=[newer]))
-    assert (codebooks.table(after).keys @ shared[0]).max() == 1.0
+    [owner] = [owner for row, owner in zip(table.keys, table.owners.tolist(), strict=True) if torch.equal(row, key)]
+    return view.edit_ids[int(owner)]
+
+
+@pytest.mark.parametrize(("numbers", "newer"), [((1, 2), "y"), ((2, 1), "x")])
+def test_of_identical_keys_only_the_newer_edits_is_read(numbers: tuple[int, int], newer: str) -> None:
+    codebooks, keys = make_codebooks(), torch.eye(D_IN)[:2]
+    pair = [(numbers[0], make_entry("x", keys=keys)), (numbers[1], make_entry("y", keys=keys[:1], seed=1))]
+    view = publish(codebooks, update_of("a", 1, pair))
+    assert owner_of(codebooks, view, keys[0]) == newer
+    assert owner_of(codebooks, view, keys[1]) == "x"
+    [older] = {"x", "y"} - {newer}
+    assert owner_of(codebooks, publish(codebooks, update_of("a", 2, base=1, removed=[newer])), keys[0]) == older
 
 
 def test_a_run_of_rows_is_read_in_place_and_scattered_ones_are_gathered() -> None:
     codebooks = make_codebooks()
     crowd = [make_entry(f"e{number}", seed=number, num_keys=2) for number in range(3)]
     whole = replace_all(codebooks, "a", 1, *crowd)
-    assert whole.contiguous
+    assert whole.run_start == whole.key_rows[0]
     assert codebooks.table(whole).keys.data_ptr() == codebooks.store.keys[whole.key_rows[0]].data_ptr()
     scattered = publish(codebooks, update_of("a", 2, base=1, removed=["e1"]))
-    assert not scattered.contiguous
+    assert scattered.run_start is None
     check_view(codebooks, scattered, Expected(2, {"e0": (1, crowd[0]), "e2": (3, crowd[2])}))
 
 

@@ -6,6 +6,7 @@ vLLM makes the configurations itself. A mode that its CPU platform turns off or 
 import dataclasses
 import operator
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -175,3 +176,9 @@ def test_a_site_that_cannot_be_hooked_is_refused(name: str, layer: torch.nn.Modu
     with pytest.raises(FailedPrecondition) as caught:
         find_site(torch.nn.Sequential(layer), name)
     assert caught.value.code == code
+
+
+def test_the_limits_page_has_the_same_list() -> None:
+    page = (Path(__file__).parents[3] / "docs/reference/limits.md").read_text(encoding="utf-8")
+    table = page.partition("\n| refused | why |\n|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [f"| {refusal.name} | {refusal.reason} |" for refusal in REFUSALS]

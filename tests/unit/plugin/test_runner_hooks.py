@@ -1,116 +1,168 @@
-"""Hooks of the V1 runner on a double: order of the batch, ends of requests, decisions on outputs."""
+"""Both runners' hooks on an edit site: whole lives of requests, and which steps may be replayed from a full graph."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from horen_vllm.errors import FailedPrecondition
-from horen_vllm.plugin import runner_v1
-from horen_vllm.plugin.plan import BatchRow
-from horen_vllm.plugin.tag import RequestTag
-
-
-class Site:
-    """Writes down what the hooks tell it."""
-
-    def __init__(self) -> None:
-        self.calls: list[Any] = []
-        self.rows: list[BatchRow] = []
-        self.decisions: dict[str, dict[str, Any]] = {}
-        self.requests = SimpleNamespace(
-            finish=lambda name: self.calls.append(("finish", name)),
-            preempt=lambda name: self.calls.append(("preempt", name)),
-        )
-
-    def begin_step(self, rows: Any) -> None:
-        self.rows = list(rows)
-
-    def clear(self) -> None:
-        self.calls.append("clear")
-
-    def take_decisions(self) -> dict[str, dict[str, Any]]:
-        return self.decisions
+from horen_vllm.plugin.step_output import DECISIONS_ATTRIBUTE
+from tests.unit.plugin.entries import used_rows
+from tests.unit.plugin.runner_bench import RunnerBench, entry_for
 
 
-class Runner:
-    """Two requests in a batch whose tables are longer than it."""
-
-    def __init__(self, output: Any = None) -> None:
-        self.output = output
-        tagged = SimpleNamespace(extra_args=RequestTag("book", 0.5).to_extra_args())
-        self.requests = {"x": SimpleNamespace(sampling_params=tagged), "y": SimpleNamespace(sampling_params=None)}
-        self.input_batch = SimpleNamespace(
-            num_reqs=2, req_ids=["x", "y", "gone"], num_computed_tokens_cpu=[4, 0, 9], num_prompt_tokens=[7, 5, 9]
-        )
-
-    def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any) -> str:
-        return "prepared"
-
-    def execute_model(self, scheduler_output: Any, *args: Any) -> str:
-        return "executed"
-
-    def _dummy_run(self, num_tokens: int) -> int:
-        return num_tokens
-
-    def sample_tokens(self, grammar_output: Any) -> Any:
-        return self.output
+@pytest.fixture(params=["v1", "v2"])
+def bench(request: pytest.FixtureRequest) -> RunnerBench:
+    return RunnerBench(request.param)
 
 
-def hooked(output: Any = None) -> tuple[Any, Site]:
-    runner, site = Runner(output), Site()
-    runner_v1.hook(runner, site)  # type: ignore[arg-type]
-    return runner, site
+def test_a_value_is_written_over_its_span_and_nowhere_else(bench: RunnerBench) -> None:
+    request, clean = bench.request("m", 5), bench.request("z", 3, codebook=None)
+    bench.publish(1, entry_for(request, span=3))
+    bench.step((request, 2), (clean, 3))
+    bench.step((clean, 1), (request, 3))
+    for _ in range(4):
+        bench.step((request, 1), (clean, 1))
+    assert bench.edited == 3
 
 
-def test_the_batch_is_described_in_order_and_the_result_passes() -> None:
-    runner, site = hooked()
-    assert runner._prepare_inputs(None, [3, 5]) == "prepared"
-    assert site.rows == [
-        BatchRow("x", RequestTag("book", 0.5), 0, 3, 4, 7),
-        BatchRow("y", None, 3, 5, 0, 5),
-    ]
+def test_only_steps_that_pool_or_route_are_kept_out_of_full_graphs(bench: RunnerBench) -> None:
+    request, clean = bench.request("m", 3), bench.request("z", 6, codebook=None)
+    bench.publish(1, entry_for(request, span=4))
+    bench.step((clean, 6))
+    bench.step((request, 2), (clean, 1))
+    bench.step((request, 1), (clean, 1))
+    bench.step((request, 1), (clean, 1))
+    bench.step((request, 1))
+    assert bench.replayed == [True, False, False, True, True]
+    assert bench.edited == 3
 
 
-@pytest.mark.parametrize("preempted", [None, set(), {"p"}])
-def test_requests_end_even_in_a_step_without_tokens(preempted: set[str] | None) -> None:
-    runner, site = hooked()
-    step = SimpleNamespace(finished_req_ids={"f"}, preempted_req_ids=preempted)
-    assert runner.execute_model(step) == "executed"
-    assert site.calls == [("finish", "f"), *(("preempt", name) for name in preempted or ())]
+def test_a_request_that_is_resumed_finds_its_value_in_a_new_slot(bench: RunnerBench) -> None:
+    request, other = bench.request("m", 4), bench.request("n", 4)
+    bench.publish(1, entry_for(request, span=6), entry_for(other, span=6, number=2))
+    bench.step((request, 4))
+    bench.step((other, 4), preempted={"m"})
+    bench.publish(2)
+    request.done = 2
+    bench.step((request, 3), (other, 1))
+    bench.step((request, 1), (other, 1))
+    assert bench.edited == 1 + 1 + 3 + 2
+    # Neither pools again: a resumed request's steps may be replayed from a graph.
+    assert bench.replayed == [False, False, True, True]
 
 
-def test_a_dummy_run_clears_the_plan_first() -> None:
-    runner, site = hooked()
-    assert runner._dummy_run(17) == 17
-    assert site.calls == ["clear"]
+def test_a_request_that_is_preempted_in_its_prompt_is_pooled_anew(bench: RunnerBench) -> None:
+    request, other = bench.request("m", 6), bench.request("n", 3)
+    bench.publish(1, entry_for(request, span=2))
+    bench.step((request, 5))
+    bench.publish(2, entry_for(other, span=2, number=2))
+    bench.step((other, 3), preempted={"m"})
+    request.done = 0
+    output = bench.step((request, 6), (other, 1), output=SimpleNamespace())
+    assert getattr(output, DECISIONS_ATTRIBUTE)["m"]["revision"] == 1
+    assert bench.edited == 3
 
 
-def test_decisions_ride_on_the_output() -> None:
-    runner, site = hooked(SimpleNamespace())
-    assert vars(runner.sample_tokens(None)) == {}
-    site.decisions = {"x": {"edit_id": "e"}}
-    assert runner.sample_tokens(None).horen_decisions == {"x": {"edit_id": "e"}}
+@pytest.mark.parametrize("preempted", [None, set()])
+def test_requests_end_even_in_a_step_without_tokens(bench: RunnerBench, preempted: Any) -> None:
+    request = bench.request("m", 4)
+    bench.publish(1, entry_for(request, span=2))
+    bench.step((request, 4))
+    bench.publish(2)
+    assert used_rows(bench.site.codebooks.store) == (1, 2)
+    bench.step(finished={"m"}, preempted=preempted)
+    assert len(bench.site.requests) == 0
+    assert used_rows(bench.site.codebooks.store) == (0, 0)
 
 
-def test_decisions_ride_on_an_output_that_is_made_later() -> None:
-    runner, site = hooked(SimpleNamespace(get_output=SimpleNamespace))
-    site.decisions = {"x": {"edit_id": None}}
-    output = runner.sample_tokens(None)
-    assert not hasattr(output, "horen_decisions")
-    assert output.get_output().horen_decisions == {"x": {"edit_id": None}}
+def test_an_aborted_requests_name_can_be_used_again(bench: RunnerBench) -> None:
+    first = bench.request("m", 4)
+    bench.publish(1, entry_for(first, span=6))
+    bench.step((first, 2))
+    second = bench.request("m", 3)
+    bench.step((second, 3), finished={"m"})
+    bench.step((second, 1))
+    assert bench.edited == 0
+    assert len(bench.site.requests) == 1
+    third = bench.request("m", 4, codebook=None)
+    bench.step((third, 4), finished={"m"})
+    bench.step((third, 1))
+    assert len(bench.site.requests) == 0
 
 
-def test_a_step_without_output_is_passed_on() -> None:
-    runner, site = hooked(None)
-    site.decisions = {"x": {}}
-    assert runner.sample_tokens(None) is None
+def test_a_request_of_an_unknown_codebook_stays_clean_and_may_be_replayed(bench: RunnerBench) -> None:
+    request = bench.request("m", 4)
+    bench.step((request, 2))
+    bench.publish(1, entry_for(request, span=6))
+    request.book = None
+    bench.running["m"].codebook = None
+    bench.step((request, 2))
+    bench.step((request, 1))
+    assert bench.edited == 0
+    assert bench.replayed[1:] == [True, True]
 
 
-def test_a_runner_with_another_signature_is_refused() -> None:
-    class Changed(Runner):
-        def _prepare_inputs(self, scheduler_output: Any, num_scheduled_tokens: Any, more: Any = None) -> str:
-            return "changed"
+def test_a_dummy_run_between_steps_touches_nothing(bench: RunnerBench) -> None:
+    request = bench.request("m", 4)
+    bench.publish(1, entry_for(request, span=6))
+    bench.step((request, 4))
+    sums = bench.site._sums.clone()
+    checked: list[bool] = []
+    compute = bench.compute
 
-    with pytest.raises(FailedPrecondition):
-        runner_v1.hook(Changed(), Site())  # type: ignore[arg-type]
+    def compared(inputs: torch.Tensor, *, replayed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        clean, outputs = compute(inputs, replayed=replayed)
+        checked.append(torch.equal(clean, outputs))
+        return clean, outputs
+
+    bench.compute = compared  # type: ignore[method-assign]
+    runs: list[Callable[[int], Any]] = [bench.runner._dummy_run]
+    if hasattr(bench.runner, "capture"):
+        runs.append(bench.runner.capture)
+    for run in runs:
+        run(7)
+    bench.compute = compute  # type: ignore[method-assign]
+    assert checked == [True] * len(runs)
+    assert torch.equal(bench.site._sums, sums)
+    bench.step((request, 1))
+    assert bench.edited == 2
+
+
+def test_decisions_ride_on_the_output_of_their_step(bench: RunnerBench) -> None:
+    request = bench.request("m", 4)
+    bench.publish(7, entry_for(request, span=2))
+    assert vars(bench.step((request, 2), output=SimpleNamespace())) == {}
+    output = bench.step((request, 2), output=SimpleNamespace())
+    assert getattr(output, DECISIONS_ATTRIBUTE)["m"]["edit_id"] == "e1"
+    assert vars(bench.step((request, 1), output=SimpleNamespace())) == {}
+
+
+def test_decisions_of_an_output_that_is_made_later_are_read_then(bench: RunnerBench) -> None:
+    request = bench.request("m", 4)
+    bench.publish(7, entry_for(request, span=2))
+    output = bench.step((request, 4), output=SimpleNamespace(get_output=SimpleNamespace))
+    bench.step((request, 1))
+    bench.step(finished={"m"})
+    assert not hasattr(output, DECISIONS_ATTRIBUTE)
+    result = output.get_output()
+    assert getattr(result, DECISIONS_ATTRIBUTE)["m"]["revision"] == 7
+
+
+def test_a_step_without_output_is_passed_on(bench: RunnerBench) -> None:
+    request = bench.request("m", 4)
+    bench.publish(1, entry_for(request, span=2))
+    assert bench.step((request, 4), output=None) is None
+
+
+def test_the_v2_runners_own_state_sees_every_call() -> None:
+    bench = RunnerBench("v2")
+    request = bench.request("m", 4)
+    bench.publish(1, entry_for(request, span=2))
+    bench.step((request, 4))
+    bench.step(preempted={"m"})
+    bench.step((request, 1))
+    bench.step(finished={"m"})
+    assert bench.runner.model_state.added == ["m", "m"]
+    assert bench.runner.model_state.removed == ["m"] * 4

@@ -1,6 +1,7 @@
 """What the edit site reports, and how it notices a step that never reached it."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def make_site(*, dtype: torch.dtype = torch.float32) -> EditSite:
         make_entry("e1", keys=keys, span=4, mode=ValueMode.ANSWER),
         make_entry("e2", keys=torch.eye(D_IN)[1:2]),
     )
-    return EditSite(codebooks, num_slots=2, max_tokens=16, positions=torch.arange(16))
+    return EditSite(codebooks, num_slots=2, positions=torch.arange(16))
 
 
 def rows(count: int = 3, *, codebook: str = NAME) -> list[BatchRow]:
@@ -36,11 +37,15 @@ def inputs(axis: int = 0, count: int = 3) -> torch.Tensor:
     return torch.eye(D_IN)[[axis] * count] * 2.0
 
 
+def taken(site: EditSite) -> dict[str, dict[str, Any]]:
+    return site.take_decisions().reports()
+
+
 def test_a_decision_is_reported_once_in_plain_json_types() -> None:
     site = make_site()
     site.begin_step(rows())
     site.run(inputs(), torch.zeros(3, D_OUT))
-    decided = site.take_decisions()
+    decided = taken(site)
     assert json.loads(json.dumps(decided)) == {
         "r": {
             "codebook": NAME,
@@ -52,14 +57,14 @@ def test_a_decision_is_reported_once_in_plain_json_types() -> None:
             "threshold": 0.9,
         }
     }
-    assert site.take_decisions() == {}
+    assert taken(site) == {}
 
 
 def test_no_match_is_reported_with_its_score_and_writes_nothing() -> None:
     site, outputs = make_site(), torch.full((3, D_OUT), -0.0)
     site.begin_step(rows())
     site.run(inputs(axis=2), outputs)
-    decision = site.take_decisions()["r"]
+    decision = taken(site)["r"]
     assert decision["edit_id"] is None
     assert decision["score"] == 0.0
     assert torch.signbit(outputs).all()
@@ -70,7 +75,7 @@ def test_an_empty_codebook_has_neither_score_nor_runner_up() -> None:
     replace_all(site.codebooks, NAME, 6)
     site.begin_step(rows())
     site.run(inputs(), torch.zeros(3, D_OUT))
-    decision = site.take_decisions()["r"]
+    decision = taken(site)["r"]
     assert decision["score"] is decision["runner_up"] is decision["runner_up_score"] is None
 
 
@@ -78,7 +83,7 @@ def test_a_model_that_computes_nan_matches_nothing_and_reports_valid_json() -> N
     site, outputs = make_site(), torch.zeros(3, D_OUT)
     site.begin_step(rows())
     site.run(inputs() * float("nan"), outputs)
-    decided = site.take_decisions()
+    decided = taken(site)
     json.dumps(decided, allow_nan=False)
     assert decided["r"]["edit_id"] is None
     assert torch.equal(outputs, torch.zeros(3, D_OUT))
@@ -105,21 +110,19 @@ def test_a_dummy_run_after_clear_touches_nothing() -> None:
     site.begin_step([])
 
 
-def test_a_second_pass_in_the_same_step_adds_nothing() -> None:
-    site, outputs = make_site(), torch.zeros(3, D_OUT)
-    site.begin_step(rows())
-    site.run(inputs(), outputs)
-    once = outputs.clone()
-    site.run(inputs(), outputs)
-    assert torch.equal(outputs, once)
-    assert outputs.any()
-
-
-def test_an_unknown_codebook_runs_clean_without_a_decision() -> None:
-    site, outputs = make_site(), torch.zeros(3, D_OUT)
-    site.begin_step(rows(codebook="tenants/default/codebooks/gone"))
-    site.run(inputs(), outputs)
-    assert site.take_decisions() == {}
+def test_a_request_whose_codebook_is_gone_runs_clean_and_says_so() -> None:
+    """The API server has found the codebook; without a report it could not tell this from an answer that was lost."""
+    site, outputs, gone = make_site(), torch.zeros(3, D_OUT), "tenants/default/codebooks/gone"
+    site.begin_step(rows(count=2, codebook=gone))
+    site.run(inputs(count=2), outputs[:2])
+    report = taken(site)["r"]
+    assert report.pop("codebook") == gone
+    assert set(report.values()) == {None}
+    assert report.keys() == {"revision", "edit_id", "score", "runner_up", "runner_up_score", "threshold"}
+    replace_all(site.codebooks, gone, 1, make_entry("late", keys=torch.eye(D_IN)[:1]))
+    site.begin_step([BatchRow("r", RequestTag(gone, 1.0), 0, 1, 2, 3)])
+    site.run(inputs(count=1), outputs[2:])
+    assert taken(site) == {}
     assert not outputs.any()
 
 
@@ -128,7 +131,7 @@ def test_values_keep_the_models_dtype() -> None:
     outputs = torch.ones(3, D_OUT, dtype=torch.bfloat16)
     site.begin_step(rows())
     site.run(inputs().bfloat16(), outputs)
-    value = site.codebooks.values[0]
+    value = site.codebooks.store.values[0]
     assert torch.equal(outputs[2], torch.ones(D_OUT, dtype=torch.bfloat16) + value)
     assert torch.equal(outputs[:2], torch.ones(2, D_OUT, dtype=torch.bfloat16))
 
@@ -137,3 +140,46 @@ def test_a_window_that_begins_in_cached_blocks_stops_the_step() -> None:
     site = make_site()
     with pytest.raises(Internal):
         site.begin_step([BatchRow("r", RequestTag(NAME, 1.0), 0, 1, 2, 3)])
+
+
+def test_decisions_are_taken_before_they_are_read() -> None:
+    """With async scheduling they are read on another thread, when the request may have ended already."""
+    site = make_site()
+    assert not site.take_decisions()
+    site.begin_step(rows())
+    site.run(inputs(), torch.zeros(3, D_OUT))
+    fresh = site.take_decisions()
+    site.requests.finish("r")
+    replace_all(site.codebooks, NAME, 6)
+    site.begin_step([BatchRow("s", RequestTag(NAME, 1.0), 0, 3, 0, 3)])
+    site.run(inputs(axis=2), torch.zeros(3, D_OUT))
+    assert fresh
+    assert fresh.reports()["r"]["edit_id"] == "e1"
+    assert fresh.reports()["r"]["revision"] == 5
+    assert taken(site)["s"]["revision"] == 6
+
+
+def test_a_step_must_run_only_where_it_pools_or_routes() -> None:
+    """Other steps may be replayed from a graph, in which no host code runs."""
+    site, outputs = make_site(), torch.zeros(3, D_OUT)
+    seen = []
+    for first, count in ((0, 2), (2, 1), (3, 1), (4, 1)):
+        site.begin_step([BatchRow("r", RequestTag(NAME, 0.5), 0, count, first, 3)])
+        seen.append(site.must_run())
+        if seen[-1]:
+            site.run(inputs(count=count), outputs[:count])
+        site.take_decisions()
+    assert seen == [True, True, False, False]
+    site.requests.preempt("r")
+    site.begin_step([BatchRow("r", RequestTag(NAME, 0.5), 0, 1, 2, 3)])
+    assert not site.must_run()
+
+
+def test_what_was_routed_is_counted() -> None:
+    site = make_site()
+    both = [BatchRow(name, RequestTag(NAME, 1.0), 3 * index, 3, 0, 3) for index, name in enumerate("rs")]
+    site.begin_step(both)
+    site.run(torch.cat([inputs(), inputs(axis=1)]), torch.zeros(6, D_OUT))
+    assert {name: decision["edit_id"] for name, decision in taken(site).items()} == {"r": "e1", "s": "e2"}
+    assert (site.routed, site.op_calls) == (2, 1)
+    assert site.routing_seconds > 0

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from horen_vllm.plugin.tag import RESULT_KEY, RequestTag
+from horen_vllm.core.presets import SpanMode
+from horen_vllm.errors import InvalidArgument
+from horen_vllm.plugin.tag import RESULT_KEY, SPAN_KEY, RequestTag
 from horen_vllm.serving.decisions import DecisionSink, current_sink, tap
+from horen_vllm.serving.spans import RequestSpan
 from tests.unit.serving.doubles import collect, decision, public
 
 
@@ -16,10 +19,21 @@ def output(*indexes: int, params: dict[str, Any] | None = None) -> Any:
     return SimpleNamespace(outputs=[SimpleNamespace(index=index) for index in indexes], kv_transfer_params=params)
 
 
+class Renderer:
+    """A renderer whose BOS token is 1."""
+
+    def get_bos_token_id(self) -> int:
+        return 1
+
+    async def render_chat_async(self, *_args: Any) -> Any:
+        raise NotImplementedError
+
+
 class Client:
     """An engine client whose requests answer what they are told."""
 
     def __init__(self, *answers: list[Any]) -> None:
+        self.renderer = Renderer()
         self.answers = list(answers)
         self.extra_args: list[Any] = []
         self.options: list[Any] = []
@@ -115,6 +129,42 @@ def test_a_tag_of_the_middleware_reaches_the_engine() -> None:
 
     asyncio.run(call())
     assert client.extra_args == [tag]
+
+
+def test_every_choice_may_bring_its_own_decision() -> None:
+    item, sink = output(0, 1, params=fired("shared")), DecisionSink("m")
+    item.outputs[1].horen = decision(edit_id="own")
+    sink.record(0, 2, item)
+    assert sink.by_choice == {0: public(edit_id="shared"), 1: public(edit_id="own")}
+
+
+@pytest.mark.parametrize(("mode", "spans"), [(SpanMode.CONTENT, [[1, 3], [0, 2]]), (SpanMode.PROMPT, [None, None])])
+def test_each_prompt_of_a_list_carries_its_own_span(mode: SpanMode, spans: list[Any]) -> None:
+    client, shared = Client([], []), RequestTag("tenants/default/codebooks/facts", 0.5).to_extra_args()
+    tap(client, models())
+
+    async def call() -> None:
+        current_sink.set(DecisionSink("base@facts", span=RequestSpan(mode)))
+        for prompt_ids in ([1, 7, 8], [7, 8]):
+            await collect(client.generate({"prompt_token_ids": prompt_ids}, sampling(extra=shared)))
+
+    asyncio.run(call())
+    assert [extra.get(SPAN_KEY) for extra in client.extra_args] == spans
+    assert SPAN_KEY not in shared
+
+
+def test_a_prompt_without_a_span_does_not_reach_the_engine() -> None:
+    client = Client([])
+    tap(client, models())
+
+    async def call() -> None:
+        current_sink.set(DecisionSink("base@facts", span=RequestSpan(SpanMode.CONTENT)))
+        client.generate({"prompt_token_ids": [1]}, sampling(extra={}))
+
+    with pytest.raises(InvalidArgument) as caught:
+        asyncio.run(call())
+    assert caught.value.code == "empty_query_span"
+    assert client.extra_args == []
 
 
 def test_responses_carry_the_name_that_was_asked_for() -> None:

@@ -1,86 +1,22 @@
 """``/horen/v1/explain`` over a real application: the real request's way, and an answer in its own words."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from types import SimpleNamespace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 
-from horen_vllm.plugin.tag import RESULT_KEY, RequestTag, tag_of
-from horen_vllm.serving.auth import OneTenant
-from horen_vllm.serving.auth import OneTenant
-from horen_vllm.serving.codebooks import ServedCodebooks
-from horen_vllm.serving.decisions import current_sink, tap
-from horen_vllm.serving.explain import ExplainRoute
-from horen_vllm.serving.middleware import CodebookMiddleware
-from tests.unit.serving.doubles import Clock, decision, served_books
-
-NEAREST = [{"edit_id": f"e{number}", "score": 0.97 - number / 100} for number in range(60)]
-
-
-class Engine:
-    """An engine client that decides as the plugin would report it."""
-
-    def __init__(self) -> None:
-        self.tags: list[RequestTag | None] = []
-        self.renderer = SimpleNamespace(get_bos_token_id=lambda: 1, render_chat_async=None)
-
-    async def generate(self, prompt: Any, sampling_params: Any) -> AsyncIterator[Any]:
-        tag = tag_of(sampling_params)
-        self.tags.append(tag)
-        report = decision(edit_id="e0") | {"threshold": 0.95, "runner_up": "e1", "runner_up_score": 0.96}
-        if tag is not None and tag.explain:
-            window = tag.window(len(prompt["prompt_token_ids"]))
-            report |= {"window": list(window), "nearest": NEAREST[: tag.explain]}
-        completion = SimpleNamespace(index=0, **{RESULT_KEY: report if tag is not None else None})
-        yield SimpleNamespace(outputs=[completion], kv_transfer_params=None)
-
-
-class Server:
-    """The two OpenAI routes on that engine, behind our middleware."""
-
-    def __init__(self, served: ServedCodebooks) -> None:
-        self.engine, self.bodies = Engine(), list[dict[str, Any]]()
-        self.headers: list[Any] = []
-        tap(self.engine, SimpleNamespace(model_name=lambda: "base"))
-        self.app = FastAPI()
-        self.app.add_api_route("/v1/completions", self.complete, methods=["POST"])
-        self.app.add_api_route("/v1/chat/completions", self.complete, methods=["POST"])
-        self.app.add_middleware(CodebookMiddleware, served=lambda: served)
-        self.app.add_middleware(ExplainRoute, texts=texts)
-        self.app.add_middleware(OneTenant)
-        self.app.add_middleware(OneTenant)
-
-    async def complete(self, request: Request) -> JSONResponse:
-        body = await request.json()
-        self.bodies.append(body)
-        self.headers.append(request.headers)
-        if body.get("max_model_len"):
-            return JSONResponse({"error": {"message": "too long", "code": 400}}, status_code=400)
-        ids = body.get("prompt", "chat")
-        ids = ids if isinstance(ids, list) else [1, *range(10, 10 + len(ids))]
-        sampling = SimpleNamespace(n=body["n"], extra_args=body.get("vllm_xargs"))
-        async for _ in self.engine.generate({"prompt_token_ids": ids}, sampling):
-            pass
-        chat = request.url.path.startswith("/v1/chat")
-        choice = {"index": 0, **({} if chat else {"prompt_token_ids": ids})}
-        return JSONResponse({"choices": [choice], **({"prompt_token_ids": ids} if chat else {})})
-
-    def post(self, path: str = "/horen/v1/explain", headers: Any = None, **body: Any) -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self.app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-                return await client.post(path, json=body, headers=headers)
-
-        return asyncio.run(send())
-
-
-def texts(ids: Sequence[int]) -> list[str]:
-    return [f"t{token}" for token in ids]
+from horen_vllm.core.presets import SpanMode
+from horen_vllm.ids import CodebookName, TenantId
+from horen_vllm.keys import new_key
+from horen_vllm.registry.models import KeyRecord, KeyScope
+from horen_vllm.serving.codebooks import ServedCodebook
+from horen_vllm.serving.decisions import current_sink
+from horen_vllm.serving.explain import PATH
+from horen_vllm.serving.keyring import Keyring
+from tests.unit.serving.doubles import Clock, served_books
+from tests.unit.serving.tapped import Server
 
 
 @pytest.fixture
@@ -112,7 +48,7 @@ def test_token_ids_and_chats_are_explained_too(server: Server, prompt: dict[str,
 
 
 def test_one_token_is_asked_for_whatever_the_body_says(server: Server) -> None:
-    shaping: dict[str, Any] = {"stream": True, "n": 3, "max_tokens": 99, "max_completion_tokens": 99, "stop": ["x"], "echo": True}
+    shaping: dict[str, Any] = {"stream": True, "n": 3, "max_completion_tokens": 99, "stop": ["x"], "echo": True}
     kept: dict[str, Any] = {"chat_template_kwargs": {"a": 1}, "tools": [1], "seed": 7}
     forced = {"type": "function", "function": {"name": "f"}}
     messages = [{"role": "user", "content": "hi"}]
@@ -141,6 +77,7 @@ def test_no_other_request_reports_what_is_near(server: Server) -> None:
 
 REFUSED = [
     ({"prompt": "x", "model": "base"}, 400, "codebook_required"),
+    ({"prompt": "x", "model": None}, 400, "codebook_required"),
     ({"prompt": "x", "model": "base@nobody"}, 404, "unknown_codebook"),
     ({"prompt": "x", "top": 0}, 400, "invalid_explain"),
     ({"prompt": "x", "top": 51}, 400, "invalid_explain"),
@@ -176,10 +113,51 @@ def test_a_stale_server_explains_nothing() -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "replica_stale")
 
 
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json; charset=utf-8"])
+def test_the_bodys_media_type_does_not_matter(server: Server, content_type: str) -> None:
+    content = b'{"model": "base@facts", "prompt": "\\ud800"}'
+    assert raw(server, content, content_type).status_code == 200
+
+
 def test_a_malformed_body_is_refused(server: Server) -> None:
+    answer = raw(server, b"{", "application/json")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_json")
+
+
+def test_a_tenants_key_explains_its_own_codebooks_only() -> None:
+    keys = {tenant: new_key() for tenant in ("acme", "globex")}
+    digests = {key.digest: TenantId(tenant) for tenant, key in keys.items()}
+
+    def resolve(digest: str) -> KeyRecord:
+        now = datetime.now(UTC)
+        owner = digests[digest]
+        return KeyRecord(
+            key_id="k", tenant=owner, scope=KeyScope.READ, created_at=now, expires_at=None, revoked_at=None
+        )
+
+    served = served_books("facts")
+    name = CodebookName(TenantId("acme"), "plans")
+    served.set(ServedCodebook(name=name, revision=3, window_ratio=0.5, span=SpanMode.PROMPT))
+    keyring = Keyring(resolve, ttl_s=10.0)
+    server = Server(served, keyring=keyring)
+
+    def ask(secret: str | None, model: str) -> tuple[str, str]:
+        headers = {"authorization": f"Bearer {secret}"} if secret else {}
+        told = server.post(headers=headers, model=model, prompt="x").json()
+        error = told.get("error", {})
+        return (error["type"], error["code"]) if error else ("", told["codebook"])
+
+    assert ask(keys["acme"].secret, "base@plans") == ("", "plans")
+    unknown = ("NotFound", "unknown_codebook")
+    assert ask(keys["acme"].secret, "base@facts") == unknown
+    assert ask(keys["globex"].secret, "base@plans") == ask(keys["globex"].secret, "base@nobody") == unknown
+    assert ask(None, "base@plans") == ("Unauthenticated", "invalid_api_key")
+    keyring.close()
+
+
+def raw(server: Server, content: bytes, content_type: str) -> httpx.Response:
     async def send() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server.app), base_url="http://server") as client:
-            return await client.post("/horen/v1/explain", content=b"{")
+            return await client.post(PATH, content=content, headers={"content-type": content_type})
 
-    answer = asyncio.run(send())
-    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "malformed_json")
+    return asyncio.run(send())

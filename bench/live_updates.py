@@ -1,0 +1,233 @@
+"""What a live update costs the requests that are being served: flips, and steps while many entries are staged.
+
+One engine in this process decodes a steady batch. 200 revisions of a large codebook are flipped between its steps,
+then 10,000 entries are staged beside them, in interleaved rounds with and without; nothing is compiled or captured.
+
+    python -m bench.live_updates --out bench/results/live_updates.json
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": "horen"}
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+
+import torch
+
+from bench.provenance import provenance
+from horen_vllm.artifact import EntryArtifact, EntryManifest
+from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.demo.paths import demo_model_dir
+from horen_vllm.pack import build_pack, encode_pack
+from horen_vllm.plugin.tag import RequestTag
+
+CODEBOOK = "tenants/default/codebooks/bench"
+BULK = "tenants/default/codebooks/bulk"
+FINGERPRINT = "bench"
+
+
+class Loop:
+    """An engine that decodes a steady batch, one step a call, and its updates."""
+
+    def __init__(self, engine: Any, requests: int, folder: Path) -> None:
+        self._engine = engine
+        self._folder = folder
+        self._sequence = self._requests = 0
+        self._revisions: dict[str, int] = {}
+        self._batch = requests
+
+    def step(self) -> float:
+        """Run one engine step with a full batch and return its seconds."""
+        from vllm import SamplingParams
+
+        while self._engine.get_num_unfinished_requests() < self._batch:
+            self._requests += 1
+            tag = RequestTag(CODEBOOK, 0.6).to_extra_args() if self._requests % 2 else None
+            parameters = SamplingParams(temperature=0.0, max_tokens=200, ignore_eos=True, extra_args=tag)
+            prompt = {"prompt_token_ids": [10 + (self._requests * 7 + i) % 900 for i in range(24)]}
+            self._engine.add_request(str(self._requests), prompt, parameters)
+        began = time.perf_counter()
+        self._engine.step()
+        return time.perf_counter() - began
+
+    def stage(self, codebook: str, pack: Path, sha256: str, *, base: int) -> str:
+        """Begin to stage a pack and return its ticket."""
+        revision = self._revisions.get(codebook, 0) + 1
+        ticket = f"{codebook}-{revision}-{self._sequence}"
+        parameters = MethodParameters(preset="cosine", threshold=0.9).to_dict()
+        update = {"codebook": codebook, "base_revision": base, "revision": revision, "fingerprint": FINGERPRINT}
+        update |= {"ticket": ticket, "parameters": parameters, "pack": str(pack), "sha256": sha256, "removed": []}
+        self._call("horen_stage", update)
+        return ticket
+
+    def state(self, ticket: str) -> str:
+        """Return how far a ticket has come."""
+        return str(self._call("horen_staged", {"ticket": ticket})["state"])
+
+    def flip(self, codebook: str, ticket: str) -> float:
+        """Flip a staged ticket and return how long the engine's loop was held up, in seconds."""
+        self._sequence += 1
+        began = time.perf_counter()
+        answer = self._call("horen_flip", {"ticket": ticket, "sequence": self._sequence})
+        elapsed = time.perf_counter() - began
+        self._revisions[codebook] = answer["revision"]
+        return elapsed
+
+    def unstage(self, ticket: str) -> None:
+        """Forget a ticket."""
+        self._call("horen_unstage", {"ticket": ticket})
+
+    def status(self) -> dict[str, Any]:
+        """Return the worker's status."""
+        return self._call("horen_status", {})
+
+    def until_staged(self, ticket: str, record: Callable[[float], None]) -> None:
+        """Step until a ticket is staged, recording each step."""
+        while self.state(ticket) == "staging":
+            record(self.step())
+        if self.state(ticket) != "staged":
+            raise SystemExit(f"staging failed: {self._call('horen_staged', {'ticket': ticket})}")
+
+    def _call(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._engine.collective_rpc(method, args=(json.dumps(body),))[0])
+        if "error" in answer and answer.get("state") != "failed":
+            raise SystemExit(f"{method}: {answer['error']}")
+        return answer
+
+
+def make_pack(folder: Path, name: str, first: int, count: int, widths: tuple[int, int]) -> tuple[Path, str]:
+    """Write a pack of `count` random entries, numbered from `first`, and return it with its hash."""
+    generator = torch.Generator().manual_seed(first)
+    keys = torch.nn.functional.normalize(torch.randn(count, widths[0], generator=generator), dim=-1)
+    values = torch.randn(count, 4, widths[1], generator=generator)
+    entries = []
+    for index in range(count):
+        manifest = EntryManifest(
+            edit_id=f"e{first + index}",
+            fingerprint=FINGERPRINT,
+            site="bench",
+            value_mode=ValueMode.SEQUENCE,
+            span=4,
+            target_ids=(1,),
+            normalised_prompt=str(first + index),
+            trained_end=False,
+            loss=0.0,
+            steps=0,
+        )
+        entry = EntryArtifact(keys=keys[index : index + 1], values=values[index], manifest=manifest)
+        entries.append((first + index, f"{first + index}", entry))
+    data = encode_pack(build_pack(entries))
+    path = folder / f"{name}.safetensors"
+    path.write_bytes(data)
+    return path, hashlib.sha256(data).hexdigest()
+
+
+def measure_flips(loop: Loop, folder: Path, widths: tuple[int, int], flips: int) -> list[float]:
+    """Publish `flips` revisions of one entry each on top of the bulk codebook, and return each flip's seconds."""
+    seconds = []
+    for index in range(flips):
+        pack, digest = make_pack(folder, "one", 1_000_000 + index, 1, widths)
+        ticket = loop.stage(CODEBOOK, pack, digest, base=index + 1)
+        loop.until_staged(ticket, lambda _seconds: None)
+        seconds.append(loop.flip(CODEBOOK, ticket))
+        loop.step()
+    return seconds
+
+
+def measure_staging(loop: Loop, bulk: tuple[Path, str], rounds: int) -> dict[str, Any]:
+    """Return step times beside the staging of `bulk` and without it, in interleaved rounds."""
+    quiet: list[float] = []
+    busy: list[float] = []
+    ratios = []
+    for _ in range(rounds):
+        during: list[float] = []
+        ticket = loop.stage(BULK, *bulk, base=0)
+        loop.until_staged(ticket, during.append)
+        loop.unstage(ticket)
+        _drain(loop)
+        before = [loop.step() for _ in during]
+        ratios.append(_percentile(during, 99) / _percentile(before, 99))
+        quiet += before
+        busy += during
+    return {
+        "steps": len(busy),
+        "quiet_ms": _summary(quiet),
+        "staging_ms": _summary(busy),
+        "p99_ratio": _percentile(busy, 99) / _percentile(quiet, 99),
+        "p99_ratio_by_round": ratios,
+    }
+
+
+def _drain(loop: Loop) -> None:
+    # Rows are given back beside the steps too; the quiet half must not pay for it.
+    while loop.status()["pages"]["keys"]["used"] > loop.status()["entries"][CODEBOOK]:
+        loop.step()
+
+
+def _summary(seconds: list[float]) -> dict[str, float]:
+    return {"p50": 1e3 * statistics.median(seconds), "p99": 1e3 * _percentile(seconds, 99), "max": 1e3 * max(seconds)}
+
+
+def _percentile(values: list[float], percent: int) -> float:
+    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=str(demo_model_dir()))
+    parser.add_argument("--site", default="model.layers.3.mlp.down_proj")
+    parser.add_argument("--entries", type=int, default=10_000)
+    parser.add_argument("--flips", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=None)
+    arguments = parser.parse_args()
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    settings = {"horen": {"site": arguments.site, "key_budget_mib": 512, "value_budget_mib": 512}}
+    options: dict[str, Any] = {"max_num_seqs": arguments.batch, "max_model_len": 480, "block_size": 32}
+    options |= {"dtype": "float32", "enforce_eager": True, "additional_config": settings, "seed": 0}
+    engine = LLMEngine.from_engine_args(EngineArgs(arguments.model, **options))
+    config = engine.vllm_config.model_config.hf_config
+    widths = (config.intermediate_size, config.hidden_size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        loop = Loop(engine, arguments.batch, folder)
+        base = make_pack(folder, "base", 1, arguments.entries, widths)
+        ticket = loop.stage(CODEBOOK, *base, base=0)
+        loop.until_staged(ticket, lambda _seconds: None)
+        loop.flip(CODEBOOK, ticket)
+        for _ in range(100):
+            loop.step()
+        counted = loop.status()
+        flips = measure_flips(loop, folder, widths, arguments.flips)
+        bulk = make_pack(folder, "bulk", 100_000, arguments.entries, widths)
+        staging = measure_staging(loop, bulk, arguments.rounds)
+        after = loop.status()
+    result = {
+        "entries": arguments.entries,
+        "flips": {"count": len(flips), **{f"{k}_ms": v for k, v in _summary(flips).items()}},
+        "staging": staging,
+        "compilations": after["compilations"] - counted["compilations"],
+        "captures": after["captures"] - counted["captures"],
+        "provenance": provenance(),
+    }
+    text = json.dumps(result, indent=2)
+    print(text)
+    if arguments.out is not None:
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

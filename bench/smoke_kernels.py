@@ -1,0 +1,206 @@
+"""The kernels on a device against their definitions in fp64, their bits, a captured graph, and route's speed.
+
+On a CPU Triton's interpreter runs them at small sizes, which proves this file and nothing about a device.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch.nn import functional as F
+
+from horen_vllm.kernels import dispatch
+from horen_vllm.kernels.inject import inject_torch, inject_triton
+from horen_vllm.kernels.pool import pool_triton
+from horen_vllm.kernels.route import route_triton
+
+Report = tuple[str, bool, str]
+"""Name of a check, whether it passed, what was measured."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the checks are."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    keys: int
+    timed: tuple[int, ...]
+
+
+DEVICE = Sizes(rows=2048, inputs=14336, outputs=4096, keys=10_000, timed=(1_000, 10_000, 50_000))
+INTERPRETED = Sizes(rows=40, inputs=130, outputs=96, keys=300, timed=())
+
+
+def run(device: str) -> list[Report]:
+    """Run all checks in this process; on a CPU it must have been started with ``TRITON_INTERPRET=1``."""
+    sizes = DEVICE if device == "cuda" else INTERPRETED
+    torch.manual_seed(0)
+    with torch.device(device):
+        reports = [*_pool(sizes), *_inject(sizes), *_route(sizes)]
+        if device == "cuda":
+            reports += [_graph(sizes), _compiles_once(sizes), *(_timed(count, sizes.inputs) for count in sizes.timed)]
+    return reports
+
+
+def _pool(sizes: Sizes) -> Iterator[Report]:
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        inputs = torch.randn(sizes.rows, sizes.inputs).to(dtype)
+        sums = torch.full((4, sizes.inputs), torch.nan)
+        sums[2] = 1.0
+        columns = [torch.tensor(column) for column in zip((0, 33, 0, 1), (33, sizes.rows, 2, 0), strict=True)]
+        pool_triton(inputs, sums, *columns)
+        expected = torch.stack([inputs[:33].double().sum(0), inputs[33:].double().sum(0) + 1])
+        error = float((sums[[0, 2]].double() - expected).abs().max())
+        untouched = bool(sums[[1, 3]].isnan().all())
+        yield f"pool {dtype}", untouched and error < 1e-3, f"largest error {error:.1e}"
+
+
+def _step(sizes: Sizes, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return inject's arguments and a mask of the rows that it writes: slot 0 direct, 1 LoRA, 2 without a value."""
+    rows = torch.arange(24)
+    slots = torch.tensor([0, 1, 2, -1])[rows % 4]
+    first, span, stride = torch.tensor([0, 8, -1]), torch.tensor([4, 9, 9]), torch.tensor([1, 0, 0])
+    rank, start = torch.tensor([0, 4, 0]), torch.tensor([2, 2, 0])
+    outputs = torch.randn(24, sizes.outputs).to(dtype)
+    outputs[:, ::3] = -0.0
+    outputs[3::4, 5] = torch.nan
+    values = torch.randn(16, sizes.outputs).to(dtype)
+    offset = rows - 2
+    written = (slots >= 0) & (slots < 2) & (offset >= 0) & (offset < span[slots.clamp(min=0)])
+    return [outputs, slots, rows, start, first, span, stride, rank, values], written
+
+
+def _inject(sizes: Sizes) -> Iterator[Report]:
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        arguments, written = _step(sizes, dtype)
+        before = arguments[0]
+        mine, theirs = before.clone(), before.clone()
+        inject_triton(mine, *arguments[1:])
+        inject_torch(theirs, *arguments[1:])
+        bits = torch.int32 if dtype is torch.float32 else torch.int16
+        clean = torch.equal(mine[~written].view(bits), before[~written].view(bits))
+        direct = written & (arguments[1] == 0)
+        apart = int((mine[direct].view(bits).int() - theirs[direct].view(bits).int()).abs().max())
+        # The interpreter truncates to bfloat16.
+        allowed = 1 if dtype is torch.bfloat16 and not before.is_cuda else 0
+        low_rank = written & (arguments[1] == 1)
+        close = torch.allclose(mine[low_rank].float(), theirs[low_rank].float(), rtol=2e-2, atol=2e-1)
+        detail = f"direct rows {apart} ulp apart, other rows untouched: {clean}, low rank close: {close}"
+        yield f"inject {dtype}", clean and close and apart <= allowed, detail
+
+
+def _book(keys: int, width: int) -> tuple[torch.Tensor, ...]:
+    made = F.normalize(torch.randn(keys, width), dim=-1)
+    made[-1], made[keys // 2] = made[3], made[3]
+    buffer = torch.full((keys + 50, width), torch.nan)
+    rows = torch.randperm(keys + 50)[:keys]
+    buffer[rows] = made
+    return buffer, rows, torch.arange(keys) // 2, torch.randperm(keys)[: (keys + 1) // 2]
+
+
+def _route(sizes: Sizes) -> Iterator[Report]:
+    buffer, rows, owners, sequences = _book(sizes.keys, sizes.inputs)
+    queries = F.normalize(buffer[rows[:4]] + 0.3 * torch.randn(4, sizes.inputs) / sizes.inputs**0.5, dim=-1)
+    for gamma, steps in ((0.0, 0), (0.01, 1), (0.3, 3)):
+        rule: dict[str, Any] = {"beta": 20.0, "gamma": gamma, "steps": steps, "epsilon": 1e-5, "threshold": 0.5}
+        together = route_triton(queries, buffer, rows, owners, sequences, **rule)
+        alone = [route_triton(query[None], buffer, rows, owners, sequences, **rule) for query in queries]
+        independent = all(torch.equal(one.score[0], together.score[row]) for row, one in enumerate(alone))
+        error, right = _against_definition(queries, buffer[rows], owners, together, rule)
+        detail = f"largest error {error:.1e}, decisions right: {right}, rows independent: {independent}"
+        yield f"route M={steps}", right and independent and error < 1e-6, detail
+    copies = route_triton(buffer[rows[3]][None], buffer, rows, owners, sequences, **{**rule, "gamma": 0.0, "steps": 0})
+    holders = owners[torch.tensor([3, sizes.keys // 2, sizes.keys - 1])]
+    ranked = holders[sequences[holders].argsort(descending=True)].tolist()
+    newest = [int(copies.best), int(copies.runner_up)] == ranked[:2]
+    yield (
+        "route equal keys",
+        newest and bool(copies.score == copies.runner_up_score),
+        f"entry {int(copies.best)} of {ranked}",
+    )
+
+
+def _against_definition(
+    queries: torch.Tensor, keys: torch.Tensor, owners: torch.Tensor, routed: Any, rule: dict[str, Any]
+) -> tuple[float, bool]:
+    keys, refined = keys.double(), queries.double()
+    for _ in range(rule["steps"]):
+        target = F.normalize(torch.softmax(rule["beta"] * refined @ keys.T, -1) @ keys, dim=-1)
+        moving = (target - refined).norm(dim=-1, keepdim=True) > rule["epsilon"]
+        refined = torch.where(moving, F.normalize((1 - rule["gamma"]) * refined + rule["gamma"] * target), refined)
+    scores = torch.full((len(queries), int(owners.max()) + 1), -torch.inf, dtype=torch.float64)
+    scores.scatter_reduce_(1, owners.expand(len(queries), -1), refined @ keys.T, reduce="amax")
+    top = scores.topk(2)
+    error = (torch.stack([routed.score, routed.runner_up_score], 1).double() - top.values).abs().max()
+    sure = top.values[:, 0] - top.values[:, 1] > 1e-6
+    right = torch.equal(routed.best[sure], top.indices[sure, 0])
+    matched = torch.where(top.values[:, 0] > rule["threshold"], routed.best, -1)
+    return float(error), right and torch.equal(routed.entry, matched)
+
+
+def _graph(sizes: Sizes) -> Report:
+    arguments, _ = _step(sizes, torch.bfloat16)
+    inject_triton(*arguments)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        inject_triton(*arguments)
+    same = True
+    for turn in range(3):
+        fresh, _ = _step(sizes, torch.bfloat16)
+        for static, new in zip(arguments, fresh, strict=True):
+            static.copy_(new)
+        arguments[1].copy_(fresh[1].roll(turn))
+        expected = [argument.clone() for argument in arguments]
+        inject_torch(*expected)
+        graph.replay()
+        direct = arguments[1] != 1
+        same = same and torch.equal(arguments[0][direct].view(torch.int16), expected[0][direct].view(torch.int16))
+    return "inject in a captured graph", same, "3 replays with other tables, values and rows"
+
+
+def _compiles_once(sizes: Sizes) -> Report:
+    buffer, rows, owners, sequences = _book(100, sizes.inputs)
+    dispatch.warm_up(buffer, torch.bfloat16)
+    compiled: list[object] = []
+    triton.knobs.compilation.listener = lambda **event: compiled.append(event)
+    for count, batch, steps in ((1, 1, 0), (16, 2, 1), (17, 3, 3), (100, 16, 2)):
+        rule: dict[str, Any] = {"beta": 20.0, "gamma": 0.1, "steps": steps, "epsilon": 1e-5, "threshold": 0.5}
+        queries = F.normalize(torch.randn(batch, sizes.inputs), dim=-1)
+        dispatch.route(queries, buffer, rows[:count].clone(), owners[:count].clone(), sequences, **rule)
+        column = torch.arange(batch)
+        sums = torch.zeros(batch, sizes.inputs)
+        dispatch.pool(torch.randn(64, sizes.inputs).bfloat16(), sums, column, column + 3, column, column * 0)
+    triton.knobs.compilation.listener = None
+    return "nothing compiles after warm-up", not compiled, f"{len(compiled)} compilations"
+
+
+def _timed(keys: int, width: int) -> Report:
+    buffer = F.normalize(torch.randn(keys, width), dim=-1)
+    owners = torch.arange(keys)
+    query = buffer[:1].clone()
+
+    def route(steps: int) -> None:
+        rule: dict[str, Any] = {"beta": 20.0, "gamma": 0.01, "steps": steps, "epsilon": 0.0, "threshold": 0.5}
+        route_triton(query, buffer, owners, owners, owners, **rule)
+
+    none, one = (_milliseconds(functools.partial(route, steps)) for steps in (0, 1))
+    rate = keys * width * 4 / none / 1e6
+    return f"route speed, {keys} keys", True, f"{none:.3f} ms at M=0 ({rate:.0f} GB/s), {one:.3f} ms at M=1"
+
+
+def _milliseconds(work: Callable[[], None], repeats: int = 20) -> float:
+    for _ in range(3):
+        work()
+    event: Any = torch.cuda.Event
+    start, stop = event(enable_timing=True), event(enable_timing=True)
+    start.record()
+    for _ in range(repeats):
+        work()
+    stop.record()
+    torch.cuda.synchronize()
+    return float(start.elapsed_time(stop)) / repeats
