@@ -12,7 +12,7 @@ OTHER_VENV := .venv-vllm-$(OTHER_VLLM)
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
-.PHONY: demo test matrix versions lint protos lock clean install quality
+.PHONY: demo test matrix soak prefix-cache versions lint protos lock clean install quality
 
 demo: install  ## start everything on the demo model, edit 20 facts, roll back
 	$(BIN)/horen demo
@@ -22,6 +22,12 @@ test: install  ## the default suite (unit, contract, engine tests)
 
 matrix: install  ## every engine configuration
 	$(BIN)/python -m pytest -m matrix tests/e2e
+
+soak: install  ## 2,300 requests under updates, against the oracle: writes bench/results/soak.json
+	$(BIN)/python -m bench.soak
+
+prefix-cache: install  ## what edited requests keep of the prefix cache: writes bench/results/prefix_cache.json
+	$(BIN)/python -m bench.prefix_cache
 
 versions: install $(OTHER_VENV)/.installed  ## the hooks on another release of vLLM, against the oracle
 	$(OTHER_VENV)/bin/python -m pytest tests/unit/plugin

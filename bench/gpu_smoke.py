@@ -97,7 +97,8 @@ def engine_job(setting: Setting, name: str, model: Path, site: str | None, **opt
     else:
         options = {**options, "enforce_eager": True, "block_size": 32}
         environment["VLLM_CPU_KVCACHE_SPACE"] = "1"
-    return EngineJob(model, site, setting.folder / f"{name}.log", {"seed": 0, **options}, environment)
+    timeout_s = 400.0 if setting.on_gpu else 1200.0
+    return EngineJob(model, site, setting.folder / f"{name}.log", {"seed": 0, **options}, environment, timeout_s)
 
 
 SMALL_ENGINE: Final = {"max_model_len": 480, "max_num_seqs": 8}

@@ -39,7 +39,7 @@ OUTPUTS: Final = (2880, 4096, 8192)
 DTYPES: Final = ("bf16", "fp16", "fp32")
 
 _TYPES: Final = {
-    "p_scores": "*fp32", "p_block_max": "*fp32", "p_keys": "*fp32", "p_queries": "*fp32", "p_weight": "*fp32",
+    "p_scores": "*fp32", "p_block_max": "*fp32", "p_keys": "*fp32", "p_queries": "*fp32",
     "p_pull": "*fp32", "p_attractor": "*fp32", "p_refined": "*fp32", "p_best_score": "*fp32", "p_score": "*fp32",
     "p_second_score": "*fp32", "p_sums": "*fp32", "p_token_slot": "*i32",
     "beta": "fp32", "keep": "fp32", "gamma": "fp32", "epsilon": "fp32", "threshold": "fp32",

@@ -36,6 +36,8 @@ class EngineJob:
     options: dict[str, Any]
     """Arguments of ``LLM``."""
     environment: dict[str, str] = field(default_factory=dict)
+    timeout_s: float = 400.0
+    """How long a call may take; the first one includes the start."""
 
 
 class EngineProcess:
@@ -57,12 +59,12 @@ class EngineProcess:
         """End the engine."""
         with contextlib.suppress(OSError):
             self._pipe.send(None)
-        self._process.join(30)
+        self._process.join(60)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
-    def call(self, name: str, *arguments: Any, timeout_s: float = 400.0) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
         """Call a method of the engine's host and return its answer.
 
         Raises
@@ -72,8 +74,8 @@ class EngineProcess:
         """
         try:
             self._pipe.send((name, arguments))
-            answered = self._pipe.poll(timeout_s)
-            verdict, answer = self._pipe.recv() if answered else ("error", f"no answer to {name} in {timeout_s} s")
+            late = ("error", f"no answer to {name} in {self._job.timeout_s} s")
+            verdict, answer = self._pipe.recv() if self._pipe.poll(self._job.timeout_s) else late
         except (EOFError, OSError):
             verdict, answer = "error", "the engine's process ended"
         if verdict == "error":

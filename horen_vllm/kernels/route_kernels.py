@@ -70,7 +70,6 @@ def pull_kernel(
     p_block_max: tl.tensor,
     p_keys: tl.tensor,
     p_key_rows: tl.tensor,
-    p_weight: tl.tensor,
     p_pull: tl.tensor,
     beta: tl.tensor,
     key_stride: tl.tensor,
@@ -84,7 +83,7 @@ def pull_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """Write one chunk's share of ``sum exp(beta (s - max)) k`` and of the weights. Grid: (C * D blocks * B,)."""
+    """Write one chunk's share [B, C, D] of ``sum exp(beta (s - max)) k``. Grid: (C * D blocks * B,)."""
     i_b = (tl.program_id(0) % num_queries).to(tl.int64)
     rest = tl.program_id(0) // num_queries
     i_chunk = rest // tl.cdiv(D, BLOCK_D)
@@ -94,7 +93,6 @@ def pull_kernel(
         i_k = first + tl.arange(0, BLOCK_K)
         b_max = tl.maximum(b_max, tl.load(p_block_max + i_b * num_blocks + i_k, mask=i_k < num_blocks, other=_LOW))
     highest = tl.max(b_max, axis=0)
-    b_weight = tl.zeros([BLOCK_N], dtype=tl.float32)
     b_pull = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
     for first in range(i_chunk * chunk, tl.minimum((i_chunk + 1) * chunk, num_keys), BLOCK_N):
         i_n = first + tl.arange(0, BLOCK_N)
@@ -104,33 +102,26 @@ def pull_kernel(
         b_exp = tl.exp(beta * (b_scores - highest))
         mask = listed[:, None] & (i_d < D)[None, :]
         b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=mask, other=0.0)
-        b_weight += b_exp
         b_pull += b_exp[:, None] * b_keys
     at = i_b * num_chunks + i_chunk
     tl.store(p_pull + at * D + i_d, tl.sum(b_pull, axis=0), mask=i_d < D)
-    # Every block of columns has the same weights; all write the same number.
-    tl.store(p_weight + at, tl.sum(b_weight, axis=0))
 
 
 @triton.jit(do_not_specialize=["num_chunks"])
 def attractor_kernel(
-    p_weight: tl.tensor,
     p_pull: tl.tensor,
     p_attractor: tl.tensor,
     num_chunks: tl.tensor,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    """Merge the chunks' shares into ``T(q) = softmax(beta q K^T) K`` [B, D] (Theorem 2.1). Grid: (D blocks, B)."""
+    """Merge the chunks' shares into ``T(q)`` [B, D] (Theorem 2.1) times a factor. Grid: (D blocks, B)."""
     i_b = tl.program_id(1).to(tl.int64)
     i_d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    weight = 0.0
     b_pull = tl.zeros([BLOCK_D], dtype=tl.float32)
     for i_chunk in range(num_chunks):
-        at = i_b * num_chunks + i_chunk
-        weight += tl.load(p_weight + at)
-        b_pull += tl.load(p_pull + at * D + i_d, mask=i_d < D, other=0.0)
-    tl.store(p_attractor + i_b * D + i_d, b_pull / weight, mask=i_d < D)
+        b_pull += tl.load(p_pull + (i_b * num_chunks + i_chunk) * D + i_d, mask=i_d < D, other=0.0)
+    tl.store(p_attractor + i_b * D + i_d, b_pull, mask=i_d < D)
 
 
 @triton.jit

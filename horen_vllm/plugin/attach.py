@@ -9,6 +9,7 @@ import torch
 
 from horen_vllm import __version__
 from horen_vllm.errors import FailedPrecondition
+from horen_vllm.kernels import dispatch
 from horen_vllm.plugin import compat, graphs, op, refusals, runner_v1, self_check, static_books, step_output
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.engine_half import EngineHalf, keep
@@ -64,6 +65,7 @@ def attach(worker: Any, settings: EngineSettings) -> None:
     self_check.after_warm_up(worker, site)
     if settings.static_dir is not None:
         static_books.load(site.codebooks, settings.static_dir, config.model_config.model, settings.site)
+    dispatch.warm_up(site.codebooks.store.keys, config.model_config.dtype)
     keep(worker, EngineHalf(site, Stager(site.codebooks)))
     log.info("horen attached", site=settings.site, keys=site.codebooks.store.keys.shape[0])
 

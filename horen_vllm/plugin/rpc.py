@@ -74,6 +74,7 @@ def status(half: EngineHalf, _body: dict[str, Any]) -> dict[str, Any]:
         "entries": {name: len(view.edit_ids) for name, view in applied.items()},
         "live_requests": len(site.requests),
         "sequence": half.stager.sequence,
+        "tickets": half.stager.tickets,
         "pages": site.codebooks.store.pages(),
         "routing": {"requests": site.routed, "seconds": site.routing_seconds},
         "flip_seconds": half.flip_seconds,

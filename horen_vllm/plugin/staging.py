@@ -62,6 +62,11 @@ class Stager:
         """The last sequence number that was taken."""
         return self._sequence
 
+    @property
+    def tickets(self) -> list[str]:
+        """The updates that are staged or on their way."""
+        return list(self._staged)
+
     def stage(self, ticket: str, base_revision: int, load: Callable[[], Update]) -> None:
         """Begin to prepare what `load` returns; both run on the staging thread.
 

@@ -5,14 +5,17 @@ With ``--api-server-count N`` vLLM starts N processes for one engine, and each o
 
 import fcntl
 import os
+import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Final, Self
 
 from horen_vllm.errors import FailedPrecondition
 
 _PRIVATE: Final = 0o700
+_LEFTOVER_AGE_S: Final = 86_400.0
 _START_TIME_FIELD: Final = 19
 """Index of a process's start time among the fields of ``/proc/PID/stat`` that follow its name."""
 
@@ -60,6 +63,18 @@ def run_folder(root: Path | None, key: str) -> Path:
             message = f"{folder} is not a folder that only this user can enter: remove it or set HOREN_RUN_DIR."
             raise FailedPrecondition(message, code="run_folder_unsafe")
     return root / key
+
+
+def clear_run_folders(folder: Path) -> None:
+    """Remove what engines that ended at least a day ago have left beside `folder`."""
+    for other in folder.parent.iterdir():
+        if other == folder or not other.is_dir() or time.time() - other.stat().st_mtime < _LEFTOVER_AGE_S:
+            continue
+        # A living agent may be that quiet, too: while the control plane is silent it writes nothing.
+        with Election(other) as election:
+            dead = election.won()
+        if dead:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 class Election:

@@ -67,7 +67,8 @@ class Engine:
         }
         await self._call("horen_stage", update)
         try:
-            await asyncio.wait_for(self._until_staged(ticket), self._stage_timeout_s)
+            async with asyncio.timeout(self._stage_timeout_s):
+                await self._until_staged(ticket)
         except TimeoutError as exc:
             message = f"staging {update['codebook']} revision {delta.revision} took over {self._stage_timeout_s:g} s."
             raise Unavailable(message, code="stage_timeout") from exc

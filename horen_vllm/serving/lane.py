@@ -46,6 +46,8 @@ class Lane:
     """Whether the next update must replace what the engine has."""
     gone: bool = False
     """Whether the control plane no longer has it, and it is to be dropped."""
+    dropped: bool = False
+    """Whether the engine has forgotten it since."""
     retry: Backoff = field(default_factory=Backoff)
     probe_retry: Backoff = field(default_factory=Backoff)
 
@@ -79,7 +81,7 @@ class Lane:
         waiting = bool(self.state.refused) and delta.base == self.state.latest != self.state.applied
         # Of a codebook that was deleted and made anew, revisions start again.
         self.state = replace(self.state, latest=delta.revision, entries=delta.codebook.entry_count)
-        self.gone = False
+        self.gone = self.dropped = False
         if waiting and not self.busy:
             # It follows one that was refused, so it has no base here; without that one it may well fit.
             self.retry.reset()

@@ -77,7 +77,8 @@ class LiveUpdates:
     async def wait_ready(self, timeout_s: float) -> bool:
         """Return True once the revisions that were current at the start are served; False after `timeout_s`."""
         try:
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._ready.wait()
         except TimeoutError:
             return False
         return True

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ class Greedy:
     """The decision report; None when the request was not routed."""
 
 
-Ask = Callable[[list[int], int, RequestTag], Coroutine[Any, Any, Greedy]]
+Ask = Callable[[list[int], int, RequestTag], Awaitable[Greedy]]
 """Answers (prompt ids, number of tokens, tag) by greedy decoding."""
 
 
@@ -56,7 +56,8 @@ class Prober:
             # The function that the completions route uses, so that a probe asks what a client would.
             span = RequestSpan(mode=parameters.span).of({"prompt_token_ids": prompt_ids}, self._bos_id)
             tag = RequestTag(str(name), parameters.window_ratio, span)
-            answer = await asyncio.wait_for(self._ask(prompt_ids, len(probe.target_ids), tag), TIMEOUT_S)
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = await self._ask(prompt_ids, len(probe.target_ids), tag)
         except TimeoutError:
             return f"the engine did not answer within {TIMEOUT_S:g} s."
         except (HorenError, ValueError) as error:

@@ -8,14 +8,15 @@ from typing import Any
 from horen_vllm.control.client import HorenClient
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.serving.codebooks import ServedCodebook, ServedCodebooks
-from horen_vllm.serving.election import Election, engine_key, run_folder
+from horen_vllm.serving.election import Election, clear_run_folders, engine_key, run_folder
 from horen_vllm.serving.engine import Engine
 from horen_vllm.serving.live import LiveUpdates
+from horen_vllm.serving.observer import Observer
 from horen_vllm.serving.packer import Packer
 from horen_vllm.serving.probe import Ask, Prober
 from horen_vllm.serving.settings import ServingSettings
 from horen_vllm.serving.state import AgentState, StateFile
-from horen_vllm.serving.sync import Observer, SyncAgent
+from horen_vllm.serving.sync import SyncAgent
 from horen_vllm.static import list_static
 
 
@@ -43,6 +44,7 @@ def live_updates(
 
     def lead(state: AgentState | None, publish: Callable[[AgentState], None]) -> Awaitable[None]:
         packs = settings.packs or settings.artifacts.absolute().parent / "packs"
+        clear_run_folders(folder)
         agent = SyncAgent(
             client=client,
             engine=Engine(engine_client, stage_timeout_s=settings.stage_timeout_s),

@@ -5,9 +5,10 @@ neither another codebook's rollback nor the heartbeat.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 
@@ -18,37 +19,18 @@ from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import ReplicaReport
 from horen_vllm.serving.engine import Engine
 from horen_vllm.serving.lane import Lane
+from horen_vllm.serving.lane_work import LaneWork
+from horen_vllm.serving.observer import Observer
 from horen_vllm.serving.packer import Packer
-from horen_vllm.serving.packing import PackedUpdate
 from horen_vllm.serving.probe import Prober
 from horen_vllm.serving.settings import ServingSettings
-from horen_vllm.serving.state import AgentState, CodebookState, Probe, ProbeFailure
+from horen_vllm.serving.state import AgentState
 from horen_vllm.serving.updates import Updates
 
 RETRY_S: Final = 0.5
 """Pause after a call that failed, and between two looks at what is due, in seconds."""
 
 log = structlog.get_logger(__name__)
-
-
-class Observer(Protocol):
-    """Who counts what the agent does."""
-
-    def flipped(self, name: CodebookName, revision: int) -> None:
-        """Every worker serves a revision."""
-        ...
-
-    def staging_refused(self, name: CodebookName, code: str) -> None:
-        """A revision was refused."""
-        ...
-
-    def latest(self, name: CodebookName, revision: int) -> None:
-        """The control plane has named a revision."""
-        ...
-
-    def sync_failed(self, code: str) -> None:
-        """The control plane did not answer, or refused."""
-        ...
 
 
 class SyncAgent:
@@ -86,13 +68,20 @@ class SyncAgent:
     ) -> None:
         self._client = client
         self._engine = engine
-        self._prober = prober
         self._show = publish
         self._observer = observer
         self._settings = settings
         self._identity = {"replica_id": settings.replica_id, "model": model, "fingerprint": fingerprint}
         self._clock = clock
         self._updates = Updates(engine, packer, changed=lambda: self._publish(news=False))
+        self._work = LaneWork(
+            updates=self._updates,
+            engine=engine,
+            prober=prober,
+            publish=self._publish,
+            observer=observer,
+            clock=clock,
+        )
         self._lanes: dict[CodebookName, Lane] = {}
         self._confirmed_at: float | None = None
         self._heard = asyncio.Event()
@@ -137,10 +126,10 @@ class SyncAgent:
         # From before the call: the control plane's lease may have begun then, and must not end before ours.
         self._confirmed_at = sent_at
         self._publish(news=False)
-        try:
-            await asyncio.wait_for(self._news.wait(), min(self._settings.sync_wait_s, self._settings.lease_s / 3))
-        except TimeoutError:
-            return
+        # Not `wait_for`: on Python 3.11 it swallows a cancellation that meets the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(self._settings.sync_wait_s, self._settings.lease_s / 3)):
+                await self._news.wait()
 
     async def mend(self) -> None:
         """Start what has failed and is due again: probes, and drops."""
@@ -192,77 +181,13 @@ class SyncAgent:
         now = self._clock()
         if lane.busy or not (lane.queue or (lane.gone and now >= lane.retry.due_at) or lane.probes_due(now)):
             return
-        lane.task = self._tasks.create_task(self._work(lane))
+        lane.task = self._tasks.create_task(self._work_in(lane))
 
-    async def _work(self, lane: Lane) -> None:
-        if lane.gone:
-            await self._drop(lane)
-            return
-        while (delta := lane.next_update()) is not None:
-            packed = await self._apply(lane, delta)
-            if packed is not None:
-                await self._probe(lane, delta, packed)
-        if lane.probes_due(self._clock()):
-            await self._probe_again(lane)
-
-    async def _apply(self, lane: Lane, delta: DeltaView) -> PackedUpdate | None:
-        name = str(lane.name)
-        try:
-            packed = await self._updates.apply(delta)
-        except Exception as exc:  # noqa: BLE001 - one codebook's trouble must stay its own, whatever it is
-            error = exc if isinstance(exc, HorenError) else Internal(f"the update failed with {type(exc).__name__}.")
-            log.warning("update refused", codebook=name, revision=delta.revision, code=error.code, reason=str(exc))
-            lane.refused(delta, error, self._clock())
-            self._observer.staging_refused(lane.name, error.code)
-            self._publish()
-            return None
-        lane.flipped(delta, packed)
-        # Before the next await: no heartbeat may name a revision that another API server cannot see yet.
-        self._publish()
-        self._observer.flipped(lane.name, delta.revision)
-        log.info("revision applied", codebook=name, revision=delta.revision, added=len(delta.added))
-        return packed
-
-    async def _probe(self, lane: Lane, delta: DeltaView, packed: PackedUpdate) -> None:
-        failed = [
-            ProbeFailure(probe=probe, base=delta.base, revision=delta.revision, reason=reason)
-            for probe, reason in await self._asked(lane, packed.probes)
-            if reason is not None
-        ]
-        lane.probed(delta, failed, self._clock())
-        self._publish()
-
-    async def _probe_again(self, lane: Lane) -> None:
-        asked = lane.state.failed
-        verdicts = await self._asked(lane, [it.probe for it in asked])
-        lane.probed_again([it for it, (_, reason) in zip(asked, verdicts, strict=True) if reason], self._clock())
-        self._publish()
-
-    async def _asked(self, lane: Lane, probes: Sequence[Probe]) -> list[tuple[Probe, str | None]]:
-        """Return each probe with what it failed by, None if it did not; the engine answers them in one batch."""
-        parameters = lane.state.parameters
-        if parameters is None:
-            return []
-        reasons = await asyncio.gather(*(self._prober.failure(lane.name, parameters, probe) for probe in probes))
-        for probe, reason in zip(probes, reasons, strict=True):
-            if reason is not None:
-                log.warning("probe failed", codebook=str(lane.name), edit=probe.edit_id, reason=reason)
-        return list(zip(probes, reasons, strict=True))
-
-    async def _drop(self, lane: Lane) -> None:
-        # No new request may be tagged with what the workers are about to forget.
-        lane.state = CodebookState()
-        lane.queue.clear()
-        self._publish()
-        try:
-            await self._engine.drop(str(lane.name))
-        except Exception as exc:  # noqa: BLE001 - it is gone for clients; its memory is tried again
-            log.warning("drop refused", codebook=str(lane.name), reason=str(exc))
-            lane.retry.failed(self._clock())
-            return
-        if lane.gone:
+    async def _work_in(self, lane: Lane) -> None:
+        await self._work.do(lane)
+        if lane.gone and lane.dropped:
             del self._lanes[lane.name]
-        self._publish()
+            self._publish()
 
     def _publish(self, *, news: bool = True) -> None:
         codebooks = {name: lane.state for name, lane in sorted(self._lanes.items()) if lane.state.latest}

@@ -65,7 +65,8 @@ def _bits(output: Any) -> Answer:
 
 
 def _fired(output: Any) -> str | None:
-    decision = output.outputs[0].horen if hasattr(output.outputs[0], "horen") else None
+    # Not the choice's own attribute: this process loaded its plugins, none of them, for the plain engine.
+    decision = (output.kv_transfer_params or {}).get("horen")
     return decision["edit_id"] if decision else None
 
 

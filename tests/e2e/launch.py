@@ -16,7 +16,7 @@ V2_SHIM = Path(__file__).resolve().parent / "shim"
 TIMEOUT_S = 580
 
 
-def run_module(module: str, *arguments: str, v2: bool = False) -> str:
+def run_module(module: str, *arguments: str, v2: bool = False, timeout_s: float = TIMEOUT_S) -> str:
     """Run a module of the tests, under the V2 runner if asked; fail if it fails, and return what it printed last."""
     paths = [str(V2_SHIM)] if v2 else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*paths, str(ROOT)])}
@@ -24,7 +24,7 @@ def run_module(module: str, *arguments: str, v2: bool = False) -> str:
         [sys.executable, "-m", module, *arguments],
         env=environment,
         cwd=ROOT,
-        timeout=TIMEOUT_S,
+        timeout=timeout_s,
         check=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -35,7 +35,15 @@ def run_module(module: str, *arguments: str, v2: bool = False) -> str:
 
 
 def soak_report(
-    name: str, model: str, site: str, folder: Path, *, requests: int, seed: int, controls: bool = False
+    name: str,
+    model: str,
+    site: str,
+    folder: Path,
+    *,
+    requests: int,
+    seed: int,
+    controls: bool = False,
+    timeout_s: float = TIMEOUT_S,
 ) -> dict[str, Any]:
     """Soak one configuration and return its report, whatever it says."""
     configuration = CONFIGURATIONS[name]
@@ -44,7 +52,7 @@ def soak_report(
     out = folder / f"{name}.json"
     arguments = ["--model", model, "--site", site, "--configuration", name, "--out", str(out)]
     arguments += ["--requests", str(requests), "--seed", str(seed), *(["--controls"] if controls else [])]
-    printed = run_module("tests.e2e.soak", *arguments, v2=configuration.v2)
+    printed = run_module("tests.e2e.soak", *arguments, v2=configuration.v2, timeout_s=timeout_s)
     assert out.exists(), printed
     report: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
     return report

@@ -127,7 +127,7 @@ def compare(
 
 
 def _judge(verdict: Verdict, case: Case, expected: OracleAnswer, output: Any, revision: int) -> None:
-    decision = (output.kv_transfer_params or {}).get("horen")
+    decision = output.outputs[0].horen
     name = f"{len(case.prompt)} tokens, {case.codebook}"
     if (decision is None) != (case.codebook is None):
         verdict.wrong.append(f"{name}: decision {decision}")

@@ -26,15 +26,18 @@ class RefusedError(Exception):
 
 def call(engine: Any, method: str, body: dict[str, Any]) -> dict[str, Any]:
     """Call one of the plugin's RPCs; every rank must give the same answer, apart from its measurements."""
-    answers = [json.loads(text) for text in engine.collective_rpc(method, args=(json.dumps(body),))]
-    if method not in {"horen_status", "horen_staged"}:
+    answers: list[dict[str, Any]] = [
+        json.loads(text) for text in engine.collective_rpc(method, args=(json.dumps(body),))
+    ]
+    if method == "horen_staged":
+        # An update is staged once it is staged everywhere.
+        return next((answer for answer in answers if answer.get("state") != "staged"), answers[0])
+    if method != "horen_status":
         assert all(answer == answers[0] for answer in answers), answers
-    for answer in answers:
-        if "error" in answer and method != "horen_staged":
-            raise RefusedError(answer["error"]["code"], answer["error"]["message"])
-    answer: dict[str, Any] = answers[0]
-    # An update is staged once it is staged everywhere.
-    return next((a for a in answers if a.get("state") != "staged"), answer) if method == "horen_staged" else answer
+    refusal = next((answer["error"] for answer in answers if "error" in answer), None)
+    if refusal is not None:
+        raise RefusedError(refusal["code"], refusal["message"])
+    return answers[0]
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,18 @@ def stage(
     added: tuple[OracleEntry, ...] | None = None,
     removed: tuple[str, ...] = (),
     preset: str = "cosine",
+    spoil: bool = False,
 ) -> Staged:
-    """Begin to stage `book` as a revision of codebook `name`; `added` None means all of its entries."""
+    """Begin to stage `book` as a revision of codebook `name`; `added` None means all of its entries.
+
+    `spoil` damages the pack after its hash was taken.
+    """
     new = book.entries if added is None else added
     data = encode_pack(build_pack([(entry.sequence, *_artifact(entry)) for entry in new]))
     digest = hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest}.pack"
-    path.write_bytes(data)
+    path.write_bytes(data[:-4] + b"\0\1\2\3" if spoil else data)
     ticket = f"{name}@{revision}-{time.monotonic_ns()}"
     body = {
         "ticket": ticket,

@@ -1,6 +1,6 @@
 """The soak: seeded mixed load on one engine, every response judged by the oracle at the revision it was admitted at.
 
-``python -m tests.e2e.soak`` runs it in a process of its own; ``make soak`` writes bench/results/soak.json.
+``python -m tests.e2e.soak`` runs it in a process of its own; ``make soak`` is the long form.
 """
 
 import argparse

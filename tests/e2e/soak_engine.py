@@ -106,7 +106,7 @@ class SteppedEngine:
 
     def metric(self, name: str) -> float:
         """Return a counter of vLLM's, summed over its labels."""
-        return sum(m.value for m in self.engine.get_metrics() if m.name == name and hasattr(m, "value"))
+        return float(sum(m.value for m in self.engine.get_metrics() if m.name == name and hasattr(m, "value")))
 
     def describe(self) -> dict[str, Any]:
         """Return what kind of engine this is, as it runs and not as it was asked for."""

@@ -63,7 +63,7 @@ class Judge:
     def _decision(self, ask: Ask, choice: Choice, expected: OracleAnswer) -> str | None:
         decision = choice.decision
         if ask.codebook is None or decision is None:
-            return None if ask.codebook is decision else f"decision {decision}"
+            return None if ask.codebook is None and decision is None else f"decision {decision}"
         assert choice.admitted_at is not None
         pinned = (ask.codebook, choice.admitted_at[ask.codebook])
         if (decision["codebook"], decision["revision"]) != pinned:

@@ -1,13 +1,14 @@
 """The engine against the oracle, token by token, under mixed load (fp32, V1 runner, CPU)."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e import mixed
-from tests.e2e.engines import apply_book, call, engine, needs_compiler, update_for
+from tests.e2e import mixed, rpc
+from tests.e2e.engines import engine
 from tests.e2e.oracle import Oracle, OracleBook
 
 pytestmark = pytest.mark.engine
@@ -21,7 +22,7 @@ def oracle(model_folder: str, site: str) -> Oracle:
 @pytest.fixture(scope="module")
 def eager(model_folder: str, site: str) -> Iterator[Any]:
     """Small chunks, prefix caching on: most prompts need several steps and share blocks."""
-    options = {"enforce_eager": True, "max_num_batched_tokens": 32, "enable_prefix_caching": True}
+    options: dict[str, Any] = {"enforce_eager": True, "max_num_batched_tokens": 32, "enable_prefix_caching": True}
     with engine(model_folder, site, dtype="float32", **options) as llm:
         yield llm
 
@@ -30,11 +31,11 @@ def check_mixed_load(llm: Any, oracle: Oracle, folder: Path, seed: int) -> None:
     texts = mixed.prompts(seed)
     by_name = mixed.books(oracle, texts, seed)
     for name, book in by_name.items():
-        assert apply_book(llm, name, book, folder) == {"codebook": name, "revision": 1}
+        rpc.apply_book(llm, name, book, folder)
     requests = mixed.cases(texts, seed)
     served = mixed.serve(llm, requests)
     mixed.compare(oracle, served, requests, by_name).check()
-    assert call(llm, "horen_status", {})["live_requests"] == 0
+    assert rpc.call(llm, "horen_status", {})["live_requests"] == 0
 
 
 def test_eager_with_small_chunks_and_prefix_cache(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_second_turn_never_reads_an_edited_answer_from_the_cache(eager: Any, o
     texts = [text for text in mixed.prompts(seed=2) if len(text) >= 31]
     by_name = mixed.books(oracle, texts, seed=2)
     for name, book in by_name.items():
-        apply_book(eager, name, book, tmp_path)
+        rpc.apply_book(eager, name, book, tmp_path)
     first = [mixed.Case(text, name, 40) for text in texts for name in by_name]
     answers = [list(output.outputs[0].token_ids) for output in mixed.serve(eager, first)]
     second = [
@@ -61,7 +62,7 @@ def test_a_second_turn_never_reads_an_edited_answer_from_the_cache(eager: Any, o
 def test_an_empty_codebook_and_an_unknown_one_leave_the_model_clean(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
     empty = {"tenants/default/codebooks/empty": OracleBook((), threshold=0.5)}
     for name, book in empty.items():
-        apply_book(eager, name, book, tmp_path)
+        rpc.apply_book(eager, name, book, tmp_path)
     requests = [mixed.Case(text, name, 5) for text in mixed.prompts(3) for name in empty]
     verdict = mixed.compare(oracle, mixed.serve(eager, requests), requests, empty)
     verdict.check(matches=0.0)
@@ -71,31 +72,39 @@ def test_updates_move_from_revision_to_revision_and_refuse_a_gap(eager: Any, ora
     texts = mixed.prompts(4)
     books = mixed.books(oracle, texts, 4)
     name, book = mixed.CODEBOOK_A, books[mixed.CODEBOOK_A]
-    apply_book(eager, name, book, tmp_path, revision=7)
-    gone = [entry.edit_id for entry in book.entries[1:]]
-    update = {**update_for(name, book, tmp_path), "added": [], "removed": gone, "base_revision": 7, "revision": 8}
-    assert call(eager, "horen_apply", update) == {"codebook": name, "revision": 8}
-    assert call(eager, "horen_apply", update)["error"]["code"] == "revision_gap"
-    left = {name: OracleBook(book.entries[:1], threshold=book.threshold)}
+    rpc.apply_book(eager, name, book, tmp_path, revision=7)
+    gone = tuple(entry.edit_id for entry in book.entries[1:])
+    left = {name: dataclasses.replace(book, entries=book.entries[:1])}
+    change: dict[str, Any] = {"added": (), "removed": gone, "base_revision": 7, "revision": 8}
+    late = rpc.stage(eager, name, left[name], tmp_path, **change)
+    rpc.apply_book(eager, name, left[name], tmp_path, **change)
+    with pytest.raises(rpc.RefusedError, match="revision_gap"):
+        rpc.flip(eager, late)
     requests = [mixed.Case(text, name, 5) for text in texts]
     verdict = mixed.compare(oracle, mixed.serve(eager, requests), requests, left, revision=8)
     verdict.check(matches=0.0)
 
 
-def test_a_corrupt_artifact_is_refused_and_the_codebook_stays(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
+def test_an_update_is_not_visible_until_it_is_flipped(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
+    texts = mixed.prompts(6)
+    books = mixed.books(oracle, texts, 6)
+    name, book = mixed.CODEBOOK_A, books[mixed.CODEBOOK_A]
+    rpc.apply_book(eager, name, OracleBook((), threshold=0.9), tmp_path, revision=1)
+    staged = rpc.stage(eager, name, book, tmp_path, base_revision=1, revision=2)
+    rpc.await_staged(eager, staged)
+    requests = [mixed.Case(text, name, 5) for text in texts]
+    before = {name: OracleBook((), threshold=0.9)}
+    mixed.compare(oracle, mixed.serve(eager, requests), requests, before).check(matches=0.0)
+    rpc.flip(eager, staged)
+    mixed.compare(oracle, mixed.serve(eager, requests), requests, books, revision=2).check()
+
+
+def test_a_corrupt_pack_is_refused_and_the_codebook_stays(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
     texts = mixed.prompts(5)
     books = mixed.books(oracle, texts, 5)
     name = mixed.CODEBOOK_B
-    apply_book(eager, name, books[name], tmp_path, revision=3)
-    update = update_for(name, books[mixed.CODEBOOK_A], tmp_path, revision=4)
-    path = Path(update["added"][2]["path"])
-    path.write_bytes(path.read_bytes()[:-4] + b"\0\1\2\3")
-    assert call(eager, "horen_apply", update)["error"]["code"] == "artifact_corrupt"
-    assert call(eager, "horen_status", {})["applied"][name] == 3
-
-
-@needs_compiler
-def test_torch_compile(model_folder: str, site: str, oracle: Oracle, tmp_path: Path) -> None:
-    options = {"enforce_eager": False, "max_num_batched_tokens": 48, "enable_prefix_caching": True}
-    with engine(model_folder, site, dtype="float32", **options) as llm:
-        check_mixed_load(llm, oracle, tmp_path, seed=6)
+    rpc.apply_book(eager, name, books[name], tmp_path / "first", revision=3)
+    with pytest.raises(rpc.RefusedError, match="pack_unreadable"):
+        rpc.apply_book(eager, name, books[mixed.CODEBOOK_A], tmp_path / "second", revision=4, spoil=True)
+    requests = [mixed.Case(text, name, 5) for text in texts]
+    mixed.compare(oracle, mixed.serve(eager, requests), requests, books, revision=3).check()

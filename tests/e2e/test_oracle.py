@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.e2e import mixed
-from tests.e2e.oracle import Oracle
+from tests.e2e.oracle import Oracle, OracleEntry
 
 
-def lora(entry: mixed.OracleEntry, generator: torch.Generator) -> mixed.OracleEntry:
+def lora(entry: OracleEntry, generator: torch.Generator) -> OracleEntry:
     values = torch.randn(8, entry.values.shape[1], generator=generator) * 0.3
     return dataclasses.replace(entry, values=values, mode="answer", rank=4)
 

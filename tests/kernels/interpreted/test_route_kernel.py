@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from horen_vllm.core.match import NO_ENTRY, KeyTable, Routed, entry_scores
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.kernels.route import route_torch, route_triton
+from horen_vllm.kernels.route import MERGE_BLOCK, route_torch, route_triton
+from horen_vllm.kernels.route_kernels import merge_kernel
 
 MARGIN = 1e-6
 FORMS = (route_triton, route_torch)
@@ -159,18 +160,21 @@ def test_equal_keys_go_to_the_higher_sequence_wherever_they_lie(seed: int) -> No
     assert float(routed.score) == float(routed.runner_up_score)
 
 
-@pytest.mark.parametrize("newer_first", [True, False])
-def test_equal_keys_of_a_book_that_is_merged_in_turns(newer_first: bool) -> None:
-    """The merge takes the candidates of 512 blocks at a time: equal ones may meet from turn to turn."""
-    count, apart = 513 * 16, 512 * 16
-    keys = F.normalize(torch.randn(count, 4, generator=torch.Generator().manual_seed(9)), dim=-1)
-    keys[apart] = keys[0]
-    sequences = torch.arange(count)
-    if newer_first:
-        sequences = sequences.flip(0)
-    routed = Book(keys, torch.arange(count), torch.arange(count), sequences).run(route_triton, keys[:1].clone())
-    newer, older = (0, apart) if newer_first else (apart, 0)
-    assert (int(routed.best), int(routed.runner_up)) == (newer, older)
+@pytest.mark.parametrize("newer", [0, 1])
+def test_equal_candidates_may_meet_from_turn_to_turn_of_the_merge(newer: int) -> None:
+    """Books of more than 8,192 keys are merged in turns of 1,024 candidates; two equal ones share a lane here."""
+    scores = torch.full((1, 2 * MERGE_BLOCK), 0.1)
+    owners = torch.full((1, 2 * MERGE_BLOCK), 2)
+    owners[0, 0], owners[0, MERGE_BLOCK] = 0, 1
+    scores[owners != 2] = 0.9
+    sequences = torch.tensor([7 - newer, 6 + newer, 99])
+    entry, best, second = (torch.full((1,), 77) for _ in range(3))
+    score, second_score = torch.empty(1), torch.empty(1)
+    merge_kernel[(1,)](
+        scores, owners, sequences, entry, best, score, second, second_score, 0.5, 2 * MERGE_BLOCK, BLOCK=MERGE_BLOCK
+    )
+    assert (int(entry), int(best), int(second)) == (newer, newer, 1 - newer)
+    assert float(score) == float(second_score) == float(scores.max())
 
 
 def test_two_keys_of_the_best_entry_hide_no_runner_up() -> None:

@@ -20,7 +20,7 @@ class Schedule:
     def __init__(self, version: str, seed: int) -> None:
         self.random = random.Random(seed)
         self.bench = RunnerBench(version, num_slots=MOST_RUNNING)
-        self.waiting = [self._request(index) for index in range(14)]
+        self.waiting = [self._request(index) for index in range(20)]
         self.served = list(self.waiting)
         self.running: list[Request] = []
         self.finished: set[str] = set()
@@ -39,7 +39,7 @@ class Schedule:
 
     def _step(self) -> None:
         preempted = self._preempt()
-        while self.waiting and len(self.running) < MOST_RUNNING and self.random.random() < 0.7:
+        while self.waiting and len(self.running) < MOST_RUNNING:
             if self.waiting[0].name in preempted:
                 break
             self.running.append(self.waiting.pop(0))
@@ -60,18 +60,19 @@ class Schedule:
         return min(left, self.random.choice([1, 2, 4, 9])) if request.done < request.prompt else 1
 
     def _preempt(self) -> set[str]:
-        if not self.running or self.random.random() > 0.2:
+        if not self.running or self.random.random() > 0.35:
             return set()
         victim = self.running.pop(self.random.randrange(len(self.running)))
         # One that is decided may read all of its blocks when it resumes; any other only those before its window.
         cached = victim.done - 1 if victim.done >= victim.prompt else min(victim.done, victim.window[0])
         victim.done = self.random.choice([0, cached])
-        self.waiting.insert(0, victim)
+        # Others take its place first, and its slot.
+        self.waiting.insert(self.random.choice([0, 3]), victim)
         return {victim.name}
 
     def _request(self, index: int) -> Request:
         prompt = self.random.choice([1, 2, 5, 8, 13])
-        codebook = self.random.choice(["a", "a", "a", None, "missing"])
+        codebook = self.random.choice(["a"] * 8 + [None, "missing"])
         request = self.bench.request(f"r{index}", prompt, codebook=codebook, total=prompt + self.random.randrange(1, 7))
         request.span = self.random.choice([None, (prompt // 3, prompt - prompt // 4)])
         return request

@@ -83,8 +83,11 @@ def test_vllm_is_asked_greedily_with_the_tag() -> None:
         yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=[5, 6], horen=FIRED)])
 
     tag = RequestTag(str(name_of("facts")), 0.25, (1, 3))
-    answer = asyncio.run(engine_ask(generate)([1, 7, 8], 2, tag))
-    assert answer == Greedy((5, 6), FIRED)
+
+    async def script() -> Greedy:
+        return await engine_ask(generate)([1, 7, 8], 2, tag)
+
+    assert asyncio.run(script()) == Greedy((5, 6), FIRED)
     [(prompt, params, request_id)] = calls
     assert prompt == {"prompt_token_ids": [1, 7, 8]}
     assert (params.temperature, params.max_tokens, tag_of(params)) == (0.0, 2, tag)

@@ -242,6 +242,29 @@ def test_a_removed_codebook_is_forgotten(world: World) -> None:
     assert "horen_drop" in world.engine.calls
 
 
+def test_a_drop_that_fails_is_tried_again_while_nobody_is_answered_for_the_codebook(world: World) -> None:
+    world.create("a")
+    gone = str(book("gone"))
+    for rank in world.engine.ranks:
+        rank.applied[gone] = 7
+    call = world.engine.collective_rpc
+    failures = [ConnectionError("lost"), ConnectionError("lost")]
+
+    async def failing(method: str, args: tuple[str]) -> list[str]:
+        if method == "horen_drop" and failures:
+            raise failures.pop()
+        return await call(method, args)
+
+    world.engine.collective_rpc = failing  # type: ignore[method-assign]
+
+    async def script() -> None:
+        await world.until(lambda: len(failures) == 1)
+        assert book("gone") not in world.state.codebooks
+        await world.until(lambda: world.engine.applied() == {"a": 1})
+
+    run(world, script)
+
+
 def test_the_agent_survives_a_restart_of_the_control_plane(world: World) -> None:
     world.create("a")
 

@@ -1,6 +1,7 @@
 """One agent for an engine, whatever becomes of the others: real processes, real locks."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import DEFAULT_TENANT
-from horen_vllm.serving.election import Election, engine_key, run_folder
+from horen_vllm.serving.election import Election, clear_run_folders, engine_key, run_folder
 from horen_vllm.serving.state import AgentState, StateFile
 from tests.unit.serving.live import standby
 from tests.unit.serving.live.standby import BOOK
@@ -161,3 +162,15 @@ def test_a_link_is_no_run_folder(tmp_path: Path) -> None:
     (tmp_path / "horen").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FailedPrecondition):
         run_folder(tmp_path / "horen", "key")
+
+
+def test_folders_of_engines_that_ended_long_ago_are_cleared(tmp_path: Path) -> None:
+    mine, dead, alive, _ = (run_folder(tmp_path / "run", key) for key in ("mine", "dead", "alive", "young"))
+    old = time.time() - 2 * 86_400
+    with Election(alive) as agent:
+        assert agent.won()
+        StateFile(dead).write(AgentState())
+        for folder in (mine, dead, alive):
+            os.utime(folder, (old, old))
+        clear_run_folders(mine)
+        assert {path.name for path in mine.parent.iterdir()} == {"mine", "alive", "young"}
