@@ -153,7 +153,7 @@ def exact(answers: Sequence[Answer], targets: Sequence[str]) -> float:
 def plain_tokens(prompts: Sequence[str]) -> dict[str, list[tuple[int, ...]]]:
     """Return the greedy tokens of vLLM without the plugin, in fp32, by API."""
     os.environ.update(VLLM_PLUGINS="none", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1", HF_HUB_OFFLINE="1")
-    from vllm import LLM, SamplingParams  # noqa: PLC0415 - only after the environment is set
+    from vllm import LLM, SamplingParams
 
     llm = LLM(str(demo_model_dir()), dtype="float32", enforce_eager=True, block_size=32, disable_log_stats=True)
     try:

@@ -48,7 +48,9 @@ def serve(
     artifacts: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of trained entries (default: the home's).")
     ] = None,
-    replica_id: Annotated[str, typer.Option(help="Name of this server in the control plane.")] = "replica-1",
+    replica_id: Annotated[
+        str | None, typer.Option(help="Name of this server in the control plane (default: HOST-PORT).")
+    ] = None,
     dtype: DtypeOption = ServerDtype.AUTO,
     compiled: CompileOption = False,
     max_model_len: LengthOption = None,

@@ -39,7 +39,8 @@ class ServerSettings:
     control: str | None
     """``HOST:PORT`` of the control plane; without one no codebook is served."""
     artifacts: Path
-    replica_id: str = "replica-1"
+    replica_id: str | None = None
+    """Name of this server in the control plane; ``HOST-PORT`` when None."""
     dtype: ServerDtype = ServerDtype.AUTO
     compiled: bool = False
     """Whether vLLM compiles the model, which takes longer to start and answers faster."""
@@ -79,11 +80,12 @@ def server_environment(settings: ServerSettings, present: Mapping[str, str]) -> 
         # A list loads these plugins and no others.
         "VLLM_PLUGINS": "horen,horen_serving",
         "HOREN_ARTIFACTS": str(settings.artifacts.absolute()),
-        "HOREN_REPLICA_ID": settings.replica_id,
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    if settings.replica_id is not None:
+        needed["HOREN_REPLICA_ID"] = settings.replica_id
     if settings.control is not None:
         needed["HOREN_CONTROL"] = settings.control
     defaults = {"VLLM_CPU_KVCACHE_SPACE": str(_CPU_CACHE_GIB)} if on_cpu() else {}

@@ -76,6 +76,7 @@ class HorenEndpoint:
         check_seams(API_SEAMS)
         _check_template(args)
         check_binding(self._settings, args)
+        self._settings = _named(self._settings, args)
         metrics = self._metrics
         assert metrics is not None, "vLLM attaches the routes before it initialises their state"
         models = state.openai_serving_models
@@ -129,6 +130,12 @@ class HorenEndpoint:
         state = self._live.state if self._live else None
         body = status_body(self._settings.replica_id, self._served, state, current_tenant())
         return JSONResponse({**body, "auth": self._settings.auth})
+
+
+def _named(settings: ServingSettings, args: Namespace) -> ServingSettings:
+    if "replica_id" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"replica_id": f"{settings.replica_id}-{args.port}"})
 
 
 def _check_template(args: Namespace) -> None:

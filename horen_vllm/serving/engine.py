@@ -33,10 +33,12 @@ class Engine:
     async def take_over(self) -> dict[str, int]:
         """Continue where another agent stopped; return the applied revision of each codebook, by resource name.
 
-        A codebook that the workers disagree on is left out: it must be loaded anew.
+        What the other has staged and not flipped is given back. A codebook that the workers disagree on is left out:
+        it must be loaded anew.
         """
-        ranks = await self._call("horen_status", {})
-        self._sequence = max(rank["sequence"] for rank in ranks)
+        ranks = await self._catch_up()
+        for ticket in {ticket for rank in ranks for ticket in rank["tickets"]}:
+            await self.unstage(ticket)
         applied: dict[str, int] = ranks[0]["applied"]
         return {
             name: revision
@@ -116,8 +118,13 @@ class Engine:
                 await self._call(method, {**request, "sequence": self._sequence})
             except FailedPrecondition as error:
                 if error.code == "stale_update":
-                    await self.take_over()
+                    await self._catch_up()
                 raise
+
+    async def _catch_up(self) -> list[dict[str, Any]]:
+        ranks = await self._call("horen_status", {})
+        self._sequence = max(rank["sequence"] for rank in ranks)
+        return ranks
 
     async def _call(self, method: str, request: dict[str, Any]) -> list[dict[str, Any]]:
         ranks = await self._client.collective_rpc(method, args=(json.dumps(request),))

@@ -1,6 +1,7 @@
 """What the API-server half reads from its environment."""
 
 import secrets
+import socket
 from enum import StrEnum
 from pathlib import Path
 
@@ -43,8 +44,8 @@ class ServingSettings(BaseSettings):
     """Folder for updates on their way to the workers, which must be able to read it; ``packs`` beside the artifacts."""
     run_dir: Path | None = None
     """Folder through which the API servers of one engine agree; ``horen-UID`` in the temporary folder."""
-    replica_id: str = "replica-1"
-    """Name of this server in the control plane."""
+    replica_id: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
+    """Name of this server in the control plane, ``HOST-PORT`` where it is not set. No two servers may have the same."""
     sync_wait_s: float = Field(default=2.0, gt=0, le=60)
     """How long one sync call waits for news, in seconds."""
     lease_s: float = Field(default=30.0, gt=0)

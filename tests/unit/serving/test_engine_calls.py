@@ -83,8 +83,12 @@ def test_staging_is_bounded() -> None:
     assert caught.value.code == "stage_timeout"
 
 
+def rank_at(sequence: int, **applied: int) -> dict[str, Any]:
+    return {"applied": applied, "sequence": sequence, "tickets": []}
+
+
 def test_flips_and_drops_are_numbered_on_from_where_the_workers_are() -> None:
-    client = Client(horen_status=lambda _: [{"applied": {}, "sequence": 4}, {"applied": {}, "sequence": 7}])
+    client = Client(horen_status=lambda _: [rank_at(4), rank_at(7)])
 
     async def script() -> None:
         engine = Engine(client, stage_timeout_s=1.0)
@@ -102,7 +106,7 @@ def test_flips_and_drops_are_numbered_on_from_where_the_workers_are() -> None:
 def test_a_number_that_is_too_old_is_renewed_for_the_next_call() -> None:
     client = Client(
         horen_flip=lambda asked: [{}, {}] if asked else [refused("stale_update")] * 2,
-        horen_status=lambda _: [{"applied": {}, "sequence": 50}] * 2,
+        horen_status=lambda _: [rank_at(50)] * 2,
     )
 
     async def script() -> None:
@@ -116,9 +120,16 @@ def test_a_number_that_is_too_old_is_renewed_for_the_next_call() -> None:
 
 
 def test_what_the_workers_disagree_on_is_not_taken_over() -> None:
-    ranks = [{"applied": {"a": 1, "b": 2}, "sequence": 0}, {"applied": {"a": 1, "b": 3, "c": 1}, "sequence": 0}]
+    ranks = [rank_at(0, a=1, b=2), rank_at(0, a=1, b=3, c=1)]
     client = Client(horen_status=lambda _: ranks)
     assert asyncio.run(Engine(client, stage_timeout_s=1.0).take_over()) == {"a": 1}
+
+
+def test_what_another_agent_had_staged_is_given_back() -> None:
+    ranks = [{**rank_at(0), "tickets": ["left"]}, rank_at(0)]
+    client = Client(horen_status=lambda _: ranks)
+    asyncio.run(Engine(client, stage_timeout_s=1.0).take_over())
+    assert client.calls[1:] == [("horen_unstage", {"ticket": "left"})]
 
 
 @pytest.mark.parametrize("answers", [[refused("internal"), {}], [{}, refused("internal")]])

@@ -75,7 +75,11 @@ class Rank:
             "horen_flip": self._flip,
             "horen_unstage": self._unstage,
             "horen_drop": self._drop,
-            "horen_status": lambda *_: {"applied": self.applied, "sequence": self.sequence},
+            "horen_status": lambda *_: {
+                "applied": self.applied,
+                "sequence": self.sequence,
+                "tickets": list(self.staged),
+            },
         }[call](body, refuse)
 
     def _stage(self, body: dict[str, Any], refuse: dict[str, str]) -> dict[str, Any]:
