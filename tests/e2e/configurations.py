@@ -76,7 +76,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
         parallel_share=0.0,
         expects=("accepted_drafts", "preemptions"),
     ),
-    "v1-tensor-parallel": Configuration({**EAGER, "tensor_parallel_size": 2}, tiny_model=True),
+    "v1-tensor-parallel": Configuration({**EAGER, **FEW_BLOCKS, "tensor_parallel_size": 2}, tiny_model=True),
     "v1-lora-enabled": Configuration({**EAGER, "enable_lora": True, "max_lora_rank": 8}),
     "v2": Configuration(EAGER, v2=True),
     "v2-preemption-async": Configuration(

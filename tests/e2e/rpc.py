@@ -67,7 +67,7 @@ def stage(
     `spoil` damages the pack after its hash was taken.
     """
     new = book.entries if added is None else added
-    data = encode_pack(build_pack([(entry.sequence, *_artifact(entry)) for entry in new]))
+    data = encode_pack(build_pack([(entry.sequence, *artifact_of(entry)) for entry in new]))
     digest = hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest}.pack"
@@ -131,7 +131,8 @@ def parameters(book: OracleBook, preset: str) -> MethodParameters:
     )
 
 
-def _artifact(entry: OracleEntry) -> tuple[str, EntryArtifact]:
+def artifact_of(entry: OracleEntry) -> tuple[str, EntryArtifact]:
+    """Return an oracle's entry as a file of the artifact folder holds it, and its hash."""
     manifest = EntryManifest(
         edit_id=entry.edit_id,
         fingerprint=FINGERPRINT,

@@ -32,7 +32,7 @@ RECENT = 40
 MOVE_RATE = 0.15
 DRAIN_TIMEOUT_S = 10.0
 STOP_TEXTS = (" you", "is", " to", "us", "o", "as")
-BUDGETS = {"key_budget_mib": 2, "value_budget_mib": 1, "poison_freed": True}
+BUDGETS = {"key_budget_mib": 1, "value_budget_mib": 1, "poison_freed": True}
 
 
 @dataclass

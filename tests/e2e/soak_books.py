@@ -86,6 +86,10 @@ class Library:
         entries = tuple(self._edit(self.shelves[name], topic) for topic in chosen)
         return self._move(name, entries, "publishes", full=True)
 
+    def reopening(self, name: str) -> Move:
+        """Return the move that brings a dropped codebook back as it was."""
+        return self._move(name, self._now(self.shelves[name]), "reopenings", full=True)
+
     def next_move(self, asked: Sequence[tuple[tuple[int, ...], Span]]) -> Move:
         """Return a publish, retirement, rollback or replacement of a random codebook.
 

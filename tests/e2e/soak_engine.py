@@ -111,11 +111,13 @@ class SteppedEngine:
     def describe(self) -> dict[str, Any]:
         """Return what kind of engine this is, as it runs and not as it was asked for."""
         config = self.engine.vllm_config
+        compilation = config.compilation_config
         return {
             "v2": config.use_v2_model_runner,
             "async_scheduling": self.engine.engine_core.engine_core.batch_queue is not None,
-            "backend_split": config.compilation_config.mode.name == "VLLM_COMPILE",
-            "compilation": config.compilation_config.mode.name,
+            # vLLM's backend cuts the graph at these ops; ours must be one of them.
+            "backend_split": compilation.mode.name == "VLLM_COMPILE" and "horen::edit" in compilation.splitting_ops,
+            "compilation": compilation.mode.name,
             "blocks": config.cache_config.num_gpu_blocks,
         }
 

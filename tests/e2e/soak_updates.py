@@ -14,6 +14,7 @@ from tests.e2e.soak_books import CODEBOOKS, Library, Move
 from tests.e2e.soak_engine import SteppedEngine
 
 CAPACITY = "capacity_exhausted"
+DROP_SHARE = 0.06
 
 
 @dataclass
@@ -40,6 +41,7 @@ class Updates:
         self._random = random.Random(seed)
         self._rate = rate
         self._pending: list[Pending] = []
+        self._gone: dict[str, int] = {}
         self._sequence = int(rpc.call(engine.engine, "horen_status", {})["sequence"])
         self.counts: Counter[str] = Counter()
 
@@ -52,10 +54,19 @@ class Updates:
     def tick(self, asked: Sequence[tuple[tuple[int, ...], Span]]) -> None:
         """Do what is due before the next engine step."""
         self._take_due()
+        for name in [name for name, until in self._gone.items() if until <= self._engine.steps]:
+            del self._gone[name]
+            self._begin(self._library.reopening(name), delay=0)
         if self._random.random() < self._rate:
             move = self._library.next_move(asked)
             # One move of a codebook at a time: the next one starts from where it ends.
-            if all(pending.move.codebook != move.codebook for pending in self._pending):
+            if move.codebook in self._gone or any(p.move.codebook == move.codebook for p in self._pending):
+                return
+            if self._random.random() < DROP_SHARE:
+                self._drop(move.codebook)
+                self._gone[move.codebook] = self._engine.steps + self._random.randrange(3, 10)
+                self.counts["drops"] += 1
+            else:
                 self._begin(move, delay=self._random.randrange(8), cancelled=self._random.random() < 0.1)
 
     def close(self) -> None:
@@ -63,8 +74,7 @@ class Updates:
         for pending in self._pending:
             self._unstage(pending)
         for name in CODEBOOKS:
-            self._sequence += 1
-            rpc.call(self._engine.engine, "horen_drop", {"codebook": name, "sequence": self._sequence})
+            self._drop(name)
 
     def _begin(self, move: Move, *, delay: int, cancelled: bool = False) -> None:
         staged = rpc.stage(
@@ -79,6 +89,11 @@ class Updates:
             preset=move.preset,
         )
         self._pending.append(Pending(move, staged, self._engine.steps + delay, cancelled))
+
+    def _drop(self, name: str) -> None:
+        self._sequence += 1
+        rpc.call(self._engine.engine, "horen_drop", {"codebook": name, "sequence": self._sequence})
+        self._engine.applied.pop(name, None)
 
     def _take_due(self) -> None:
         due = [pending for pending in self._pending if pending.due <= self._engine.steps]

@@ -36,7 +36,8 @@ class Judge:
         if choice.admitted_at is None:
             return "finished without having been admitted"
         expected = self._expected(ask, choice)
-        self.counts["tagged"] += ask.codebook is not None
+        self.counts["tagged"] += ask.codebook in choice.admitted_at
+        self.counts["asked_of_a_dropped_codebook"] += ask.codebook not in (None, *choice.admitted_at)
         self.counts["matched"] += expected.edit_id is not None
         complaint = self._decision(ask, choice, expected)
         if complaint == "tie":
@@ -54,22 +55,24 @@ class Judge:
         return None if first is None or tie else f"said {choice.tokens} before the abort, not {expected.tokens}"
 
     def _expected(self, ask: Ask, choice: Choice) -> OracleAnswer:
-        book = None
-        if ask.codebook is not None:
-            assert choice.admitted_at is not None
-            book = self.revisions[ask.codebook][choice.admitted_at[ask.codebook]]
+        assert choice.admitted_at is not None
+        pinned = choice.admitted_at.get(ask.codebook or "")
+        book = None if ask.codebook is None or pinned is None else self.revisions[ask.codebook][pinned]
         return self.oracle.answer(ask.prompt, book, ask.max_tokens, -1 if ask.ignore_eos else EOS, ask.span)
 
     def _decision(self, ask: Ask, choice: Choice, expected: OracleAnswer) -> str | None:
         decision = choice.decision
+        assert choice.admitted_at is not None
         if ask.codebook is None or decision is None:
             return None if ask.codebook is None and decision is None else f"decision {decision}"
-        assert choice.admitted_at is not None
-        pinned = (ask.codebook, choice.admitted_at[ask.codebook])
-        if (decision["codebook"], decision["revision"]) != pinned:
+        # A codebook that had been dropped by then has no revision, and edits nothing.
+        revision = choice.admitted_at.get(ask.codebook)
+        if (decision["codebook"], decision["revision"]) != (ask.codebook, revision):
             return f"answered by {decision['codebook']} at revision {decision['revision']}"
         if decision["edit_id"] != expected.edit_id:
             return "tie" if expected.routing_tie else f"{decision} instead of {expected.edit_id} at {expected.score}"
+        if revision is None:
+            return None
         if decision["threshold"] != expected.threshold or not _close(decision["score"], expected.score):
             return f"{decision} instead of score {expected.score} against {expected.threshold}"
         return _explanation(ask, decision, expected) if ask.explain else None

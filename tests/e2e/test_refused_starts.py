@@ -6,7 +6,7 @@ from horen_vllm.errors import HorenError
 from horen_vllm.plugin import op
 from tests.e2e.engines import stepped_engine
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.matrix]
 
 
 @pytest.fixture(autouse=True)
