@@ -33,6 +33,7 @@ from horen_vllm.plugin.tag import RequestTag
 CODEBOOK = "tenants/default/codebooks/bench"
 BULK = "tenants/default/codebooks/bulk"
 FINGERPRINT = "bench"
+_STEPS_A_QUESTION = 10
 
 
 class Loop:
@@ -93,7 +94,9 @@ class Loop:
     def until_staged(self, ticket: str, record: Callable[[float], None]) -> None:
         """Step until a ticket is staged, recording each step."""
         while self.state(ticket) == "staging":
-            record(self.step())
+            # The agent asks at most every tenth of a second; a question takes its time between two steps.
+            for _ in range(_STEPS_A_QUESTION):
+                record(self.step())
         if self.state(ticket) != "staged":
             raise SystemExit(f"staging failed: {self._call('horen_staged', {'ticket': ticket})}")
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,8 @@ from horen_vllm.core.presets import ValueMode
 from horen_vllm.core.values import value_rows
 from horen_vllm.errors import DataLoss, FailedPrecondition
 
-_DIGEST_BYTES = 16
+_DIGEST_BYTES: Final = 16
+_PIECE_BYTES: Final = 1 << 17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,11 @@ def encode_pack(pack: EntryPack) -> bytes:
     return data
 
 
-def read_pack(path: Path, sha256: str, pace: Callable[[Iterable[bytes]], Iterable[bytes]] = iter) -> EntryPack:
+Pace = Callable[[Iterable[bytes]], Iterable[bytes]]
+"""Wraps a loop over small pieces of work, for a reader that must not hold up its process."""
+
+
+def read_pack(path: Path, sha256: str, pace: Pace = iter) -> EntryPack:
     """Read the file that has the content of `encode_pack`, if its hash is `sha256` (hex).
 
     Parameters
@@ -97,7 +102,7 @@ def read_pack(path: Path, sha256: str, pace: Callable[[Iterable[bytes]], Iterabl
     path
         The file; it may be mapped, so it must stay as it is until the pack is no longer used.
     pace
-        Wraps the loop over the rows, for a reader that must not hold up its process.
+        Wraps the loops over the file's pieces and the rows.
 
     Raises
     ------
@@ -105,10 +110,9 @@ def read_pack(path: Path, sha256: str, pace: Callable[[Iterable[bytes]], Iterabl
         ``pack_unreadable``, when the file is missing, has another hash or is not a pack.
     """
     try:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                message = f"the pack {path.name} does not have the content that it was announced with."
-                raise DataLoss(message, code="pack_unreadable")
+        if _hash(path, pace) != sha256:
+            message = f"the pack {path.name} does not have the content that it was announced with."
+            raise DataLoss(message, code="pack_unreadable")
         with safe_open(path, framework="pt") as tensors:
             keys, values, rows = (tensors.get_tensor(name) for name in ("keys", "values", "rows"))
         lines = rows.numpy().tobytes().splitlines()
@@ -155,6 +159,14 @@ def _digest(key: torch.Tensor) -> str:
 def _read_row(fields: dict[str, Any]) -> PackRow:
     known = {"value_mode": ValueMode(fields["value_mode"]), "key_digests": tuple(fields["key_digests"])}
     return PackRow(**{**fields, **known})
+
+
+def _hash(path: Path, pace: Pace) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in pace(iter(lambda: file.read(_PIECE_BYTES), b"")):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _checked(pack: EntryPack) -> EntryPack:

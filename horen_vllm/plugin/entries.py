@@ -4,8 +4,9 @@ Every revision that contains an entry shares its rows; they are freed when the l
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
@@ -14,6 +15,9 @@ from horen_vllm.core.values import value_stride
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.pack import EntryPack, PackRow
 from horen_vllm.plugin.breath import breathing
+
+_PIECE_BYTES: Final = 1 << 19
+"""Largest copy in one go: a longer one would delay the engine step that runs beside it."""
 
 
 @dataclass(slots=True)
@@ -154,9 +158,15 @@ class RowWriter:
 
     def copy_into(self, buffer: torch.Tensor, columns: slice) -> None:
         """Copy all rows into `buffer`, of the source's columns only these."""
-        for source, target, count in breathing(self._runs):
+        for source, target, count in breathing(self._pieces()):
             rows = self._source[source : source + count, columns]
             buffer[target : target + count].copy_(rows, non_blocking=True)
+
+    def _pieces(self) -> Iterator[tuple[int, int, int]]:
+        most = max(1, _PIECE_BYTES // (self._source.shape[1] * self._source.element_size()))
+        for source, target, count in self._runs:
+            for done in range(0, count, most):
+                yield source + done, target + done, min(most, count - done)
 
 
 def _usage(rows: RowAllocator) -> dict[str, int]:

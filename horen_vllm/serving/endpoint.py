@@ -40,8 +40,9 @@ class HorenEndpoint:
     name = "horen_serving"
     required_tasks = ("generate",)
 
+    _settings: ServingSettings
+
     def __init__(self) -> None:
-        self._settings = ServingSettings()
         self._served: ServedCodebooks | None = None
         self._metrics: ServingMetrics | None = None
         self._live: LiveUpdates | None = None
@@ -49,7 +50,9 @@ class HorenEndpoint:
         self._tasks: list[asyncio.Task[None]] = []
 
     def attach_router(self, app: FastAPI) -> None:
-        """Add the middleware and the ``/horen/v1`` routes."""
+        """Add the middleware and the ``/horen/v1`` routes; an exception ends the server."""
+        # Not in the constructor: vLLM logs its exceptions and serves on without the plugin, so without asking for keys.
+        self._settings = ServingSettings()
         self._metrics = ServingMetrics()
         app.add_middleware(
             CodebookMiddleware,

@@ -30,6 +30,7 @@ from tests.e2e.tiny_model import SITE, make_tiny_model
 IN_FLIGHT = 14
 RECENT = 40
 MOVE_RATE = 0.15
+STORM_RATE = 0.02
 DRAIN_TIMEOUT_S = 10.0
 STOP_TEXTS = (" you", "is", " to", "us", "o", "as")
 BUDGETS = {"key_budget_mib": 1, "value_budget_mib": 1, "poison_freed": True}
@@ -59,6 +60,7 @@ class Soak:
                 self._send()
             self.updates.tick(tuple(self._recent))
             self._hang_up()
+            self._storm()
             for sent in self.engine.step():
                 self._finish(sent)
 
@@ -82,9 +84,18 @@ class Soak:
 
     def _hang_up(self) -> None:
         for sent in list(self.engine.live.values()):
-            if sent.ask.abort_after is not None and self.engine.steps - sent.sent_at >= sent.ask.abort_after:
+            # Some clients give up while they wait, streaming ones in the middle of an answer.
+            since = sent.admitted_at if sent.ask.stream else sent.sent_at
+            patience = sent.ask.abort_after
+            if since is not None and patience is not None and self.engine.steps - since >= patience:
                 self.engine.abort(sent)
                 self.judge.judge(sent)
+
+    def _storm(self) -> None:
+        # Now and then all running requests lose their blocks at once, whatever the step before them did.
+        if self._random.random() < STORM_RATE:
+            self.counts["storms"] += 1
+            self.engine.preempt_all()
 
     def _finish(self, sent: Sent) -> None:
         self.judge.judge(sent)
@@ -212,7 +223,7 @@ def run(
         share = configuration.parallel_share
         oracle = Oracle(model, site)
         report = soak(llm, oracle, folder, requests=requests, seed=seed, parallel_share=share)
-        if with_controls:
+        if with_controls and report["exception"] is None:
             report["controls"] = controls(llm, oracle, folder)
     report = {"configuration": name, "seed": seed, "start_seconds": round(started, 1), **report}
     return {**report, "complaints": complaints(report, configuration)}

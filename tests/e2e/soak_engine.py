@@ -37,6 +37,8 @@ class Sent:
     """Name that vLLM gave it."""
     choices: list[Choice]
     sent_at: int
+    admitted_at: int | None = None
+    """Engine step that scheduled its first token."""
     aborted: bool = False
 
     @property
@@ -55,7 +57,7 @@ class SteppedEngine:
         self.live: dict[str, Sent] = {}
         self.counts: Counter[str] = Counter()
         self._scheduler = engine.engine_core.engine_core.scheduler
-        self._waiting: dict[str, Choice] = {}
+        self._waiting: dict[str, tuple[Sent, Choice]] = {}
 
     def send(self, ask: Ask) -> Sent:
         """Submit a request; it is admitted at some later step."""
@@ -67,7 +69,7 @@ class SteppedEngine:
         for internal in set(self._scheduler.requests) - before:
             # Choices of n > 1 are requests of their own, named by their index.
             index = int(internal.split("_", 1)[0]) if ask.n > 1 else 0
-            self._waiting[internal] = sent.choices[index]
+            self._waiting[internal] = (sent, sent.choices[index])
         self.live[name] = sent
         return sent
 
@@ -99,6 +101,10 @@ class SteppedEngine:
     def in_flight(self) -> int:
         """Requests that are neither finished nor aborted."""
         return len(self.live)
+
+    def preempt_all(self) -> None:
+        """Take the KV blocks of every running request, and forget the prefix cache."""
+        self.engine.reset_prefix_cache(reset_running_requests=True)
 
     def preempted_now(self) -> int:
         """Count the requests that have lost their KV blocks and wait to be computed again."""
@@ -134,17 +140,17 @@ class SteppedEngine:
             self.engine.step()
 
     def _note_admissions(self) -> None:
-        for name, choice in list(self._waiting.items()):
+        for name, (sent, choice) in list(self._waiting.items()):
             request = self._scheduler.requests.get(name)
             # A request that is gone was scheduled, and finished, in this very step.
             if request is None or request.status.name != "WAITING":
                 choice.admitted_at = dict(self.applied)
+                sent.admitted_at = self.steps
                 del self._waiting[name]
 
     def _forget(self, sent: Sent) -> None:
         del self.live[sent.name]
-        kept = {id(choice) for choice in sent.choices}
-        self._waiting = {name: choice for name, choice in self._waiting.items() if id(choice) not in kept}
+        self._waiting = {name: pair for name, pair in self._waiting.items() if pair[0] is not sent}
 
 
 def sampling(ask: Ask) -> Any:

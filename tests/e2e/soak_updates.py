@@ -15,6 +15,7 @@ from tests.e2e.soak_engine import SteppedEngine
 
 CAPACITY = "capacity_exhausted"
 DROP_SHARE = 0.06
+RETRY_STEPS = 5
 
 
 @dataclass
@@ -60,7 +61,9 @@ class Updates:
         if self._random.random() < self._rate:
             move = self._library.next_move(asked)
             # One move of a codebook at a time: the next one starts from where it ends.
-            if move.codebook in self._gone or any(p.move.codebook == move.codebook for p in self._pending):
+            if move.codebook not in self._engine.applied or any(
+                p.move.codebook == move.codebook for p in self._pending
+            ):
                 return
             if self._random.random() < DROP_SHARE:
                 self._drop(move.codebook)
@@ -114,6 +117,8 @@ class Updates:
                 raise
             self._unstage(pending)
             self.counts["refused_for_capacity"] += 1
+            if pending.move.codebook not in self._engine.applied:
+                self._gone[pending.move.codebook] = self._engine.steps + RETRY_STEPS
             return
         if self._random.random() < 0.05:
             self._expect_stale(pending)

@@ -347,3 +347,22 @@ def muted(world: World, name: str) -> EditRecord:
     known = set(world.engine.prompts)
     world.engine.mute = lambda edit: edit not in known
     return world.publish(name, "who?", "Ada")
+
+
+def test_loading_a_whole_codebook_forgets_no_failed_probe(world: World) -> None:
+    world.create("a")
+
+    async def script() -> None:
+        await world.until(world.confirmed)
+        edit = muted(world, "a")
+        await world.until(lambda: problems(world, "a"))
+        before = len(world.states)
+        world.engine.refuse["a"] = "revision_gap"
+        world.publish("a", "where?", "Rome")
+        await world.until(lambda: world.state.codebooks[book("a")].probed == 3)
+        for state in world.states[before:]:
+            it = state.codebooks[book("a")]
+            failing = [failure.probe.edit_id for failure in it.failed]
+            assert min(it.applied, it.probed) < 2 or edit.edit_id in failing
+
+    run(world, script)
