@@ -122,6 +122,12 @@ ENGINE_SEAMS: Final = (
     ),
     Seam("vllm.outputs:CompletionOutput", "carry the decision of a choice", _RESULT_FIELD),
     Seam(
+        "vllm.outputs:RequestOutput.add",
+        "keep the decision when streamed outputs are merged",
+        _RESULT_FIELD,
+        "self next_output aggregate",
+    ),
+    Seam(
         "vllm.compilation.breakable_cudagraph:eager_break_during_capture",
         "let breakable graphs break at the op",
         _PUBLIC,
@@ -141,6 +147,12 @@ ENGINE_SEAMS: Final = (
     Seam("vllm.config.compilation:CUDAGraphMode.FULL_DECODE_ONLY", "lower FULL graphs of mixed batches", _GRAPH_CHOICE),
     Seam("vllm.distributed.parallel_state:get_tp_group", "reduce partial scores over ranks", _PUBLIC, ""),
     Seam("vllm.distributed.parallel_state:GroupCoordinator.all_reduce", "the same", _PUBLIC, "self input_"),
+    Seam(
+        "vllm.distributed.parallel_state:GroupCoordinator.broadcast",
+        "give all ranks one decision",
+        _PUBLIC,
+        "self input_ src",
+    ),
 )
 """Checked in every process, when the plugin is installed."""
 
@@ -199,7 +211,14 @@ GRAPH_SEAMS: Final = (
     ),
     *(
         Seam("vllm.v1.worker.gpu.input_batch:InputBatch." + name, "order and progress of the batch", _STEP_CALLBACK)
-        for name in ("req_ids", "num_reqs", "idx_mapping_np", "query_start_loc_np", "num_computed_tokens_np")
+        for name in (
+            "req_ids",
+            "num_reqs",
+            "idx_mapping_np",
+            "query_start_loc_np",
+            "num_scheduled_tokens",
+            "num_computed_tokens_np",
+        )
     ),
 )
 """Names of the V2 runner's modules, checked with `RUNNER_V2_SEAMS`."""

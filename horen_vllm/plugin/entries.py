@@ -163,8 +163,8 @@ class RowWriter:
             buffer[target : target + count].copy_(rows, non_blocking=True)
 
     def _pieces(self) -> Iterator[tuple[int, int, int]]:
-        most = max(1, _PIECE_BYTES // (self._source.shape[1] * self._source.element_size()))
         for source, target, count in self._runs:
+            most = max(1, _PIECE_BYTES // self._source[0].nbytes)
             for done in range(0, count, most):
                 yield source + done, target + done, min(most, count - done)
 

@@ -22,8 +22,9 @@ class Ranks:
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         """Return the sum of `partial` over the ranks."""
-        total: torch.Tensor = self._group.all_reduce(partial.contiguous())
-        return total
+        # A vector: vLLM gives matrices to FlashInfer's all-reduce, which refuses widths of no multiple of 16 bytes.
+        total: torch.Tensor = self._group.all_reduce(partial.reshape(-1))
+        return total.view(partial.shape)
 
     def agree(self, routed: Routed) -> Routed:
         """Return the first rank's decisions: the ranks' arithmetic may differ in the last bit."""

@@ -42,6 +42,11 @@ def _speculates(config: Any, drafters: tuple[str, ...]) -> bool:
     return config.speculative_config is not None and config.speculative_config.method not in drafters
 
 
+def _verifies_adaptively(config: Any) -> bool:
+    # Not in every tested release.
+    return bool(getattr(config.speculative_config, "enable_adaptive_verification", False))
+
+
 def _compiles_in_one_piece(config: Any) -> bool:
     from vllm.config import CompilationMode  # noqa: PLC0415 - importing vLLM early has side effects
 
@@ -133,6 +138,11 @@ REFUSALS: Final = (
         "speculative decoding other than draft_model on the V2 model runner",
         "it is not proved yet (VLLM_USE_V2_MODEL_RUNNER=0 chooses the other runner)",
         lambda config: bool(config.use_v2_model_runner) and _speculates(config, DRAFTERS_V2),
+    ),
+    Refusal(
+        "adaptive draft verification",
+        "it divides a batch's rows among the requests on the device, where the step's plan does not see it",
+        _verifies_adaptively,
     ),
     Refusal(
         "weight transfer",

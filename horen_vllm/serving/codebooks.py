@@ -19,6 +19,8 @@ class ServedCodebook:
     revision: int
     window_ratio: float
     span: SpanMode
+    behind: bool = False
+    """Whether requests must wait for a newer revision, which may be SERVING already."""
 
 
 class ServedCodebooks:
@@ -118,7 +120,8 @@ class ServedCodebooks:
         NotFound
             ``unknown_codebook``, also for another tenant's: the two look the same.
         Unavailable
-            ``replica_stale``, when this server cannot know the codebook's current revision.
+            ``replica_stale``, when this server cannot know the codebook's current revision, or does not have it yet
+            after it could not know it.
         """
         base, separator, codebook = model.rpartition("@")
         if model in self.base_names or not separator or base not in self.base_names:
@@ -131,6 +134,9 @@ class ServedCodebooks:
         served = None if tenant is None else self._served.get(CodebookName(tenant, codebook))
         if served is None:
             raise NotFound(f"there is no codebook {codebook!r} for model {base!r}.", code="unknown_codebook")
+        if served.behind:
+            message = f"this server has yet to load the current revision of {model!r}; {base!r} still works."
+            raise Unavailable(message, code="replica_stale")
         return RequestTag(str(served.name), served.window_ratio)
 
     def _look(self) -> None:

@@ -99,11 +99,19 @@ class Lane:
 
     def flipped(self, delta: DeltaView, packed: PackedUpdate) -> None:
         """Note that every worker serves `delta`."""
+        whole = delta.base == 0
+        asked = {probe.edit_id for probe in packed.probes}
+        there = {str(entry.edit_id) for entry in delta.added} - asked
         removed = {str(edit) for edit in delta.removed}
-        kept = () if delta.base == 0 else (it for it in self.state.failed if it.probe.edit_id not in removed)
+        # Of a whole codebook only a sample is asked: what is known to fail must not pass by not being in it.
+        kept = (
+            it for it in self.state.failed if (it.probe.edit_id in there if whole else it.probe.edit_id not in removed)
+        )
         self.state = replace(
             self.state,
             applied=delta.revision,
+            # All of it was brought anew, and has yet to be asked.
+            probed=0 if whole else self.state.probed,
             parameters=delta.codebook.parameters,
             without_probe=packed.without_probe,
             refused=None,

@@ -96,7 +96,11 @@ class LiveUpdates:
         self._state = state
         served = [
             ServedCodebook(
-                name=name, revision=it.applied, window_ratio=it.parameters.window_ratio, span=it.parameters.span
+                name=name,
+                revision=it.applied,
+                window_ratio=it.parameters.window_ratio,
+                span=it.parameters.span,
+                behind=it.applied < it.owed,
             )
             for name, it in state.codebooks.items()
             if it.applied and it.parameters

@@ -96,8 +96,13 @@ class CodebookMiddleware:
     def _may_carry_json(self, scope: dict[str, Any]) -> bool:
         if scope["type"] != "http" or scope["method"] != "POST":
             return False
+        if self._isolates(scope):
+            return True
+        if self._isolate is not None and current_tenant() is None:
+            # A route for anyone: no model runs behind it, and nobody has earned a place in memory.
+            return False
         # By exclusion: a spelling of the media type that only we do not know would bypass the rules.
-        return self._isolates(scope) or not _content_type(scope).startswith(_FORMS)
+        return not _content_type(scope).startswith(_FORMS)
 
     def _isolates(self, scope: dict[str, Any]) -> bool:
         return self._isolate is not None and route_path(scope) in EDITABLE_PATHS

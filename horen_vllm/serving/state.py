@@ -71,6 +71,8 @@ class CodebookState:
     """Revision up to which probes have been asked; those that failed are in `failed`."""
     latest: int = 0
     """Highest revision that the control plane has told of."""
+    owed: int = 0
+    """Revision below which no request is answered: others may have called it SERVING while this server was away."""
     parameters: MethodParameters | None = None
     """Of the applied revision."""
     entries: int = 0

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -123,6 +124,8 @@ class SyncAgent:
         await asyncio.to_thread(
             self._client.heartbeat, **self._identity, report=self._report(), lease_s=self._settings.lease_s
         )
+        if self._confirmed_at is None or self._clock() - self._confirmed_at >= self._settings.lease_s:
+            await self._rejoin()
         # From before the call: the control plane's lease may have begun then, and must not end before ours.
         self._confirmed_at = sent_at
         self._publish(news=False)
@@ -136,6 +139,15 @@ class SyncAgent:
         for lane in list(self._lanes.values()):
             self._start(lane)
         await asyncio.sleep(RETRY_S)
+
+    async def _rejoin(self) -> None:
+        """Hold back the codebooks that have moved on while this server had no lease, and so was not waited for."""
+        applied = {name: lane.state.applied for name, lane in self._lanes.items() if lane.state.applied}
+        # After the heartbeat: what is published from now on is not SERVING before this server has it.
+        missed = await asyncio.to_thread(self._client.sync, **self._identity, known=applied, wait_s=0.0)
+        for delta in missed.deltas:
+            if (lane := self._lanes.get(delta.codebook.name)) is not None:
+                lane.state = replace(lane.state, owed=delta.revision)
 
     async def _take_over(self, state: AgentState) -> None:
         applied = await self._engine.take_over()

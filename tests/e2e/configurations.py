@@ -61,7 +61,9 @@ class Configuration:
 
 
 CONFIGURATIONS: dict[str, Configuration] = {
-    "v1-preemption": Configuration({**EAGER, **FEW_BLOCKS}, expects=("preemptions", "flips_during_preemption")),
+    "v1-preemption": Configuration(
+        {**EAGER, **FEW_BLOCKS, "max_num_batched_tokens": 24}, expects=("preemptions", "flips_during_preemption")
+    ),
     "v1-odd-chunks": Configuration({**EAGER, "max_num_batched_tokens": 9}),
     "v1-no-cache": Configuration({**EAGER, "enable_prefix_caching": False}),
     "v1-async": Configuration({**EAGER, **FEW_BLOCKS}, async_scheduling=True, expects=("preemptions",)),

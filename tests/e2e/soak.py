@@ -30,7 +30,8 @@ from tests.e2e.tiny_model import SITE, make_tiny_model
 IN_FLIGHT = 14
 RECENT = 40
 MOVE_RATE = 0.15
-STORM_RATE = 0.02
+STORM_RATE = 0.01
+STORM_RATE_AFTER_FLIP = 0.15
 DRAIN_TIMEOUT_S = 10.0
 STOP_TEXTS = (" you", "is", " to", "us", "o", "as")
 BUDGETS = {"key_budget_mib": 1, "value_budget_mib": 1, "poison_freed": True}
@@ -92,8 +93,10 @@ class Soak:
                 self.judge.judge(sent)
 
     def _storm(self) -> None:
-        # Now and then all running requests lose their blocks at once, whatever the step before them did.
-        if self._random.random() < STORM_RATE:
+        # Now and then all running requests lose their blocks at once; most often just after a flip, when those
+        # that are not routed yet must go on with the revision that they were admitted at.
+        flipped = self.engine.flipped_at == self.engine.steps
+        if self._random.random() < (STORM_RATE_AFTER_FLIP if flipped else STORM_RATE):
             self.counts["storms"] += 1
             self.engine.preempt_all()
 

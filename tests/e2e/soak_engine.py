@@ -53,7 +53,7 @@ class SteppedEngine:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.applied: dict[str, int] = {}
-        self.steps = 0
+        self.steps = self.flipped_at = 0
         self.live: dict[str, Sent] = {}
         self.counts: Counter[str] = Counter()
         self._scheduler = engine.engine_core.engine_core.scheduler

@@ -126,6 +126,7 @@ class Updates:
         rpc.flip(self._engine.engine, pending.staged, self._sequence)
         self._library.applied(pending.move)
         self._engine.applied[pending.move.codebook] = pending.move.revision
+        self._engine.flipped_at = self._engine.steps
         self.counts[pending.move.kind] += 1
         self.counts["flips"] += 1
         self.counts["flips_during_preemption"] += self._engine.preempted_now() > 0

@@ -12,11 +12,13 @@ from horen_vllm.plugin.tag import RESULT_KEY
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Install the wrappers on vLLM's output processor and take them off again."""
+    from vllm.outputs import RequestOutput
     from vllm.v1.engine import output_processor
 
     state = output_processor.RequestState
     for name in ("make_request_output", "_new_completion_output"):
         monkeypatch.setattr(state, name, getattr(state, name))
+    monkeypatch.setattr(RequestOutput, "add", RequestOutput.add)
     outputs.install()
     return output_processor
 
@@ -114,6 +116,23 @@ def test_streamed_choices_keep_their_own(engine: Any) -> None:
     [second] = emit(states[1], {"revision": 2}).outputs
     [last] = emit(states[0], {"revision": 1}).outputs
     assert [first.horen, second.horen, last.horen] == [None, {"revision": 2}, {"revision": 1}]
+
+
+def test_a_decision_outlives_the_merging_of_streamed_outputs(engine: Any) -> None:
+    """What a slow reader has not taken yet is merged, into the output that came before the decision."""
+    from vllm.sampling_params import RequestOutputKind
+
+    parent = make_parent(2, stream=True)
+    states = [
+        make_state(engine, stream=True, parent=parent, index=index, name=parent.get_child_info(index)[0])
+        for index in range(2)
+    ]
+    waiting = engine.RequestOutputCollector(RequestOutputKind.DELTA, "r")
+    waiting.put(emit(states[0], finished=False))
+    waiting.put(emit(states[0], {"revision": 1}))
+    waiting.put(emit(states[1], finished=False))
+    merged = waiting.get_nowait()
+    assert [(choice.index, choice.horen) for choice in merged.outputs] == [(0, {"revision": 1}), (1, None)]
 
 
 def test_a_decision_that_came_early_is_on_every_later_output(engine: Any) -> None:

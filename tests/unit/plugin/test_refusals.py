@@ -93,6 +93,9 @@ REFUSED: dict[str, Callable[[pytest.MonkeyPatch], Any]] = {
     "speculative decoding other than draft_model on the V2 model runner": lambda patch: on_v2(
         patch, speculative_config=NGRAM
     ),
+    "adaptive draft verification": lambda _: changed(
+        "speculative_config.enable_adaptive_verification", True, speculative_config=DRAFT
+    ),
     "weight transfer": lambda _: asked(weight_transfer_config={"backend": "nccl"}),
     "pooling models": lambda _: asked(runner="pooling"),
     "encoder-decoder models": lambda _: asked(hf_overrides={"is_encoder_decoder": True}),

@@ -462,3 +462,22 @@ def test_with_keys_the_control_plane_of_the_settings_is_asked(control: ControlSe
 
     assert asyncio.run(ask(keys.acme)).json() == {"tenant": "acme"}
     assert asyncio.run(ask(keys.acme[:-1])).status_code == 401
+
+
+def test_nobody_without_a_key_makes_the_server_hold_a_body(server: Server) -> None:
+    """``POST /ping`` is open to all, and a body has no limit of its own."""
+    received: list[int] = []
+
+    async def endless() -> dict[str, Any]:
+        assert len(received) < 3, "the body is read into memory"
+        received.append(0)
+        return {"type": "http.request", "body": b"x" * 1024, "more_body": True}
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    codebooks = CodebookMiddleware(answer, served=lambda: server.served, isolate=isolation_of(KEYS_SETTINGS))
+    sender = Sender()
+    asyncio.run(KeysOnly(codebooks, server.keyring)(http_scope("/ping"), endless, sender))
+    assert (sender.status, received) == (200, [])

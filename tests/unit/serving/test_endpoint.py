@@ -22,7 +22,7 @@ def test_a_template_that_the_editor_does_not_know_is_refused() -> None:
 @pytest.mark.parametrize(("variable", "value"), [("HOREN_AUTH", "Keys"), ("HOREN_KEY_CACHE_S", "1000")])
 def test_wrong_settings_end_the_start(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     """vLLM goes on without a plugin that it cannot construct: then nothing would ask for keys."""
-    from vllm.plugins.endpoint_plugins.interface import attach_endpoint_plugins  # noqa: PLC0415 - costs seconds
+    from vllm.plugins.endpoint_plugins.interface import attach_endpoint_plugins
 
     monkeypatch.setenv("VLLM_PLUGINS", "horen,horen_serving")
     monkeypatch.setenv("HOREN_AUTH", "keys")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from horen_vllm.plugin.tag import RequestTag
-from horen_vllm.registry.models import EditRecord
+from horen_vllm.registry.models import EditRecord, ReplicaReport
 from horen_vllm.serving import lane
 from horen_vllm.serving.probe import Greedy
 from horen_vllm.serving.state import AgentState
-from tests.unit.serving.live.world import World, book
+from tests.unit.serving.live.world import FINGERPRINT, World, book
 
 
 @pytest.fixture(autouse=True)
@@ -366,3 +366,28 @@ def test_loading_a_whole_codebook_forgets_no_failed_probe(world: World) -> None:
             assert min(it.applied, it.probed) < 2 or edit.edit_id in failing
 
     run(world, script)
+
+
+def test_what_was_rolled_back_while_the_server_was_away_is_not_answered_for_when_it_is_back(world: World) -> None:
+    """The others called the rollback SERVING without it, so its new lease alone must not make it answer."""
+    world.create("a")
+    world.create("b")
+
+    async def script() -> None:
+        await world.until(world.confirmed)
+        world.publish("a", "who?", "Ada")
+        await world.until(lambda: world.serving("a", 2))
+        await world.stop_server()
+        before = world.state.confirmed_at
+        await world.until(lambda: world.registry.live_replicas() == [])
+        world.registry.rollback(book("a"), 1)
+        other = ReplicaReport(applied={book("a"): 3}, probed={book("a"): 3}, failed_probes=(), refused=())
+        world.registry.heartbeat("r2", model="m", fingerprint=FINGERPRINT, report=other, lease_s=60)
+        world.engine.refuse["a"] = "never"
+        await world.start_server()
+        await world.until(lambda: world.state.confirmed_at != before)
+        states = world.state.codebooks
+        assert (states[book("a")].applied, states[book("a")].owed) == (2, 3)
+        assert states[book("b")].applied >= states[book("b")].owed, "the other codebook is answered for at once"
+
+    run(world, script, lease_s=0.5)

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from horen_vllm.errors import FailedPrecondition
+from horen_vllm.errors import FailedPrecondition, Unavailable
 from horen_vllm.ids import DEFAULT_TENANT
 from horen_vllm.serving.election import Election, clear_run_folders, engine_key, run_folder
-from horen_vllm.serving.state import AgentState, StateFile
+from horen_vllm.serving.state import AgentState, CodebookState, StateFile
 from tests.unit.serving.live import standby
 from tests.unit.serving.live.standby import BOOK
+from tests.unit.serving.live.world import PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -99,6 +100,20 @@ def test_a_stopped_agent_leaves_followers_stale_by_its_last_heartbeat(tmp_path: 
             task.cancel()
 
         asyncio.run(follow())
+
+
+def test_a_codebook_that_owes_a_revision_is_refused_until_it_has_it(tmp_path: Path) -> None:
+    live, served = standby.live(tmp_path, "follower")
+    for applied in (2, 3):
+        state = CodebookState(applied=applied, owed=3, parameters=PARAMETERS)
+        StateFile(tmp_path).write(AgentState(codebooks={BOOK: state}, confirmed_at=time.monotonic(), ready=True))
+        assert live.state.codebooks[BOOK] == state
+        if applied < 3:
+            with pytest.raises(Unavailable) as caught:
+                served.resolve("base@a", DEFAULT_TENANT)
+            assert caught.value.code == "replica_stale"
+            assert served.resolve("base", DEFAULT_TENANT) is None
+    assert served.resolve("base@a", DEFAULT_TENANT) is not None
 
 
 def test_the_wait_for_the_first_load_is_bounded(tmp_path: Path) -> None:
