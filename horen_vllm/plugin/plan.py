@@ -73,7 +73,9 @@ def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest, slack: int
     prompt = tracked.prompt_length
     if tracked.decided is not None and not tracked.in_slot:
         plan.restores.append(tracked)
-    if tracked.decided is None and done < prompt:
+    if tracked.decided is None:
+        if done >= prompt:
+            raise Internal("a request's prompt was computed elsewhere, so it cannot be routed.")
         _plan_prompt(plan, row, tracked)
     first = max(prompt - 1, done)
     if first < stop and tracked.writes_at(first - slack):

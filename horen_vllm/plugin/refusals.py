@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
+
 from horen_vllm.errors import FailedPrecondition
 
 DRAFTERS: Final = ("ngram", "draft_model")
@@ -169,6 +171,11 @@ REFUSALS: Final = (
         "replayed sliding windows",
         "a prefix-cache hit computes tokens again that were scheduled as done",
         lambda config: any(name.startswith("DeepseekV41") for name in config.model_config.architectures),
+    ),
+    Refusal(
+        "VLLM_FLOAT32_MATMUL_PRECISION below highest",
+        "scores would be rounded more coarsely than the tie margin",
+        lambda _config: torch.get_float32_matmul_precision() != "highest",
     ),
     Refusal(
         "the Rust frontend",

@@ -133,6 +133,9 @@ class Stager:
 
     def _run(self) -> None:
         cuda = self._device.type == "cuda"
+        if cuda:
+            # A thread starts on device 0, which belongs to another rank.
+            torch.cuda.set_device(self._device)
         stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         while True:
             task = self._tasks.get()

@@ -33,8 +33,10 @@ class DecisionSink:
         shared = (output.kv_transfer_params or {}).pop(RESULT_KEY, None)
         if shared is not None:
             output.kv_transfer_params = output.kv_transfer_params or None
+        # The engine's own field has room for one decision: it is a choice's own only where there is one choice.
+        alone = shared if len(output.outputs) == 1 else None
         for completion in output.outputs:
-            decision = getattr(completion, RESULT_KEY, None) or shared
+            decision = getattr(completion, RESULT_KEY, None) or alone
             if decision is not None:
                 self._keep(prompt * choices_per_prompt + completion.index, decision, self.prompt_spans.get(prompt))
 

@@ -72,6 +72,11 @@ def with_rust_frontend(monkeypatch: pytest.MonkeyPatch) -> Any:
     return asked()
 
 
+def with_coarse_products(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    return asked()
+
+
 REFUSED: dict[str, Callable[[pytest.MonkeyPatch], Any]] = {
     "dual-batch overlap": lambda _: changed("parallel_config.enable_dbo", True),
     "prefill context parallelism": lambda _: changed("parallel_config.prefill_context_parallel_size", 2),
@@ -104,6 +109,7 @@ REFUSED: dict[str, Callable[[pytest.MonkeyPatch], Any]] = {
     "replayed sliding windows": lambda _: changed(
         "model_config.model_arch_config.architectures", ["DeepseekV41ForCausalLM"]
     ),
+    "VLLM_FLOAT32_MATMUL_PRECISION below highest": with_coarse_products,
     "the Rust frontend": with_rust_frontend,
 }
 

@@ -64,8 +64,10 @@ def fired(edit_id: str, **more: Any) -> dict[str, Any]:
 def test_decisions_land_by_choice_over_all_prompts() -> None:
     answers = [
         [output(0), output(1, params=fired("a")), output(0, params=fired("b"))],
-        [output(0, 1, params=fired("c"))],
+        [output(0, 1)],
     ]
+    for choice in answers[1][0].outputs:
+        choice.horen = decision(edit_id="c")
     client, sink = Client(*answers), DecisionSink("base@facts")
     tap(client, models())
 
@@ -131,11 +133,12 @@ def test_a_tag_of_the_middleware_reaches_the_engine() -> None:
     assert client.extra_args == [tag]
 
 
-def test_every_choice_may_bring_its_own_decision() -> None:
-    item, sink = output(0, 1, params=fired("shared")), DecisionSink("m")
+def test_of_several_choices_each_has_its_own_decision_only() -> None:
+    """The engine's field for the whole output has room for one, and nothing says whose it is."""
+    item, sink = output(0, 1, params=fired("whose")), DecisionSink("m")
     item.outputs[1].horen = decision(edit_id="own")
     sink.record(0, 2, item)
-    assert sink.by_choice == {0: public(edit_id="shared"), 1: public(edit_id="own")}
+    assert sink.by_choice == {1: public(edit_id="own")}
 
 
 @pytest.mark.parametrize(("mode", "spans"), [(SpanMode.CONTENT, [[1, 3], [0, 2]]), (SpanMode.PROMPT, [None, None])])
