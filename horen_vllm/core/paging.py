@@ -38,7 +38,8 @@ class RowAllocator:
                 self._free[index : index + 1] = rest
                 self._used[start] = count
                 return start
-        message = f"no room for {count} rows: {self.num_free} of {self.capacity} are free."
+        # Without numbers: the rows are all tenants', and one of them reads this.
+        message = f"no room for {count} rows: the server's budget for keys or values is used up."
         raise FailedPrecondition(message, code="capacity_exhausted")
 
     def free(self, start: int) -> None:

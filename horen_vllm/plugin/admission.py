@@ -9,7 +9,8 @@ import functools
 from collections.abc import Iterable
 from typing import Any, Final
 
-from horen_vllm.errors import InvalidArgument
+from horen_vllm.errors import FailedPrecondition, InvalidArgument
+from horen_vllm.plugin.guard import check_guard
 from horen_vllm.plugin.settings import EngineSettings
 from horen_vllm.plugin.tag import CODEBOOK_KEY, EXPLAIN_KEY, RATIO_KEY, RESERVED_PREFIX, SPAN_KEY, RequestTag, tag_of
 
@@ -30,6 +31,7 @@ def install() -> None:
 
     @functools.wraps(original)
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_guard()
         check_tag(getattr(params, "extra_args", None))
         if tag_of(params) is not None:
             check_engine(self.vllm_config.additional_config)
@@ -40,6 +42,13 @@ def install() -> None:
         return request
 
     InputProcessor.process_inputs = process_inputs
+
+
+def _check_guard() -> None:
+    try:
+        check_guard()
+    except FailedPrecondition as error:
+        raise RefusedRequest(error.message, code=error.code) from error
 
 
 def check_tag(extra_args: Any) -> None:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from horen_vllm.errors import FailedPrecondition, HorenError
 from horen_vllm.fingerprint import model_fingerprint
 from horen_vllm.plugin.compat import API_SEAMS, check_seams
+from horen_vllm.plugin.guard import guarded
 from horen_vllm.serving.auth import add_authentication, isolation_of
 from horen_vllm.serving.binding import check_binding
 from horen_vllm.serving.codebooks import ServedCodebooks
@@ -66,6 +67,7 @@ class HorenEndpoint:
         app.add_api_route("/horen/v1/status", self.status, methods=["GET"])
         # Last, so that nothing of ours runs before it.
         add_authentication(app, self._settings)
+        guarded()
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         """Start serving codebooks once the engine stands; return when they are loaded, or `startup_wait_s` later.
@@ -117,7 +119,9 @@ class HorenEndpoint:
         return [self._tokenizer.decode([token]) for token in token_ids]
 
     async def _start(self, live: LiveUpdates) -> None:
-        self._tasks.append(asyncio.create_task(live.run()))
+        task = asyncio.create_task(live.run())
+        task.add_done_callback(_log_end)
+        self._tasks.append(task)
         wait_s = self._settings.startup_wait_s
         if not await live.wait_ready(wait_s):
             log.warning(
@@ -133,6 +137,11 @@ class HorenEndpoint:
         state = self._live.state if self._live else None
         body = status_body(self._settings.replica_id, self._served, state, current_tenant())
         return JSONResponse({**body, "auth": self._settings.auth})
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("live updates ended: codebooks will answer 503", exc_info=task.exception())
 
 
 def _named(settings: ServingSettings, args: Namespace) -> ServingSettings:
