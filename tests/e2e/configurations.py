@@ -84,6 +84,14 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "v2-preemption-async": Configuration(
         {**EAGER, **FEW_BLOCKS}, v2=True, async_scheduling=True, expects=("preemptions",)
     ),
+    "v2-tensor-parallel": Configuration(
+        {**EAGER, **FEW_BLOCKS, "tensor_parallel_size": 2},
+        requests=40,
+        v2=True,
+        async_scheduling=True,
+        tiny_model=True,
+        expects=("preemptions",),
+    ),
     "v2-draft-async": Configuration(
         {**EAGER, **FEW_BLOCKS, "speculative_config": DRAFT},
         v2=True,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from horen_vllm.plugin import register
 from horen_vllm.plugin.tag import RequestTag
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on CPU needs g++")
@@ -54,6 +55,9 @@ def stepped_engine(model: str, site: str, *, horen: dict[str, Any] | None = None
 def _plugin(site: str | None, horen: dict[str, Any] | None) -> dict[str, Any]:
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     os.environ.update(settings, VLLM_PLUGINS="horen" if site else "none")
+    if site:
+        # vLLM loads plugins once a process, which an engine without them may have been the first to do.
+        register()
     return {"additional_config": {"horen": {"site": site, **(horen or {})}}} if site else {}
 
 

@@ -8,6 +8,8 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
+# Inductor, which vLLM uses for small functions of tensor parallelism, would ask the driver below for its target.
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 from triton.backends import backends
 
