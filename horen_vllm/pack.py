@@ -4,6 +4,7 @@ Whoever builds a pack has verified and parsed the artifacts; the worker parses n
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -115,8 +116,8 @@ def read_pack(path: Path, sha256: str, pace: Pace = iter) -> EntryPack:
             raise DataLoss(message, code="pack_unreadable")
         with safe_open(path, framework="pt") as tensors:
             keys, values, rows = (tensors.get_tensor(name) for name in ("keys", "values", "rows"))
-        lines = rows.numpy().tobytes().splitlines()
-        return _checked(EntryPack(keys, values, tuple(_read_row(json.loads(line)) for line in pace(lines))))
+        # Line by line: one call that splits them all would hold the interpreter's lock for long.
+        return EntryPack(keys, values, _read_rows(io.BytesIO(rows.numpy().tobytes()), pace, keys, values))
     except OSError as exc:
         raise DataLoss(f"the pack {path.name} cannot be read: {exc.strerror}.", code="pack_unreadable") from exc
     except (KeyError, TypeError, ValueError, SafetensorError) as exc:
@@ -169,15 +170,17 @@ def _hash(path: Path, pace: Pace) -> str:
     return digest.hexdigest()
 
 
-def _checked(pack: EntryPack) -> EntryPack:
-    # A worker copies by these numbers: a short slice would be broadcast over more rows than it has.
-    totals = (sum(row.keys for row in pack.rows), sum(row.values for row in pack.rows))
-    if (pack.keys.shape[0], pack.values.shape[0]) != totals or {pack.keys.ndim, pack.values.ndim} != {2}:
-        raise ValueError("the rows do not add up to the tensors")
-    if {pack.keys.dtype, pack.values.dtype} != {torch.float32}:
-        raise ValueError("the tensors are not float32")
-    if any(row.keys < 1 or row.values < 1 or len(row.key_digests) != row.keys for row in pack.rows):
-        raise ValueError("a row has no keys, no values, or keys without a digest")
-    if len({row.edit_id for row in pack.rows}) != len(pack.rows):
-        raise ValueError("an edit has two entries")
-    return pack
+def _read_rows(lines: Iterable[bytes], pace: Pace, keys: torch.Tensor, values: torch.Tensor) -> tuple[PackRow, ...]:
+    """Refuse rows that contradict the tensors: a reader would copy another entry's rows, or none."""
+    rows: dict[str, PackRow] = {}
+    num_keys = num_values = 0
+    for line in pace(lines):
+        row = _read_row(json.loads(line))
+        if row.keys < 1 or row.values < 1 or len(row.key_digests) != row.keys or row.edit_id in rows:
+            raise ValueError("a row has no key, no value or not one digest a key, or stands twice")
+        rows[row.edit_id] = row
+        num_keys, num_values = num_keys + row.keys, num_values + row.values
+    for tensor, expected in ((keys, num_keys), (values, num_values)):
+        if tensor.ndim != 2 or tensor.dtype != torch.float32 or tensor.shape[0] != expected:
+            raise ValueError("the rows do not add up to the tensors")
+    return tuple(rows.values())

@@ -124,7 +124,7 @@ class PagedCodebooks:
 
     def _entries(self, update: Update, resident: Mapping[str, ResidentEntry]) -> Iterator[ResidentEntry]:
         """Yield the entries of the new revision, each once: what stays, then what is added."""
-        replaced = {row.edit_id for row in update.added.rows}.union(update.removed)
+        replaced = {row.edit_id for row in breathing(update.added.rows)}.union(update.removed)
         if update.base_revision:
             yield from (entry for edit_id, entry in breathing(resident.items()) if edit_id not in replaced)
         keys, values, key, value = RowWriter(update.added.keys), RowWriter(update.added.values), 0, 0

@@ -52,18 +52,20 @@ def test_a_pack_survives_the_file(read: Read) -> None:
     assert encode_pack(found) == encode_pack(pack)
 
 
-def test_a_reader_may_pace_the_loop_over_the_rows(tmp_path: Path) -> None:
+def test_a_reader_may_pace_the_loops_over_the_files_pieces_and_the_rows(tmp_path: Path) -> None:
     data, taken = encode_pack(sample()), []
     path = tmp_path / "update.pack"
     path.write_bytes(data)
 
-    def pace(lines: Iterable[bytes]) -> Iterator[bytes]:
-        for line in lines:
-            taken.append(json.loads(line)["edit_id"])
-            yield line
+    def pace(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            taken.append(piece)
+            yield piece
 
     assert len(read_pack(path, hashlib.sha256(data).hexdigest(), pace).rows) == 3
-    assert taken == ["e1", "ünï", "e3"]
+    lines = taken[-3:]
+    assert b"".join(taken[:-3]) == data
+    assert [json.loads(line)["edit_id"] for line in lines] == ["e1", "ünï", "e3"]
 
 
 def test_a_pack_is_read_only_with_the_content_it_was_announced_with(tmp_path: Path) -> None:
