@@ -134,6 +134,16 @@ ENGINE_SEAMS: Final = (
         "fn",
     ),
     Seam(
+        "vllm.compilation.counter:CompilationCounter.num_backend_compilations",
+        "show that an update compiles nothing",
+        _PUBLIC,
+    ),
+    Seam(
+        "vllm.compilation.counter:CompilationCounter.num_cudagraph_captured",
+        "show that an update captures nothing",
+        _PUBLIC,
+    ),
+    Seam(
         "vllm.utils.torch_utils:direct_register_custom_op",
         "define horen::edit with vLLM's dispatch key",
         _PUBLIC,

@@ -16,7 +16,7 @@ from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.models import EditSpec, KeyScope
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.matrix]
 TIMEOUT_S = 120.0
 KEY_CACHE_S = 1.0
 CHOICES = choose(6, seed=11)
