@@ -61,22 +61,6 @@ class ServedCodebooks:
         """Call `refresh` before the table is read for a request, so that it is never older than what it is made of."""
         self._refresh = refresh
 
-    def set(self, codebook: ServedCodebook) -> None:
-        """Add a codebook or move it to its new revision."""
-        self._served[codebook.name] = codebook
-
-    def drop(self, name: CodebookName) -> None:
-        """Stop answering for a codebook."""
-        self._served.pop(name, None)
-
-    def now(self) -> float:
-        """Return the table's clock, in seconds."""
-        return self._clock()
-
-    def confirm(self, at: float) -> None:
-        """Note that the control plane took a heartbeat with this table that was sent at `at` (of `now`)."""
-        self._contact = at
-
     @property
     def stale(self) -> bool:
         """Whether the control plane has been silent for too long, or has never answered."""

@@ -27,13 +27,17 @@ def name_of(codebook: str) -> CodebookName:
     return CodebookName(DEFAULT_TENANT, codebook)
 
 
-def served_books(*codebooks: str, clock: Clock | None = None, touch: bool = True) -> ServedCodebooks:
+def book_of(codebook: CodebookName | str, span: SpanMode = SpanMode.PROMPT) -> ServedCodebook:
+    """Return a codebook as a table holds it."""
+    name = name_of(codebook) if isinstance(codebook, str) else codebook
+    return ServedCodebook(name=name, revision=3, window_ratio=0.5, span=span)
+
+
+def served_books(*codebooks: CodebookName | str, clock: Clock | None = None, touch: bool = True) -> ServedCodebooks:
     """Return a table that answers for `codebooks`."""
-    served = ServedCodebooks(BASES, stale_after_s=30.0, clock=clock or Clock())
-    for codebook in codebooks:
-        served.set(ServedCodebook(name=name_of(codebook), revision=3, window_ratio=0.5, span=SpanMode.PROMPT))
-    if touch:
-        served.confirm(served.now())
+    clock = clock or Clock()
+    served = ServedCodebooks(BASES, stale_after_s=30.0, clock=clock)
+    served.show(map(book_of, codebooks), confirmed_at=clock() if touch else None)
     return served
 
 

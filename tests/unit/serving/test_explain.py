@@ -7,11 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from horen_vllm.core.presets import SpanMode
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.keys import new_key
 from horen_vllm.registry.models import KeyRecord, KeyScope
-from horen_vllm.serving.codebooks import ServedCodebook
 from horen_vllm.serving.decisions import current_sink
 from horen_vllm.serving.explain import PATH
 from horen_vllm.serving.keyring import Keyring
@@ -135,9 +133,7 @@ def test_a_tenants_key_explains_its_own_codebooks_only() -> None:
             key_id="k", tenant=owner, scope=KeyScope.READ, created_at=now, expires_at=None, revoked_at=None
         )
 
-    served = served_books("facts")
-    name = CodebookName(TenantId("acme"), "plans")
-    served.set(ServedCodebook(name=name, revision=3, window_ratio=0.5, span=SpanMode.PROMPT))
+    served = served_books("facts", CodebookName(TenantId("acme"), "plans"))
     keyring = Keyring(resolve, ttl_s=10.0)
     server = Server(served, keyring=keyring)
 

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from horen_vllm.core.presets import SpanMode
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, TenantId
-from horen_vllm.serving.codebooks import ServedCodebook, ServedCodebooks
+from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.listing import list_codebooks
 from horen_vllm.serving.tenant import acting_for
-from tests.unit.serving.doubles import name_of
+from tests.unit.serving.doubles import book_of, name_of
 
 ACME = TenantId("acme")
 
@@ -35,12 +34,14 @@ def models() -> Models:
     return Models()
 
 
+BOOKS = (name_of("b"), CodebookName(ACME, "b"), CodebookName(ACME, "secret"))
+
+
 @pytest.fixture
 def served(models: Models) -> ServedCodebooks:
     served = ServedCodebooks(["base"], stale_after_s=30.0)
     list_codebooks(models, served)
-    for name in (name_of("b"), CodebookName(ACME, "b"), CodebookName(ACME, "secret")):
-        served.set(ServedCodebook(name=name, revision=1, window_ratio=0.6, span=SpanMode.PROMPT))
+    served.show(map(book_of, BOOKS), confirmed_at=None)
     return served
 
 
@@ -52,7 +53,7 @@ def listed(models: Models, tenant: TenantId | None) -> list[Card]:
 def test_codebooks_follow_the_clean_model_and_come_and_go(models: Models, served: ServedCodebooks) -> None:
     cards = listed(models, DEFAULT_TENANT)
     assert [(card.id, card.parent, card.max_model_len) for card in cards] == [("base", None, 7), ("base@b", "base", 7)]
-    served.drop(name_of("b"))
+    served.show(map(book_of, BOOKS[1:]), confirmed_at=None)
     assert [card.id for card in listed(models, DEFAULT_TENANT)] == ["base"]
     assert models.base_model_paths == ("base",)
 

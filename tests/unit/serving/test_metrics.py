@@ -146,7 +146,7 @@ def test_a_reading_takes_the_lease_from_the_table_and_the_rest_from_the_engine(p
     assert (page["lease_age_seconds"], page["live_requests"]) == (7.0, 0.0)
     asyncio.run(read_gauges(page.metrics, served, report))
     assert (page.of("entries", FACTS), page["live_requests"]) == (10.0, 3.0)
-    served.drop(name_of("facts"))
+    served.show([], confirmed_at=clock())
     asyncio.run(read_gauges(page.metrics, served, nothing))
     assert page.labels() == set()
 

@@ -6,7 +6,7 @@ from horen_vllm.core.presets import SpanMode
 from horen_vllm.errors import NotFound, Unavailable
 from horen_vllm.plugin.tag import RequestTag
 from horen_vllm.serving.codebooks import ServedCodebook
-from tests.unit.serving.doubles import Clock, name_of, served_books
+from tests.unit.serving.doubles import Clock, book_of, name_of, served_books
 
 
 @pytest.mark.parametrize("model", ["base", "org/alias@v1", "other", "other@facts", "org/alias@facts", "", "@facts"])
@@ -44,7 +44,7 @@ def test_a_silent_control_plane_makes_the_server_stale_and_contact_heals_it() ->
     with pytest.raises(Unavailable):
         served.resolve("base@facts")
     assert served.resolve("base") is None
-    served.confirm(served.now())
+    served.show([book_of("facts")], confirmed_at=clock())
     assert served.resolve("base@facts") is not None
 
 
@@ -55,15 +55,16 @@ def test_another_tenants_codebook_is_not_found() -> None:
 
 
 def test_a_codebook_moves_is_listed_and_goes() -> None:
-    served = served_books("facts", "alpha")
-    served.set(ServedCodebook(name=name_of("facts"), revision=4, window_ratio=1.0, span=SpanMode.PROMPT))
+    clock = Clock()
+    served = served_books("facts", "alpha", clock=clock)
+    moved = ServedCodebook(name=name_of("facts"), revision=4, window_ratio=1.0, span=SpanMode.PROMPT)
+    served.show([moved, book_of("alpha")], confirmed_at=clock())
     assert served.revisions() == {name_of("facts"): 4, name_of("alpha"): 3}
     assert served.model_names() == ["base@alpha", "base@facts"]
     tag = served.resolve("base@facts")
     assert tag is not None
     assert tag.window_ratio == 1.0
-    served.drop(name_of("facts"))
-    served.drop(name_of("facts"))
+    served.show([book_of("alpha")], confirmed_at=clock())
     assert served.model_names() == ["base@alpha"]
     with pytest.raises(NotFound):
         served.resolve("base@facts")

@@ -10,12 +10,11 @@ from fastapi import FastAPI
 from horen_vllm.core.presets import SpanMode
 from horen_vllm.errors import HorenError, InvalidArgument
 from horen_vllm.serving.auth import OneTenant
-from horen_vllm.serving.codebooks import ServedCodebook
 from horen_vllm.serving.decisions import current_sink
 from horen_vllm.serving.middleware import CodebookMiddleware
 from horen_vllm.serving.responses import answer_refusal
 from horen_vllm.serving.spans import RequestSpan
-from tests.unit.serving.doubles import name_of, served_books
+from tests.unit.serving.doubles import Clock, book_of, served_books
 
 
 def ask(app: Any, path: str, body: dict[str, Any]) -> httpx.Response:
@@ -29,8 +28,9 @@ def ask(app: Any, path: str, body: dict[str, Any]) -> httpx.Response:
 @pytest.mark.parametrize("mode", list(SpanMode))
 @pytest.mark.parametrize(("path", "chat"), [("/v1/completions", False), ("/v1/chat/completions", True)])
 def test_the_span_follows_from_codebook_and_route(mode: SpanMode, path: str, chat: bool) -> None:
-    served = served_books("other")
-    served.set(ServedCodebook(name=name_of("facts"), revision=1, window_ratio=0.6, span=mode))
+    clock = Clock()
+    served = served_books(clock=clock)
+    served.show([book_of("other"), book_of("facts", mode)], confirmed_at=clock())
     spans: list[RequestSpan] = []
     app = FastAPI()
 

@@ -11,17 +11,16 @@ from fastapi import FastAPI, Request
 from pydantic import BaseModel
 
 from horen_vllm.control.client import HorenClient
-from horen_vllm.core.presets import SpanMode
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.models import KeyScope
 from horen_vllm.serving.auth import KeysOnly, isolation_of
-from horen_vllm.serving.codebooks import ServedCodebook, ServedCodebooks
+from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.keyring import Keyring
 from horen_vllm.serving.listing import list_codebooks
 from horen_vllm.serving.middleware import CodebookMiddleware
 from horen_vllm.serving.settings import Auth, ServingSettings
 from horen_vllm.serving.tenant import current_tenant
-from tests.unit.serving.doubles import Clock
+from tests.unit.serving.doubles import Clock, book_of
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 
@@ -55,10 +54,8 @@ class Server:
     def __init__(self, control: HorenClient) -> None:
         self.clock = Clock()
         self.served = ServedCodebooks(["base"], stale_after_s=1e9, clock=self.clock)
-        for tenant, codebook in ((ACME, "facts"), (ACME, "shared"), (GLOBEX, "secret"), (GLOBEX, "shared")):
-            name = CodebookName(tenant, codebook)
-            self.served.set(ServedCodebook(name=name, revision=3, window_ratio=0.5, span=SpanMode.PROMPT))
-        self.served.confirm(self.served.now())
+        names = ((ACME, "facts"), (ACME, "shared"), (GLOBEX, "secret"), (GLOBEX, "shared"))
+        self.served.show([book_of(CodebookName(*name)) for name in names], confirmed_at=self.clock())
         self.requests: list[tuple[str, dict[bytes, bytes], Any]] = []
         self.app: Any = FastAPI()
         self.models: Any = SimpleNamespace(show_available_models=self._clean_models)
