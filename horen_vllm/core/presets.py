@@ -70,6 +70,14 @@ class MethodParameters:
     """Whether stopping at `stop_loss` also needs the arg-max to be right at every position."""
     train_end: bool = True
     """Whether the position that predicts the end of the answer is trained and written too."""
+    rank: int = 0
+    """Rank r of a LoRA value (appendix G.3); 0: direct vectors."""
+    max_value_rows: int = 256
+    """Most vectors of a `sequence` value; over a longer span each is written at several positions in a row."""
+    chat: bool = True
+    """Whether the chat form of a prompt is a context of its edit, too."""
+    prefixes: int = 0
+    """Short random prefixes that are put in front of an edit's prompt, each a context of its own."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -82,6 +90,9 @@ class MethodParameters:
             "epsilon": self.epsilon >= 0.0,
             "learning_rate": self.learning_rate > 0.0,
             "max_steps": self.max_steps >= 1,
+            "rank": 0 <= self.rank <= 64,
+            "max_value_rows": self.max_value_rows >= 1,
+            "prefixes": 0 <= self.prefixes <= 16,
         }
         for name, holds in checks.items():
             if not holds:
@@ -217,6 +228,7 @@ def _horen_paper(ratio: float, threshold: float) -> MethodParameters:
         patience=3,
         stop_when_greedy=False,
         train_end=False,
+        chat=False,
     )
 
 
@@ -234,6 +246,7 @@ def _horen_reference(ratio: float, threshold: float) -> MethodParameters:
         stop_loss=None,
         stop_when_greedy=False,
         train_end=False,
+        chat=False,
     )
 
 
