@@ -12,7 +12,7 @@ OTHER_VENV := .venv-vllm-$(OTHER_VLLM)
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
-.PHONY: demo test matrix soak prefix-cache versions lint protos lock clean install quality
+.PHONY: demo test matrix soak prefix-cache versions lint protos lock clean install quality editing
 
 demo: install  ## start everything on the demo model, edit 20 facts, roll back
 	$(BIN)/horen demo
@@ -42,6 +42,9 @@ lint: install  ## ruff, mypy, import-linter
 
 quality: install  ## 100 edits, 500 unedited facts: writes bench/results/edit_quality.json
 	$(BIN)/python -m bench.edit_quality
+
+editing: install  ## edits a second against the paper's loop, 50,000 entries, memory: writes bench/results/editing.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.editing
 
 protos: install  ## regenerate horen_vllm/control/_pb from proto/
 	$(BIN)/python proto/generate.py

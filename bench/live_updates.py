@@ -120,6 +120,7 @@ def make_pack(folder: Path, name: str, first: int, count: int, widths: tuple[int
             site="bench",
             value_mode=ValueMode.SEQUENCE,
             span=4,
+            chunk=1,
             target_ids=(1,),
             normalised_prompt=str(first + index),
             trained_end=False,

@@ -77,12 +77,14 @@ class OracleEntry:
     mode: str
     span: int
     rank: int = 0
+    chunk: int = 1
+    """Positions that share a vector of `sequence`."""
 
     def written(self, output: torch.Tensor, offset: int) -> torch.Tensor:
         """Return the site's output [H] at answer position `offset` with the value added."""
         if self.rank:
             return output + (output @ self.values[: self.rank].T) @ self.values[self.rank :]
-        return output + self.values[offset if self.mode == "sequence" else 0]
+        return output + self.values[offset // self.chunk if self.mode == "sequence" else 0]
 
 
 @dataclass(frozen=True)

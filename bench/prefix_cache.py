@@ -153,6 +153,7 @@ def publish(llm: Any, model: str, folder: Path) -> None:
         site="bench",
         value_mode=ValueMode.ANSWER,
         span=4,
+        chunk=4,
         target_ids=(1,),
         normalised_prompt="",
         trained_end=False,

@@ -233,6 +233,7 @@ def _artifact(entry: OracleEntry) -> EntryArtifact:
         site="smoke",
         value_mode=ValueMode(entry.mode),
         span=entry.span,
+        chunk=entry.chunk if entry.mode == "sequence" else entry.span,
         target_ids=(1,),
         normalised_prompt=entry.edit_id,
         trained_end=False,

@@ -61,10 +61,10 @@ def _pool(sizes: Sizes) -> Iterator[Report]:
 
 
 def _step(sizes: Sizes, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return inject's arguments and a mask of the rows that it writes: slot 0 direct, 1 LoRA, 2 without a value."""
+    """Return inject's arguments and a mask of the rows that it writes: slot 0 in chunks, 1 LoRA, 2 without a value."""
     rows = torch.arange(24)
     slots = torch.tensor([0, 1, 2, -1])[rows % 4]
-    first, span, stride = torch.tensor([0, 8, -1]), torch.tensor([4, 9, 9]), torch.tensor([1, 0, 0])
+    first, span, chunk = torch.tensor([0, 8, -1]), torch.tensor([12, 9, 9]), torch.tensor([3, 9, 1])
     rank, start = torch.tensor([0, 4, 0]), torch.tensor([2, 2, 0])
     outputs = torch.randn(24, sizes.outputs).to(dtype)
     outputs[:, ::3] = -0.0
@@ -72,7 +72,7 @@ def _step(sizes: Sizes, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.T
     values = torch.randn(16, sizes.outputs).to(dtype)
     offset = rows - 2
     written = (slots >= 0) & (slots < 2) & (offset >= 0) & (offset < span[slots.clamp(min=0)])
-    return [outputs, slots, rows, start, first, span, stride, rank, values], written
+    return [outputs, slots, rows, start, first, span, chunk, rank, values], written
 
 
 def _inject(sizes: Sizes) -> Iterator[Report]:

@@ -1,5 +1,6 @@
 """The mixed load of the GPU smoke run, the codebooks that it goes through, and the verdict on what came back."""
 
+import math
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +15,8 @@ CHUNK = 32
 """Most tokens of an engine step: longer prompts are computed in chunks."""
 LENGTHS = (1, 2, 3, 5, 8, 9, 17, 31, 32, 33, 40, 64, 65, 96, 103, 130)
 _SHARED = 64
-_SPANS = (("sequence", 6, 0), ("answer", 4, 0), ("last", 1, 0), ("answer", 5, 4))
-"""Value mode, span and LoRA rank, in turn."""
+_SPANS = (("sequence", 6, 1, 0), ("answer", 4, 1, 0), ("last", 1, 1, 0), ("answer", 5, 1, 4), ("sequence", 7, 3, 0))
+"""Value mode, span, positions that share a vector of `sequence`, and LoRA rank, in turn."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def _entries(
     made = []
     width = oracle.model.config.hidden_size
     for turn, index in enumerate(order):
-        mode, span, rank = _SPANS[turn % len(_SPANS)]
-        rows = 2 * rank or (span if mode == "sequence" else 1)
+        mode, span, chunk, rank = _SPANS[turn % len(_SPANS)]
+        rows = 2 * rank or (math.ceil(span / chunk) if mode == "sequence" else 1)
         values = size * torch.randn(rows, width, generator=generator)
         if rank:
             # The weights h . A are about as large as a number of h, so the sum is as large as a direct vector.
@@ -93,8 +94,8 @@ def _entries(
         query = oracle.query(texts[index], 0.6)
         noise = torch.randn(query.shape, generator=generator)
         twin = F.normalize(query + 0.02 * noise / noise.norm(), dim=0)
-        edit_id = f"{mode}-{rank}-{index}"
-        made.append(OracleEntry(edit_id, 10 + turn, torch.stack([query, twin]), values, mode, span, rank))
+        edit_id = f"{mode}-{chunk}-{rank}-{index}"
+        made.append(OracleEntry(edit_id, 10 + turn, torch.stack([query, twin]), values, mode, span, rank, chunk))
     return tuple(made)
 
 

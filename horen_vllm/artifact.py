@@ -21,6 +21,16 @@ from horen_vllm.errors import DataLoss, NotFound
 FORMAT_VERSION: Final = 1
 
 
+@dataclass(frozen=True, slots=True)
+class KeyContext:
+    """The prompt that one key was taken from."""
+
+    prompt_ids: tuple[int, ...]
+    """Token ids of the whole prompt, as the model saw it."""
+    span: tuple[int, int]
+    """The query span: first token, and the one behind the last."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryManifest:
     """What an entry is, beside its tensors."""
@@ -32,6 +42,8 @@ class EntryManifest:
     value_mode: ValueMode
     span: int
     """Answer positions that the value is written at (>= 1)."""
+    chunk: int
+    """Answer positions in a row that share one vector (>= 1); the span for `answer`, `last` and a LoRA value."""
     target_ids: tuple[int, ...]
     """Token ids of the target, without the end token."""
     normalised_prompt: str
@@ -46,6 +58,8 @@ class EntryManifest:
     """Rank r of a LoRA value (App. G.3); 0 for direct vectors."""
     probe_ids: tuple[int, ...] = ()
     """Token ids of the edit's prompt in its first context, by which a replica asks itself whether the edit holds."""
+    contexts: tuple[KeyContext, ...] = ()
+    """Where each key row came from, in order; empty in files that do not say."""
     format_version: int = FORMAT_VERSION
 
 
@@ -56,8 +70,14 @@ class EntryArtifact:
     keys: torch.Tensor
     """[keys, d_in] float32, unit rows: pre-refinement queries in the codebook's routing space (section 2.3)."""
     values: torch.Tensor
-    """[span or 1, d_out] float32, added to the site's output; for a LoRA value [2r, d_out]: A^T, then B^T."""
+    """[ceil(span / chunk), d_out] float32, added to the site's output; for a LoRA value [2r, d_out]: A^T, then B^T."""
     manifest: EntryManifest
+
+    def __post_init__(self) -> None:
+        """Refuse contexts that are not one a key."""
+        named = len(self.manifest.contexts)
+        if named and named != len(self.keys):
+            raise ValueError(f"{named} contexts for {len(self.keys)} keys")
 
 
 def encode_entry(entry: EntryArtifact) -> bytes:
@@ -84,12 +104,25 @@ def decode_entry(data: bytes) -> EntryArtifact:
             message = f"entry has format version {fields['format_version']}; this build reads {FORMAT_VERSION}."
             raise DataLoss(message, code="artifact_unreadable")
         tensors = load(data)
-        fields["value_mode"] = ValueMode(fields["value_mode"])
-        fields |= {name: tuple(fields.get(name, ())) for name in ("target_ids", "probe_ids")}
-        return EntryArtifact(keys=tensors["keys"], values=tensors["values"], manifest=EntryManifest(**fields))
+        return EntryArtifact(keys=tensors["keys"], values=tensors["values"], manifest=_manifest(fields))
     except (KeyError, TypeError, ValueError, SafetensorError) as exc:
         message = "the file is not a horen entry."
         raise DataLoss(message, code="artifact_unreadable") from exc
+
+
+def _manifest(fields: dict[str, Any]) -> EntryManifest:
+    mode = ValueMode(fields["value_mode"])
+    contexts = (KeyContext(tuple(it["prompt_ids"]), tuple(it["span"])) for it in fields.get("contexts", ()))
+    known = {"value_mode": mode, "contexts": tuple(contexts)}
+    known |= {name: tuple(fields.get(name, ())) for name in ("target_ids", "probe_ids")}
+    # What was written before chunks has one vector a position, or one for all.
+    chunk = 1 if mode is ValueMode.SEQUENCE and not fields.get("rank") else fields["span"]
+    return EntryManifest(**{"chunk": chunk, **fields, **known})
+
+
+def digest_of(data: bytes) -> str:
+    """Return the name of a file with this content: its sha256 in hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 class ArtifactFolder:
@@ -110,7 +143,7 @@ class ArtifactFolder:
 
     def put(self, data: bytes) -> str:
         """Store `data` durably (temp, fsync, rename) and return its sha256 in hex; storing twice is harmless."""
-        digest = hashlib.sha256(data).hexdigest()
+        digest = digest_of(data)
         target = self.path(digest)
         if target.exists():
             return digest
@@ -148,7 +181,7 @@ def read_verified(path: Path, digest: str) -> bytes:
     except FileNotFoundError as exc:
         message = f"artifact {digest} is not in the artifact folder."
         raise NotFound(message, code="unknown_artifact") from exc
-    if hashlib.sha256(data).hexdigest() != digest:
+    if digest_of(data) != digest:
         message = f"artifact {digest} does not have the content it was stored with."
         raise DataLoss(message, code="artifact_corrupt")
     return data

@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from horen_vllm.artifact import EntryArtifact
-from horen_vllm.core.presets import ValueMode
 from horen_vllm.core.values import value_rows
 from horen_vllm.errors import DataLoss, FailedPrecondition
 
@@ -34,8 +33,10 @@ class PackRow:
     artifact: str
     """sha256 of the entry's file, in hex: equal files are equal entries."""
     fingerprint: str
-    value_mode: ValueMode
     span: int
+    """Answer positions that the value is written at."""
+    chunk: int
+    """Answer positions in a row that share one vector."""
     rank: int
     """Rank of a LoRA value; 0 for direct vectors."""
     keys: int
@@ -71,7 +72,7 @@ def build_pack(entries: Sequence[tuple[int, str, EntryArtifact]]) -> EntryPack:
     Raises
     ------
     FailedPrecondition
-        ``wrong_shape``, when an entry's values are not what its mode, span and rank say, or entries differ in width.
+        ``wrong_shape``, when an entry's values are not what its span, chunk and rank say, or entries differ in width.
     """
     rows = tuple(_row(sequence, digest, entry) for sequence, digest, entry in entries)
     try:
@@ -132,8 +133,8 @@ def _row(sequence: int, digest: str, entry: EntryArtifact) -> PackRow:
         sequence=sequence,
         artifact=digest,
         fingerprint=manifest.fingerprint,
-        value_mode=manifest.value_mode,
         span=manifest.span,
+        chunk=manifest.chunk,
         rank=manifest.rank,
         keys=entry.keys.shape[0],
         values=entry.values.shape[0],
@@ -146,11 +147,18 @@ def _check_shapes(entry: EntryArtifact) -> None:
     if entry.keys.ndim != 2 or entry.keys.shape[0] < 1:
         message = f"entry {manifest.edit_id} has keys {tuple(entry.keys.shape)}; expected one row a key."
         raise FailedPrecondition(message, code="wrong_shape")
-    # Fewer vectors than the span reads would let an entry write its neighbour's.
-    rows = 2 * manifest.rank or value_rows(manifest.value_mode, manifest.span)
-    if manifest.span < 1 or manifest.rank < 0 or entry.values.ndim != 2 or entry.values.shape[0] != rows:
+    if min(manifest.span, manifest.chunk) < 1 or manifest.rank < 0:
+        message = f"entry {manifest.edit_id} has span {manifest.span}, chunk {manifest.chunk}, rank {manifest.rank}."
+        raise FailedPrecondition(message, code="wrong_shape")
+    rows = _num_values(manifest.span, manifest.chunk, manifest.rank)
+    if entry.values.ndim != 2 or entry.values.shape[0] != rows:
         message = f"entry {manifest.edit_id} has values {tuple(entry.values.shape)}; expected {rows} rows."
         raise FailedPrecondition(message, code="wrong_shape")
+
+
+def _num_values(span: int, chunk: int, rank: int) -> int:
+    # Fewer vectors than the span reads would let an entry write its neighbour's.
+    return 2 * rank or value_rows(span, chunk)
 
 
 def _digest(key: torch.Tensor) -> str:
@@ -158,8 +166,7 @@ def _digest(key: torch.Tensor) -> str:
 
 
 def _read_row(fields: dict[str, Any]) -> PackRow:
-    known = {"value_mode": ValueMode(fields["value_mode"]), "key_digests": tuple(fields["key_digests"])}
-    return PackRow(**{**fields, **known})
+    return PackRow(**{**fields, "key_digests": tuple(fields["key_digests"])})
 
 
 def _hash(path: Path, pace: Pace) -> str:
@@ -176,8 +183,10 @@ def _read_rows(lines: Iterable[bytes], pace: Pace, keys: torch.Tensor, values: t
     num_keys = num_values = 0
     for line in pace(lines):
         row = _read_row(json.loads(line))
-        if row.keys < 1 or row.values < 1 or len(row.key_digests) != row.keys or row.edit_id in rows:
-            raise ValueError("a row has no key, no value or not one digest a key, or stands twice")
+        if row.keys < 1 or min(row.span, row.chunk) < 1 or len(row.key_digests) != row.keys or row.edit_id in rows:
+            raise ValueError("a row has no key, no span or not one digest a key, or stands twice")
+        if row.values < 1 or row.values != _num_values(row.span, row.chunk, row.rank):
+            raise ValueError("a row's span does not take as many vectors as it has")
         rows[row.edit_id] = row
         num_keys, num_values = num_keys + row.keys, num_values + row.values
     for tensor, expected in ((keys, num_keys), (values, num_values)):

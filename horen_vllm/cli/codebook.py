@@ -8,7 +8,7 @@ from rich.console import Console
 from horen_vllm.cli.codebook_save import save
 from horen_vllm.cli.connection import ControlOption, HomeOption, TenantOption, codebook_of, connect, tenant_of
 from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
-from horen_vllm.core.presets import PRESETS, ValueMode
+from horen_vllm.core.presets import PRESETS, MethodParameters, ValueMode
 
 if TYPE_CHECKING:
     from horen_vllm.control.messages import CodebookView
@@ -36,6 +36,23 @@ def create(
     window_ratio: Annotated[
         float | None, typer.Option(help="Share of the prompt, from its end, that is averaged (default: the preset's).")
     ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of LoRA values; 0: direct vectors (default: the preset's).")
+    ] = None,
+    max_value_rows: Annotated[
+        int | None, typer.Option(help="Most vectors of a `sequence` value (default: the preset's).")
+    ] = None,
+    end: Annotated[
+        bool | None,
+        typer.Option("--end/--no-end", help="Train the end of the answer, too (default: the preset's choice)."),
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--no-chat", help="Key edits in chat form, too (default: the preset's choice)."),
+    ] = None,
+    prefixes: Annotated[
+        int | None, typer.Option(help="Short openings behind which edits are keyed, too (default: the preset's).")
+    ] = None,
     tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
@@ -49,6 +66,11 @@ def create(
             threshold=threshold,
             value_mode=value_mode,
             window_ratio=window_ratio,
+            rank=rank,
+            max_value_rows=max_value_rows,
+            train_end=end,
+            chat=chat,
+            prefixes=prefixes,
         )
     _print_codebook(view, as_json=as_json)
 
@@ -145,6 +167,18 @@ def _serving(view: "CodebookView") -> str:
     return f"{view.replicas_serving}/{view.replicas_total} servers"
 
 
+def _values(parameters: MethodParameters) -> str:
+    if parameters.rank:
+        return f"LoRA of rank {parameters.rank}"
+    rows = f", at most {parameters.max_value_rows}" if parameters.value_mode is ValueMode.SEQUENCE else ""
+    return f"direct vectors{rows}"
+
+
+def _keyed_in(parameters: MethodParameters) -> str:
+    forms = "plain and chat form" if parameters.chat else "plain form"
+    return f"{forms}, behind {parameters.prefixes} openings" if parameters.prefixes else forms
+
+
 def _print_codebook(view: "CodebookView", *, as_json: bool) -> None:
     if as_json:
         print_json(view)
@@ -160,6 +194,9 @@ def _print_codebook(view: "CodebookView", *, as_json: bool) -> None:
             ("threshold", parameters.threshold),
             ("window ratio", parameters.window_ratio),
             ("value mode", parameters.value_mode.value),
+            ("values", _values(parameters)),
+            ("end trained", "yes" if parameters.train_end else "no"),
+            ("keyed in", _keyed_in(parameters)),
             ("revision", view.revision),
             ("entries", view.entry_count),
             ("serving", _serving(view)),

@@ -148,7 +148,7 @@ def _follow(client: "HorenClient", edit: EditView, until: EditProgress, timeout_
 def _check_reached(edit: EditView | None, name: str, until: EditProgress, timeout_s: float) -> EditView:
     if edit is None or not edit.state.reached(until):
         state = edit.state.value if edit else "unknown"
-        trouble = f"; {edit.reason}" if edit and edit.reason else "."
+        trouble = f"; {edit.reason}" if edit and _failing(edit) else "."
         message = f"edit {name} is not {until.value} after {timeout_s:g} s: it is {state}{trouble}"
         raise Unavailable(message, code="wait_timeout")
     return edit
@@ -171,6 +171,11 @@ def _state(edit: EditView) -> str:
     return f"{edit.edit_id} {edit.state.value}"
 
 
+def _failing(edit: EditView) -> bool:
+    """Whether the edit's reason says what is wrong; else it is a note on an edit that is published all the same."""
+    return edit.state == EditProgress.FAILED or edit.reason_code == "probe_failed"
+
+
 def _print_edit(edit: EditView, *, as_json: bool) -> None:
     if as_json:
         print_json(edit)
@@ -180,7 +185,7 @@ def _print_edit(edit: EditView, *, as_json: bool) -> None:
             ("edit", edit.edit_id),
             ("codebook", edit.codebook.codebook),
             ("state", edit.state.value),
-            ("reason", edit.reason),
+            ("reason" if _failing(edit) else "note", edit.reason),
             ("prompt", edit.spec.prompt),
             ("target", edit.spec.target),
             ("subject", edit.spec.subject),

@@ -32,6 +32,8 @@ DEFAULT_CONTROL_PORT: Final = 8950
 CONTROL, WORKER, SERVER = "control", "worker", "server"
 TITLES: Final = {CONTROL: "control plane", WORKER: "editor worker", SERVER: "vLLM server"}
 """What people call the parts."""
+_WORKER_MEMORY_MIB: Final = 1024
+"""The worker's own choice, a share of what is free when it starts, would be made before vLLM has taken its memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,6 +306,7 @@ def _worker(plan: StackPlan) -> PartSpec:
             *_horen(WORKER, plan),
             *("--artifacts", str(plan.layout.artifacts.absolute())),
             *("--threads", str(plan.settings.threads)),
+            *("--memory-mib", str(_WORKER_MEMORY_MIB)),
             *("--ready-file", str(plan.layout.worker_ready)),
         ),
         log=plan.layout.logs / "worker.log",

@@ -98,8 +98,15 @@ class HorenClient(AdminCalls):
         threshold: float | None = None,
         value_mode: ValueMode | None = None,
         window_ratio: float | None = None,
+        rank: int | None = None,
+        max_value_rows: int | None = None,
+        train_end: bool | None = None,
+        chat: bool | None = None,
+        prefixes: int | None = None,
     ) -> CodebookView:
-        """Make an empty codebook; the last three replace what the preset (one of `core.presets.PRESETS`) says.
+        """Make an empty codebook; what is not None replaces the method parameter of the preset with that name.
+
+        Presets are those of `core.presets.PRESETS`, parameters those of `core.presets.MethodParameters`.
 
         Raises
         ------
@@ -108,8 +115,8 @@ class HorenClient(AdminCalls):
         NotFound
             ``unknown_tenant``.
         InvalidArgument
-            ``invalid_name``, ``preset_required``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold``
-            or ``invalid_window_ratio``.
+            ``invalid_name``, ``preset_required``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold``,
+            ``invalid_window_ratio`` or ``invalid_parameter``.
         """
         parent, _, codebook_id = codebook_path(codebook).partition("/codebooks/")
         request = convert.message_of(
@@ -120,6 +127,11 @@ class HorenClient(AdminCalls):
             threshold=threshold,
             value_mode=value_mode.name if value_mode else None,
             window_ratio=window_ratio,
+            rank=rank,
+            max_value_rows=max_value_rows,
+            train_end=train_end,
+            chat=chat,
+            prefixes=prefixes,
         )
         return self._transport.call(self._codebooks.CreateCodebook, request, convert.codebook_from_proto)
 

@@ -11,8 +11,8 @@ from horen_vllm.registry.models import EditSpec
 
 MAX_PROMPT: Final = 32_768
 """Characters."""
-MAX_TARGET: Final = 8_192
-"""Characters."""
+MAX_TARGET: Final = 16_384
+"""Characters; the editor counts tokens beside."""
 MAX_SUBJECT: Final = 1_024
 """Characters."""
 MAX_ITEMS: Final = 64
@@ -27,6 +27,10 @@ MAX_LEASE_S: Final = 3_600.0
 MAX_WAIT_S: Final = 60.0
 MAX_LIFETIME_S: Final = 10 * 366 * 86_400.0
 """Ten years."""
+MAX_RANK: Final = 64
+MAX_VALUE_ROWS: Final = 2_048
+"""Vectors of one value; no answer has more tokens."""
+MAX_PREFIXES: Final = 16
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1_000
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -39,7 +43,8 @@ def check_spec(spec: EditSpec) -> EditSpec:
     ------
     InvalidArgument
         ``empty_prompt``, ``prompt_too_long``, ``empty_target``, ``target_too_long``, ``subject_too_long``,
-        ``too_many_items``, ``empty_item``, ``item_too_long`` or ``invalid_text``.
+        ``too_many_items``, ``empty_item``, ``item_too_long``, ``invalid_text``, ``subject_not_in_prompt`` or
+        ``contradictory_edit``.
     """
     _check_text(spec.prompt, "prompt", MAX_PROMPT)
     _check_text(spec.target, "target", MAX_TARGET)
@@ -48,6 +53,7 @@ def check_spec(spec: EditSpec) -> EditSpec:
     _check_items(spec.aliases, "aliases", MAX_SUBJECT)
     _check_items(spec.paraphrases, "paraphrases", MAX_PROMPT)
     _check_items(spec.must_not_fire, "must_not_fire", MAX_PROMPT)
+    _check_sense(spec)
     return spec
 
 
@@ -90,6 +96,21 @@ def check_window_ratio(ratio: float) -> float:
         message = f"window_ratio is {ratio}; it must be more than 0 and at most 1."
         raise InvalidArgument(message, code="invalid_window_ratio")
     return ratio
+
+
+def check_rank(rank: int) -> int:
+    """Return `rank`; InvalidArgument ``invalid_parameter`` unless it is 0 to 64."""
+    return _check_count(rank, "rank", 0, MAX_RANK)
+
+
+def check_value_rows(rows: int) -> int:
+    """Return `rows`; InvalidArgument ``invalid_parameter`` unless it is 1 to 2,048."""
+    return _check_count(rows, "max_value_rows", 1, MAX_VALUE_ROWS)
+
+
+def check_prefixes(count: int) -> int:
+    """Return `count`; InvalidArgument ``invalid_parameter`` unless it is 0 to 16."""
+    return _check_count(count, "prefixes", 0, MAX_PREFIXES)
 
 
 def check_revision(revision: int) -> int:
@@ -169,6 +190,12 @@ def invalid_text(field: str) -> InvalidArgument:
     return InvalidArgument(message, code="invalid_text")
 
 
+def _check_count(number: int, field: str, low: int, high: int) -> int:
+    if not low <= number <= high:
+        raise InvalidArgument(f"{field} is {number}; it must be {low} to {high}.", code="invalid_parameter")
+    return number
+
+
 def _check_text(text: str, field: str, limit: int, *, kind: str | None = None) -> None:
     kind = kind or field
     if not text.strip():
@@ -193,3 +220,24 @@ def _check_storable(text: str, field: str) -> None:
         raise InvalidArgument(f"{field} contains a NUL character.", code="invalid_text")
     if not encodable(text):
         raise invalid_text(field)
+
+
+def _check_sense(spec: EditSpec) -> None:
+    """Refuse an edit that contradicts itself, by the prompts as the upsert rule compares them."""
+    # It brings torch, which the client's side of this package does without.
+    from horen_vllm.core.admission import normalise_prompt  # noqa: PLC0415
+
+    prompt = normalise_prompt(spec.prompt)
+    names = (spec.subject, *spec.aliases) if spec.subject is not None else ()
+    # Without word boundaries: not every script has them.
+    if names and not any(normalise_prompt(name) in prompt for name in names):
+        others = f", nor is one of its {len(spec.aliases)} aliases" if spec.aliases else ""
+        message = f"the subject {spec.subject!r} is not in the prompt{others}."
+        raise InvalidArgument(message, code="subject_not_in_prompt")
+    firing = {normalise_prompt(text): f"paraphrases[{index}]" for index, text in enumerate(spec.paraphrases)}
+    firing[prompt] = "prompt"
+    for index, text in enumerate(spec.must_not_fire):
+        same = firing.get(normalise_prompt(text))
+        if same is not None:
+            message = f"must_not_fire[{index}] is the same text as {same}, which is to get the target."
+            raise InvalidArgument(message, code="contradictory_edit")

@@ -112,7 +112,8 @@ class EditView:
     spec: EditSpec
     state: EditProgress
     reason_code: str | None
-    """Why it failed, or is PUBLISHED and not yet SERVING (``probe_failed``): a stable slug."""
+    """Why it failed, or is PUBLISHED and not yet SERVING (``probe_failed``), or else a note on a published edit
+    (``already_answered``): a stable slug."""
     reason: str | None
     """The same as one sentence."""
     same_as: EditId | None

@@ -4,7 +4,7 @@ Compares exact token ids, never means of them, and addresses entries by index, n
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -48,7 +48,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The verdict; indexes address the sequence of existing entries that was passed in."""
+    """The verdict; indexes address the existing entries that were passed in."""
 
     kind: AdmissionKind
     entry: int | None = None
@@ -74,16 +74,38 @@ def admit(
     same_prompt = [
         index for index, entry in enumerate(existing) if entry.normalised_prompt == candidate.normalised_prompt
     ]
+    by_index = dict(enumerate(existing))
+    return admission(candidate.target_ids, by_index, same_prompt, lambda: _basins(candidate, table, parameters))
+
+
+def admission(
+    target_ids: tuple[int, ...],
+    existing: Mapping[int, Existing],
+    same_prompt: Sequence[int],
+    basins: Callable[[], Sequence[int]],
+) -> Admission:
+    """Decide as `admit`, for a caller that has looked up entries and basins itself.
+
+    Parameters
+    ----------
+    target_ids
+        The new edit's target.
+    existing
+        The entries, by whatever number names them; the verdict speaks of them by these numbers.
+    same_prompt
+        Those with the new edit's normalised prompt.
+    basins
+        Gives the entries that the new edit's contexts match now, in the contexts' order; called only when the
+        verdict depends on them.
+    """
     for index in same_prompt:
-        if existing[index].target_ids == candidate.target_ids:
+        if existing[index].target_ids == target_ids:
             return Admission(AdmissionKind.SAME, entry=index)
-    hits = _basins(candidate, table, parameters)
-    overlaps = tuple(
-        index for index in hits if index not in same_prompt and existing[index].target_ids != candidate.target_ids
-    )
+    hits = basins()
+    overlaps = tuple(index for index in hits if index not in same_prompt and existing[index].target_ids != target_ids)
     if same_prompt:
         return Admission(AdmissionKind.SUPERSEDE, supersedes=tuple(same_prompt), overlaps=overlaps)
-    lenders = [index for index in hits if existing[index].target_ids == candidate.target_ids]
+    lenders = [index for index in hits if existing[index].target_ids == target_ids]
     if lenders and not overlaps:
         return Admission(AdmissionKind.ALIAS, entry=lenders[0])
     return Admission(AdmissionKind.NEW, overlaps=overlaps)

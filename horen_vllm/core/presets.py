@@ -14,7 +14,7 @@ class ValueMode(StrEnum):
     """Which answer positions a value is written at (architecture.md, rule *Inject*)."""
 
     SEQUENCE = "sequence"
-    """One vector for each answer position of the span."""
+    """One vector for each answer position of the span; over a long one, for several in a row (`max_value_rows`)."""
     ANSWER = "answer"
     """One vector, at every answer position of the span (the paper's section 2.4)."""
     LAST = "last"
@@ -70,6 +70,12 @@ class MethodParameters:
     """Whether stopping at `stop_loss` also needs the arg-max to be right at every position."""
     train_end: bool = True
     """Whether the position that predicts the end of the answer is trained and written too."""
+    uniform_start: bool = False
+    """Whether training starts from uniform numbers in [0, 1) (the released code) and not from zero."""
+    keep_last: bool = False
+    """Whether the last iterate is kept (paper and released code), not the best one."""
+    noise: float = 0.0
+    """Noise that values are trained under, relative to the rms of the states at the answer positions; 0: none."""
     rank: int = 0
     """Rank r of a LoRA value (appendix G.3); 0: direct vectors."""
     max_value_rows: int = 256
@@ -90,6 +96,7 @@ class MethodParameters:
             "epsilon": self.epsilon >= 0.0,
             "learning_rate": self.learning_rate > 0.0,
             "max_steps": self.max_steps >= 1,
+            "noise": 0.0 <= self.noise <= 4.0,
             "rank": 0 <= self.rank <= 64,
             "max_value_rows": self.max_value_rows >= 1,
             "prefixes": 0 <= self.prefixes <= 16,
@@ -228,6 +235,7 @@ def _horen_paper(ratio: float, threshold: float) -> MethodParameters:
         patience=3,
         stop_when_greedy=False,
         train_end=False,
+        keep_last=True,
         chat=False,
     )
 
@@ -246,12 +254,21 @@ def _horen_reference(ratio: float, threshold: float) -> MethodParameters:
         stop_loss=None,
         stop_when_greedy=False,
         train_end=False,
+        uniform_start=True,
+        keep_last=True,
         chat=False,
     )
 
 
 def _cosine(ratio: float, threshold: float) -> MethodParameters:
-    return MethodParameters(preset="cosine", window_ratio=ratio, threshold=threshold, span=SpanMode.CONTENT)
+    return MethodParameters(
+        preset="cosine",
+        window_ratio=ratio,
+        threshold=threshold,
+        span=SpanMode.CONTENT,
+        learning_rate=1.0,
+        noise=0.75,
+    )
 
 
 _PRESET_BUILDERS: Final = {

@@ -21,25 +21,31 @@ def value_span(num_target_tokens: int, parameters: MethodParameters) -> int:
     return num_target_tokens + (1 if parameters.train_end else 0)
 
 
-def value_rows(mode: ValueMode, span: int) -> int:
-    """Return how many vectors an entry stores: one a position for `sequence`, else one."""
-    return span if mode is ValueMode.SEQUENCE else 1
+def value_chunk(span: int, parameters: MethodParameters) -> int:
+    """Return how many answer positions in a row share one vector of an entry that writes `span` of them.
+
+    The whole span for `answer`, `last` and a LoRA value; for `sequence` 1, or as many as bring a longer span down
+    to `max_value_rows` vectors.
+    """
+    if parameters.rank or parameters.value_mode is not ValueMode.SEQUENCE:
+        return span
+    return -(-span // parameters.max_value_rows)
 
 
-def value_stride(mode: ValueMode) -> int:
-    """Return the step from one answer position's vector to the next: 1 for `sequence`, 0 for a single vector."""
-    return 1 if mode is ValueMode.SEQUENCE else 0
+def value_rows(span: int, chunk: int) -> int:
+    """Return how many vectors a span takes, `chunk` positions each; the last may have fewer."""
+    return -(-span // chunk)
 
 
-def value_index(offsets: torch.Tensor, mode: ValueMode, span: int) -> torch.Tensor:
+def value_index(offsets: torch.Tensor, chunk: int, span: int) -> torch.Tensor:
     """Return the value row for each answer position, `NO_VALUE` outside the span.
 
     Parameters
     ----------
     offsets
         [...] int64 answer positions j; negative ones lie in the prompt.
-    mode, span
-        The entry's value mode and its number of written positions.
+    chunk, span
+        The entry's positions a vector (>= 1) and its number of written positions.
     """
     inside = (offsets >= 0) & (offsets < span)
-    return torch.where(inside, offsets * value_stride(mode), NO_VALUE)
+    return torch.where(inside, offsets // chunk, NO_VALUE)

@@ -13,7 +13,7 @@ import torch
 from horen_vllm.core.admission import normalise_prompt
 from horen_vllm.core.match import KeyTable, route
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.capture import queries
+from horen_vllm.editor.clean import queries
 from horen_vllm.editor.contexts import prompt_forms
 from horen_vllm.editor.model import EditableModel
 from horen_vllm.errors import InvalidArgument
@@ -89,8 +89,10 @@ def _background(editable: EditableModel, prompts: Sequence[str], parameters: Met
     """Return the queries [P prompts, F forms, D] of the distinct prompts."""
     distinct = {normalise_prompt(text): text for text in prompts}
     forms = [prompt_forms(editable, text, parameters) for text in distinct.values()]
-    rows = [queries(editable, contexts, parameters) for contexts in forms]
-    return torch.stack(rows) if rows else torch.empty(0, 1, editable.d_in)
+    if not forms:
+        return torch.empty(0, 1, editable.d_in)
+    flat = queries(editable, [context for contexts in forms for context in contexts], parameters)
+    return flat.view(len(forms), -1, editable.d_in)
 
 
 def _best_scores(

@@ -1,47 +1,29 @@
-"""The editor's view of a codebook: the entries of one revision, read from artifacts, and their key table.
+"""The editor's copy of a codebook: what routing and admission need of each entry, at one revision.
 
-Knows artifacts and the key table; does not know the registry's store, the model or how values are trained.
+Knows artifacts and keys; does not know the registry's store, the model or how values are trained.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, decode_entry
+from horen_vllm.artifact import EntryArtifact, KeyContext
 from horen_vllm.core.admission import Existing
-from horen_vllm.core.match import KeyTable
-from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.editor.arena import NOBODY, KeyArena
+from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef
 
 
-@dataclass(frozen=True)
-class _Keys:
-    """The keys of one entry and what names each of them exactly."""
-
-    rows: torch.Tensor
-    """[k, d_in] float32."""
-    sequence: int
-
-    @cached_property
-    def names(self) -> tuple[bytes, ...]:
-        """Return a hash of each key's bits."""
-        return tuple(hashlib.blake2b(row.data, digest_size=16).digest() for row in self.rows.numpy())
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An entry of a revision with its tensors."""
 
     ref: EntryRef
     artifact: EntryArtifact
-
-    @cached_property
-    def keys(self) -> _Keys:
-        """Return its keys for a table."""
-        return _Keys(self.artifact.keys, self.ref.sequence)
 
     def as_existing(self) -> Existing:
         """Return what admission compares a new edit with."""
@@ -49,80 +31,177 @@ class Entry:
         return Existing(self.ref.edit_id, self.ref.sequence, manifest.normalised_prompt, tuple(manifest.target_ids))
 
 
-@dataclass(frozen=True, slots=True)
-class CodebookState:
-    """All entries of one revision, by sequence."""
-
-    revision: int
-    entries: tuple[Entry, ...] = ()
-
-    def edit_ids(self, indexes: Sequence[int]) -> tuple[EditId, ...]:
-        """Return the edits that made the entries at `indexes`."""
-        return tuple(self.entries[index].ref.edit_id for index in indexes)
-
-    def key_table(self, d_in: int) -> KeyTable:
-        """Return the table of all keys, owners indexing `entries`; `d_in` is the width of an empty one."""
-        return _table([entry.keys for entry in self.entries], d_in)
-
-    def key_table_with(self, keys: torch.Tensor, sequence: int, without: Collection[int] = ()) -> tuple[KeyTable, int]:
-        """Return the table as it would be with a new entry, and that entry's index in it.
-
-        Parameters
-        ----------
-        keys
-            [k, d_in] float32 keys of the new entry.
-        sequence
-            Its edit's sequence number.
-        without
-            Indexes of entries that it replaces.
-        """
-        kept = [entry.keys for index, entry in enumerate(self.entries) if index not in without]
-        return _table([*kept, _Keys(keys, sequence)], keys.shape[1]), len(kept)
+Load = Callable[[EntryRef], EntryArtifact]
+"""Reads the artifact of an entry again."""
 
 
-class CodebookCache:
-    """The last state read of each codebook; a newer revision re-reads only the artifacts that it lacks.
+@dataclass(slots=True)
+class _Held:
+    """What is kept of one entry: what routing and admission need."""
+
+    ref: EntryRef
+    rows: tuple[int, ...]
+    """Arena row of each of its keys, in order."""
+    contexts: tuple[bytes, ...]
+    """Name of the context of each key; empty where the artifact does not say."""
+
+
+class EditorCodebook:
+    """The editor's copy of one codebook, which grows by an entry at a cost that does not depend on its size.
+
+    Every key is kept once, in the arena. Values and manifests are not kept, but read again when they are asked for
+    (an alias reuses a value; a context is looked at again): at 50,000 entries of six vectors of width 4096 the
+    values alone would be 4.9 GB. Only entries that `add` brought are kept whole until the next `update`, so that a
+    batch can use them before their files are stored.
 
     Parameters
     ----------
-    artifacts
-        Where the entries' files are.
+    parameters
+        The codebook's method parameters.
+    d_in
+        Width of its keys.
+    load
+        Reads an entry's artifact; called by `entry` and `context`, and its errors are theirs.
     """
 
-    def __init__(self, artifacts: ArtifactFolder) -> None:
-        self._artifacts = artifacts
-        self._states: dict[CodebookName, CodebookState] = {}
+    def __init__(self, parameters: MethodParameters, d_in: int, load: Load) -> None:
+        self.parameters = parameters
+        self.arena = KeyArena(d_in)
+        self._load = load
+        self._revision = 0
+        self._held: dict[int, _Held] = {}
+        self._existing: dict[int, Existing] = {}
+        self._sequences: dict[EditId, int] = {}
+        self._prompts: dict[str, tuple[int, ...]] = {}
+        self._contexts: dict[bytes, int] = {}
+        self._fresh: dict[EditId, Entry] = {}
 
-    def load(self, name: CodebookName, revision: int, refs: Sequence[EntryRef]) -> CodebookState:
-        """Return the state of a revision with these entries.
+    @property
+    def revision(self) -> int:
+        """Revision that the copy stands at; 0 before the first `update`."""
+        return self._revision
+
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+        return len(self._held)
+
+    @property
+    def existing(self) -> Mapping[int, Existing]:
+        """What admission needs to know of each entry, by sequence number."""
+        return self._existing
+
+    def __contains__(self, edit_id: object) -> bool:
+        return edit_id in self._sequences
+
+    def same_prompt(self, normalised_prompt: str) -> tuple[int, ...]:
+        """Return the sequence numbers of the entries with this prompt, ascending."""
+        return self._prompts.get(normalised_prompt, ())
+
+    def edit_id(self, sequence: int) -> EditId:
+        """Return the edit that made an entry."""
+        return self._held[sequence].ref.edit_id
+
+    def rows(self, sequence: int) -> tuple[int, ...]:
+        """Return the arena rows of an entry's keys, in order."""
+        return self._held[sequence].rows
+
+    def entry(self, edit_id: EditId) -> Entry:
+        """Return an entry with its tensors.
 
         Raises
         ------
-        NotFound, DataLoss
-            As `ArtifactFolder.read` and `decode_entry`.
+        KeyError
+            When the edit has no entry here.
         """
-        known = self._states.get(name, CodebookState(0)).entries
-        by_digest = {entry.ref.artifact: entry.artifact for entry in known}
-        entries = [Entry(ref, by_digest.get(ref.artifact) or self._read(ref)) for ref in refs]
-        state = CodebookState(revision, tuple(entries))
-        self._states[name] = state
-        return state
+        ref = self._held[self._sequences[edit_id]].ref
+        return self._fresh.get(edit_id) or Entry(ref, self._load(ref))
 
-    def _read(self, ref: EntryRef) -> EntryArtifact:
-        return decode_entry(self._artifacts.read(ref.artifact))
+    def context(self, sequence: int, row: int) -> KeyContext | None:
+        """Return where an entry's key came from; None for an artifact that does not say."""
+        held = self._held[sequence]
+        if not held.contexts:
+            return None
+        return self.entry(held.ref.edit_id).artifact.manifest.contexts[held.rows.index(row)]
+
+    def key_of(self, prompt_ids: Sequence[int], span: tuple[int, int]) -> torch.Tensor | None:
+        """Return the key [d_in] that the newest entry with this very context has; None if none says it has it."""
+        row = self._contexts.get(context_name(prompt_ids, span))
+        return None if row is None else self.arena.keys[row]
+
+    def update(self, revision: int, added: Iterable[Entry], removed: Iterable[EditId]) -> None:
+        """Apply a registry delta; entries that are there already, and removals of what is not, change nothing.
+
+        Call it when every entry that `add` brought has its file stored. A large delta may be given in parts, and
+        `added` may be a generator, so that not all artifacts are in memory at once.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``wrong_shape``, as `KeyArena.hold`.
+        """
+        for edit_id in removed:
+            if edit_id in self._sequences:
+                self._remove(self._sequences[edit_id])
+        for entry in added:
+            self._put(entry)
+        self._fresh.clear()
+        if self.arena.sparse:
+            self._compact()
+        self._revision = revision
+
+    def add(self, entry: Entry, supersedes: Iterable[EditId] = ()) -> None:
+        """Make the next revision: with a new entry, and without those that it replaces.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``wrong_shape``, as `KeyArena.hold`.
+        """
+        for edit_id in supersedes:
+            self._remove(self._sequences[edit_id])
+        self._put(entry)
+        self._fresh[entry.ref.edit_id] = entry
+        self._revision += 1
+
+    def _put(self, entry: Entry) -> None:
+        ref, artifact = entry.ref, entry.artifact
+        if ref.edit_id in self._sequences:
+            if self._held[self._sequences[ref.edit_id]].ref == ref:
+                return
+            self._remove(self._sequences[ref.edit_id])
+        rows = self.arena.hold(artifact.keys, ref.sequence)
+        names = tuple(context_name(context.prompt_ids, context.span) for context in artifact.manifest.contexts)
+        self._held[ref.sequence] = _Held(ref, rows, names)
+        self._sequences[ref.edit_id] = ref.sequence
+        self._existing[ref.sequence] = existing = entry.as_existing()
+        others = self.same_prompt(existing.normalised_prompt)
+        self._prompts[existing.normalised_prompt] = tuple(sorted((*others, ref.sequence)))
+        for name, row in zip(names, rows, strict=bool(names)):
+            known = self._contexts.setdefault(name, row)
+            if self.arena.owners[known] <= ref.sequence:
+                self._contexts[name] = row
+
+    def _remove(self, sequence: int) -> None:
+        held, existing = self._held.pop(sequence), self._existing.pop(sequence)
+        del self._sequences[held.ref.edit_id]
+        self._fresh.pop(held.ref.edit_id, None)
+        others = tuple(other for other in self._prompts.pop(existing.normalised_prompt) if other != sequence)
+        if others:
+            self._prompts[existing.normalised_prompt] = others
+        self.arena.release(held.rows, sequence)
+        for name in held.contexts:
+            row = self._contexts.get(name)
+            if row is not None and self.arena.owners[row] == NOBODY:
+                del self._contexts[name]
+
+    def _compact(self) -> None:
+        moved = self.arena.compact()
+        self._contexts = {name: moved[row] for name, row in self._contexts.items()}
+        for held in self._held.values():
+            held.rows = tuple(moved[row] for row in held.rows)
 
 
-def _table(entries: Sequence[_Keys], d_in: int) -> KeyTable:
-    # Equal keys need not score equal to the last bit in a matrix product, so only the newest entry keeps its own.
-    newest: dict[bytes, int] = {}
-    for index in sorted(range(len(entries)), key=lambda index: entries[index].sequence):
-        newest.update(dict.fromkeys(entries[index].names, index))
-    rows, owners = [torch.empty(0, d_in)], []
-    for index, entry in enumerate(entries):
-        kept = [row for row, name in enumerate(entry.names) if newest[name] == index]
-        rows.append(entry.rows if len(kept) == len(entry.names) else entry.rows[kept])
-        owners += [index] * len(kept)
-    sequences = [entry.sequence for entry in entries]
-    return KeyTable(
-        torch.cat(rows), torch.tensor(owners, dtype=torch.int64), torch.tensor(sequences, dtype=torch.int64)
-    )
+def context_name(prompt_ids: Sequence[int], span: tuple[int, int]) -> bytes:
+    """Return a hash that names a context: a prompt and its query span."""
+    return hashlib.blake2b(array("q", (*span, *prompt_ids)).tobytes(), digest_size=16).digest()

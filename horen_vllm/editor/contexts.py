@@ -3,7 +3,7 @@
 Knows tokenizers and limits; does not run the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -11,11 +11,14 @@ from typing import Any, Final
 from horen_vllm.core.presets import MethodParameters, SpanMode
 from horen_vllm.core.span import content_marks, content_range, content_tokens, marked_messages, text_span
 from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.prefixes import openings
 from horen_vllm.errors import FailedPrecondition, InvalidArgument
 from horen_vllm.registry.models import EditSpec
 
-MAX_TARGET_TOKENS: Final = 256
-"""Longest target; a `sequence` value costs one vector a token."""
+MAX_TARGET_TOKENS: Final = 2_048
+"""Longest target: training and verification keep states for every one of its tokens."""
+_MOST_QUOTED: Final = 60
+"""Characters of a prompt that an error repeats."""
 
 
 class PromptForm(StrEnum):
@@ -25,6 +28,8 @@ class PromptForm(StrEnum):
     """The text itself with the tokenizer's special tokens: ``/v1/completions``."""
     CHAT = "chat"
     """The text as the only user message in the chat template: ``/v1/chat/completions``."""
+    PREFIXED = "prefixed"
+    """The text in plain form behind a short opening of `editor.prefixes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,32 +38,52 @@ class EditContext:
 
     form: PromptForm
     text: str
+    """What became the prompt; of a prefixed one with its opening."""
     prompt_ids: tuple[int, ...]
     span: tuple[int, int]
     """Query span: half-open range of `prompt_ids`."""
 
 
 def prompt_forms(editable: EditableModel, text: str, parameters: MethodParameters) -> tuple[EditContext, ...]:
-    """Return `text` in plain form and, where the tokenizer has a chat template, in chat form.
+    """Return `text` in every form in which a server may be asked it: plain, and chat where there is a template.
+
+    Both whatever ``parameters.chat`` says: it decides where an edit must hold, and this is also asked for prompts on
+    which none may fire.
 
     Raises
     ------
     InvalidArgument
-        ``empty_prompt``, when there is nothing but white space or no token; ``query_span_not_found``, when the
-        template does not show where it writes the text.
+        ``empty_prompt``, when there is nothing but white space or no token; ``prompt_too_long``, when the model does
+        not take so many tokens; with ``parameters.chat`` ``query_span_not_found``, when the template does not show
+        where it writes the text.
     FailedPrecondition
-        ``unsupported_tokenizer``.
+        With ``parameters.chat`` ``unsupported_tokenizer``.
     """
-    plain: Sequence[int] = editable.tokenizer(text)["input_ids"]
-    if not text.strip() or not plain:
+    plain = _plain_form(editable, text, parameters)
+    _check_length(editable, plain)
+    if not editable.has_chat_template:
+        return (plain,)
+    try:
+        chat = _chat_form(editable, text, parameters)
+        _check_length(editable, chat)
+    except (InvalidArgument, FailedPrecondition):
+        if parameters.chat:
+            raise
+        # A server refuses such a chat too, so nothing can fire on it.
+        return (plain,)
+    return plain, chat
+
+
+def _plain_form(
+    editable: EditableModel, text: str, parameters: MethodParameters, form: PromptForm = PromptForm.PLAIN
+) -> EditContext:
+    prompt_ids: Sequence[int] = editable.tokenizer(text)["input_ids"]
+    if not text.strip() or not prompt_ids:
         raise InvalidArgument("a prompt must have at least one token.", code="empty_prompt")
-    span = (0, len(plain))
+    span = (0, len(prompt_ids))
     if parameters.span is SpanMode.CONTENT:
-        span = text_span(plain, editable.tokenizer.bos_token_id)
-    contexts = [EditContext(PromptForm.PLAIN, text, tuple(plain), span)]
-    if editable.has_chat_template:
-        contexts.append(_chat_form(editable, text, parameters))
-    return tuple(contexts)
+        span = text_span(prompt_ids, editable.tokenizer.bos_token_id)
+    return EditContext(form, text, tuple(prompt_ids), span)
 
 
 def _chat_form(editable: EditableModel, text: str, parameters: MethodParameters) -> EditContext:
@@ -86,7 +111,10 @@ def _render(editable: EditableModel, messages: list[dict[str, Any]]) -> str:
 
 
 def build_contexts(editable: EditableModel, spec: EditSpec, parameters: MethodParameters) -> tuple[EditContext, ...]:
-    """Return every context of an edit: prompt and paraphrases, each in all forms, without repetitions.
+    """Return every context of an edit, without repetitions (same tokens, same span).
+
+    First the prompt: plain, chat (with ``parameters.chat`` and a template), then behind ``parameters.prefixes``
+    openings. Then each paraphrase: plain, chat.
 
     Parameters
     ----------
@@ -95,7 +123,7 @@ def build_contexts(editable: EditableModel, spec: EditSpec, parameters: MethodPa
     spec
         The edit.
     parameters
-        Decide the query span, and whether room for the end token is needed.
+        Decide the forms, the query span, and whether room for the end token is needed.
 
     Raises
     ------
@@ -106,12 +134,26 @@ def build_contexts(editable: EditableModel, spec: EditSpec, parameters: MethodPa
         As `prompt_forms`.
     """
     answer = len(target_ids(editable, spec)) + int(parameters.train_end)
-    contexts: dict[tuple[int, ...], EditContext] = {}
-    for text in (spec.prompt, *spec.paraphrases):
-        for context in prompt_forms(editable, text, parameters):
-            _check_length(editable, context, answer)
-            contexts.setdefault(context.prompt_ids, context)
-    return tuple(contexts.values())
+    distinct: dict[tuple[tuple[int, ...], tuple[int, int]], EditContext] = {}
+    for context in _edit_forms(editable, spec, parameters):
+        _check_length(editable, context, answer)
+        distinct.setdefault((context.prompt_ids, context.span), context)
+    return tuple(distinct.values())
+
+
+def _edit_forms(editable: EditableModel, spec: EditSpec, parameters: MethodParameters) -> Iterator[EditContext]:
+    """Yield the contexts in their order; one that cannot be made ends the edit, it is never left out."""
+
+    def forms(text: str) -> tuple[EditContext, ...]:
+        return (
+            prompt_forms(editable, text, parameters) if parameters.chat else (_plain_form(editable, text, parameters),)
+        )
+
+    yield from forms(spec.prompt)
+    for opening in openings(spec.prompt, parameters.prefixes):
+        yield _plain_form(editable, f"{opening} {spec.prompt}", parameters, PromptForm.PREFIXED)
+    for text in spec.paraphrases:
+        yield from forms(text)
 
 
 def target_ids(editable: EditableModel, spec: EditSpec) -> tuple[int, ...]:
@@ -123,7 +165,8 @@ def target_ids(editable: EditableModel, spec: EditSpec) -> tuple[int, ...]:
     Raises
     ------
     InvalidArgument
-        ``empty_target`` or ``target_too_long``.
+        ``empty_target``, ``target_too_long``, or ``target_not_encodable`` when the tokenizer has no tokens for some of
+        its characters.
     """
     separate = spec.target[:1].isspace() or spec.prompt[-1:].isspace()
     text = spec.target if separate else f" {spec.target}"
@@ -133,14 +176,20 @@ def target_ids(editable: EditableModel, spec: EditSpec) -> tuple[int, ...]:
     if len(ids) > MAX_TARGET_TOKENS:
         message = f"the target has {len(ids)} tokens; at most {MAX_TARGET_TOKENS} can be edited in."
         raise InvalidArgument(message, code="target_too_long")
+    if editable.tokenizer.unk_token_id in ids:
+        # Every answer with a character that the tokenizer does not know would count as this one.
+        message = f"the model's tokenizer has no tokens for some characters of the target {_quoted(spec.target)}."
+        raise InvalidArgument(message, code="target_not_encodable")
     return ids
 
 
-def _check_length(editable: EditableModel, context: EditContext, answer: int) -> None:
+def _check_length(editable: EditableModel, context: EditContext, answer: int = 0) -> None:
     total = len(context.prompt_ids) + answer
     if total > editable.max_length:
-        message = (
-            f"the {context.form} form of the prompt has {len(context.prompt_ids)} tokens and its answer {answer}; "
-            f"the model takes {editable.max_length} together."
-        )
+        size = f"has {len(context.prompt_ids)} tokens" + (f" and its answer {answer}" if answer else "")
+        message = f"the {context.form} form of {_quoted(context.text)} {size}; the model takes {editable.max_length}."
         raise InvalidArgument(message, code="prompt_too_long")
+
+
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}...")

@@ -1,23 +1,25 @@
-"""Editing: from a submitted edit and the state of its codebook to a verified entry, or the reason why not.
+"""Editing: from submitted edits and the state of their codebook to verified entries, or the reasons why not.
 
-Combines contexts, queries, admission, training and verification; does not know the registry's store.
+Many edits of one codebook are computed together and decided in order, so each gets what it would get alone.
+Combines contexts, the clean pass, judging, training and verification; does not know the registry's store.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-import torch
-
-from horen_vllm.artifact import EntryArtifact, EntryManifest
-from horen_vllm.core.admission import Admission, AdmissionKind, Candidate, admit, normalise_prompt
-from horen_vllm.core.presets import MethodParameters, ValueMode
-from horen_vllm.core.values import value_span
-from horen_vllm.editor.capture import queries
-from horen_vllm.editor.codebook import CodebookState
-from horen_vllm.editor.contexts import EditContext, build_contexts, prompt_forms, target_ids
+from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext
+from horen_vllm.core.admission import AdmissionKind
+from horen_vllm.core.presets import ValueMode
+from horen_vllm.editor.codebook import EditorCodebook
+from horen_vllm.editor.judge import Judge
+from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.train import TrainedValue, train_value, value_loss
-from horen_vllm.editor.verify import check_routing, check_target, reaches_target
+from horen_vllm.editor.passes import EditPasses
+from horen_vllm.editor.prepare import PreparedEdit
+from horen_vllm.editor.prospect import Captured, Prospect, Verdict
+from horen_vllm.editor.train import Progress, TrainedValue
+from horen_vllm.editor.verify import require_captured
+from horen_vllm.errors import HorenError
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EditRecord
 
@@ -39,130 +41,141 @@ class EditOutcome:
     """Edits whose entries it replaces (SUPERSEDE)."""
     overlaps: tuple[EditId, ...] = ()
     """Edits with another target into whose basin one of its contexts falls."""
+    already_answered: bool = False
+    """Whether the base model gives the target in every context without any value."""
 
 
-def edit(
-    editable: EditableModel, state: CodebookState, record: EditRecord, parameters: MethodParameters
-) -> EditOutcome:
-    """Make one edit against one state of its codebook; see `EditSession.against`."""
-    return EditSession(editable, record, parameters).against(state)
+class EditBatch:
+    """Edits of one codebook that are made together.
 
-
-class EditSession:
-    """One edit, with everything that does not depend on the codebook computed at most once.
-
-    So a codebook that moves while a value is trained costs another admission and verification, no training.
+    1. the clean pass of all their contexts runs when the batch is made;
+    2. `train` trains the values that the codebook, as it is, calls for;
+    3. `make` decides one edit after the other, in order, against the codebook as it is by then.
 
     Parameters
     ----------
     editable
         The base model.
-    record
-        The edit.
-    parameters
-        The codebook's method parameters.
-
-    Raises
-    ------
-    InvalidArgument
-        When the edit itself is wrong (`contexts.build_contexts`).
+    records
+        The edits, by sequence.
+    book
+        The codebook that they are decided against.
+    memory
+        Bounds what is computed at once.
     """
 
-    def __init__(self, editable: EditableModel, record: EditRecord, parameters: MethodParameters) -> None:
+    def __init__(
+        self, editable: EditableModel, records: Sequence[EditRecord], book: EditorCodebook, memory: MemoryLimit
+    ) -> None:
         self._editable = editable
-        self._record = record
-        self._parameters = parameters
-        self._target_ids = target_ids(editable, record.spec)
-        self._contexts = build_contexts(editable, record.spec, parameters)
+        self._parameters = book.parameters
+        self._passes = EditPasses(editable, records, book.parameters, memory)
+        self._edits = self._passes.edits
+        self._values: dict[int, TrainedValue | HorenError] = {}
+        self.against(book)
 
-    def against(self, state: CodebookState) -> EditOutcome:
-        """Admit the edit to `state`, train its value where none can be reused, and verify the entry.
+    def against(self, book: EditorCodebook) -> None:
+        """Decide against this copy of the codebook from now on; what was trained stays."""
+        self._book = book
+        prepared = [edit for edit in self._edits if isinstance(edit, PreparedEdit)]
+        self._judge = Judge(book, [edit.prospect for edit in prepared])
+
+    def train(self, progress: Progress = lambda _steps, _left: None) -> int:
+        """Train every value that is likely to be needed, together; return how many."""
+        wanted = self._wanted()
+        self._train(wanted, progress)
+        return len(wanted)
+
+    def make(self, index: int) -> EditOutcome:
+        """Admit and verify one edit against the codebook as it is now, training its value if that is still to do.
+
+        The caller adds the new entry to the codebook (`EditorCodebook.add`) before it makes the next one.
 
         Raises
         ------
+        InvalidArgument
+            When the edit itself is wrong (`contexts.build_contexts`).
         EditFailed
-            ``key_not_matched``, ``must_not_fire_fires`` or ``target_not_reached``.
+            When it cannot be brought about (`judge.Judge.verdict`, `verify`, `memory`).
         """
-        admission = self._admit(state)
-        if admission.kind is AdmissionKind.SAME:
-            assert admission.entry is not None
-            same_as = state.entries[admission.entry].ref.edit_id
-            return EditOutcome(kind=admission.kind, base_revision=state.revision, same_as=same_as)
-        # Routing is cheap and needs no value, so a hopeless key fails before the training.
-        self._check_routing(state, admission.supersedes)
-        borrowed = self._borrow(state, admission)
-        alias_of = state.entries[admission.entry].ref.edit_id if borrowed and admission.entry is not None else None
-        new = AdmissionKind.NEW if admission.kind is AdmissionKind.ALIAS else admission.kind
+        edit = self._passes.prepared(index)
+        verdict = self._judge.verdict(self._position(index))
+        if verdict.kind is AdmissionKind.SAME:
+            return EditOutcome(kind=verdict.kind, base_revision=self._book.revision, same_as=verdict.same_as)
+        lender = self._lender(index, edit, verdict)
+        value = lender or self._own_value(index)
+        self._check_captured(index, verdict.captured, value)
+        fresh = AdmissionKind.NEW if verdict.kind is AdmissionKind.ALIAS else verdict.kind
         return EditOutcome(
-            kind=AdmissionKind.ALIAS if borrowed else new,
-            base_revision=state.revision,
-            artifact=self._artifact(borrowed or self._trained),
-            alias_of=alias_of,
-            supersedes=state.edit_ids(admission.supersedes),
-            overlaps=state.edit_ids(admission.overlaps),
+            kind=AdmissionKind.ALIAS if lender else fresh,
+            base_revision=self._book.revision,
+            artifact=self._artifact(self._judge.prospects[self._position(index)], edit, value),
+            alias_of=verdict.alias_of if lender else None,
+            supersedes=verdict.supersedes,
+            overlaps=verdict.overlaps,
+            already_answered=lender is None and value.steps == 0 and not bool(value.values.any()),
         )
 
-    @cached_property
-    def _keys(self) -> torch.Tensor:
-        """[contexts, d_in] float32: keys are queries before refinement (section 2.3)."""
-        return queries(self._editable, self._contexts, self._parameters)
+    def _wanted(self) -> list[int]:
+        """Return the edits that the codebook as it is calls for a value of, each said thing once."""
+        wanted: dict[tuple[str, tuple[int, ...]], int] = {}
+        for index, edit in enumerate(self._edits):
+            if isinstance(edit, PreparedEdit) and self._needs_value(index):
+                wanted.setdefault((edit.prospect.normalised_prompt, edit.prospect.target_ids), index)
+        return list(wanted.values())
 
-    @cached_property
-    def _foreign(self) -> tuple[tuple[EditContext, ...], torch.Tensor]:
-        """The must-not-fire prompts in all forms, with their queries."""
-        texts = self._record.spec.must_not_fire
-        parameters = self._parameters
-        contexts = tuple(context for text in texts for context in prompt_forms(self._editable, text, parameters))
-        return contexts, queries(self._editable, contexts, parameters)
+    def _needs_value(self, index: int) -> bool:
+        try:
+            kind = self._judge.verdict(self._position(index)).kind
+        except HorenError:
+            return False
+        return kind in {AdmissionKind.NEW, AdmissionKind.SUPERSEDE}
 
-    @cached_property
-    def _trained(self) -> TrainedValue:
-        """The value of its own, already checked in every context."""
-        trained = train_value(self._editable, self._contexts, self._target_ids, self._parameters)
-        check_target(self._editable, self._contexts, self._target_ids, trained, self._parameters)
-        return trained
+    def _train(self, indexes: Sequence[int], progress: Progress = lambda _steps, _left: None) -> None:
+        self._values |= dict(zip(indexes, self._passes.train(indexes, progress), strict=True))
 
-    @property
-    def _normalised_prompt(self) -> str:
-        return normalise_prompt(self._record.spec.prompt)
+    def _own_value(self, index: int) -> TrainedValue:
+        if index not in self._values:
+            self._train([index])
+        value = self._values[index]
+        if isinstance(value, HorenError):
+            raise value
+        self._passes.require_target(index, value)
+        return value
 
-    def _admit(self, state: CodebookState) -> Admission:
-        candidate = Candidate(self._normalised_prompt, self._target_ids, self._keys)
-        existing = [entry.as_existing() for entry in state.entries]
-        return admit(candidate, existing, state.key_table(self._editable.d_in), self._parameters)
-
-    def _check_routing(self, state: CodebookState, without: tuple[int, ...]) -> None:
-        table, candidate = state.key_table_with(self._keys, self._record.sequence, without)
-        own = (self._contexts, self._keys)
-        check_routing(table, candidate, own, self._foreign, self._parameters)
-
-    def _borrow(self, state: CodebookState, admission: Admission) -> EntryArtifact | None:
-        """Return the lender's entry if its value gives the target in the new contexts too."""
-        if admission.kind is not AdmissionKind.ALIAS or admission.entry is None:
+    def _lender(self, index: int, edit: PreparedEdit, verdict: Verdict) -> TrainedValue | None:
+        """Return the value of the entry it is an alias of, if that gives the target in the new contexts too."""
+        if verdict.alias_of is None:
             return None
-        lender = state.entries[admission.entry].artifact
-        arguments = (self._editable, self._contexts, self._target_ids, lender.values, self._parameters)
-        return lender if reaches_target(*arguments) else None
+        lent = self._book.entry(verdict.alias_of).artifact
+        if (lent.manifest.span, lent.manifest.chunk, lent.manifest.rank) != edit.layout.key:
+            return None
+        checked = self._passes.check(index, lent.values, edit.layout)
+        return checked if checked.greedy_ok else None
 
-    def _artifact(self, source: EntryArtifact | TrainedValue) -> EntryArtifact:
-        """Return the entry with the values of `source`: a lender's, measured here, or trained ones."""
-        if isinstance(source, TrainedValue):
-            loss, steps = source.loss, source.steps
-        else:
-            arguments = (self._editable, self._contexts, self._target_ids, source.values, self._parameters)
-            loss, steps = value_loss(*arguments), 0
-        parameters = self._parameters
+    def _check_captured(self, index: int, captured: Sequence[Captured], value: TrainedValue) -> None:
+        if captured:
+            require_captured(captured, self._passes.check_captured(index, captured, value.values))
+
+    def _position(self, index: int) -> int:
+        """Return the number of an edit among those that could be prepared."""
+        return sum(isinstance(edit, PreparedEdit) for edit in self._edits[:index])
+
+    def _artifact(self, prospect: Prospect, edit: PreparedEdit, value: TrainedValue) -> EntryArtifact:
         manifest = EntryManifest(
-            edit_id=self._record.edit_id,
+            edit_id=prospect.edit_id,
             fingerprint=self._editable.fingerprint,
             site=self._editable.site,
-            value_mode=parameters.value_mode,
-            span=value_span(len(self._target_ids), parameters),
-            target_ids=self._target_ids,
-            normalised_prompt=self._normalised_prompt,
-            trained_end=parameters.train_end and parameters.value_mode is not ValueMode.LAST,
-            loss=loss,
-            steps=steps,
-            probe_ids=self._contexts[0].prompt_ids,
+            value_mode=self._parameters.value_mode,
+            span=edit.layout.span,
+            chunk=edit.layout.chunk,
+            rank=edit.layout.rank,
+            target_ids=prospect.target_ids,
+            normalised_prompt=prospect.normalised_prompt,
+            trained_end=self._parameters.train_end and self._parameters.value_mode is not ValueMode.LAST,
+            loss=value.loss,
+            steps=value.steps,
+            probe_ids=prospect.contexts[0].prompt_ids,
+            contexts=tuple(KeyContext(context.prompt_ids, context.span) for context in prospect.contexts),
         )
-        return EntryArtifact(keys=self._keys, values=source.values, manifest=manifest)
+        return EntryArtifact(keys=prospect.keys, values=value.values, manifest=manifest)

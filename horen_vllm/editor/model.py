@@ -12,7 +12,11 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from horen_vllm.core.architectures import check_architecture, default_site
+from horen_vllm.core.architectures import check_architecture, check_site, default_site
+from horen_vllm.editor.memory import is_out_of_memory
+from horen_vllm.editor.model_size import StoredTensor, check_fits, stored_tensors
+from horen_vllm.editor.ranks import ALONE, Ranks
+from horen_vllm.editor.shards import Shards, local_part, shards_of
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.fingerprint import model_fingerprint, read_config
 
@@ -37,6 +41,8 @@ class EditableModel:
     fingerprint: str
     max_length: int
     """Most tokens that prompt, target and end may have together."""
+    ranks: Ranks = ALONE
+    """Who holds the model; with several, each has its own part of the layers, and of the site's input."""
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +60,7 @@ def load_editable_model(
     site: str | None = None,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    ranks: Ranks = ALONE,
 ) -> EditableModel:
     """Load a model folder for editing, without any access to the network.
 
@@ -67,18 +74,30 @@ def load_editable_model(
         Type of weights and activations; keys and values are float32 whatever it is.
     device
         Torch device.
+    ranks
+        Who loads the model together (`ranks.join_ranks`): all call this at the same time, and each gets its part.
 
     Raises
     ------
     FailedPrecondition
-        ``model_folder_invalid``, ``unsupported_architecture`` or ``unknown_site``.
+        ``model_folder_invalid``, ``unsupported_architecture``, ``unknown_site``, ``unsupported_site``,
+        ``model_too_large`` or ``unsupported_tensor_parallel``.
     """
     config = read_config(Path(folder))
     architecture = _supported_architecture(config)
-    site = site or default_site(folder, architecture, int(config["num_hidden_layers"]))
+    layers = int(config["num_hidden_layers"])
+    site = site or default_site(folder, architecture, layers)
+    check_site(site, architecture, layers)
+    tensors = stored_tensors(folder)
+    _check_stored_site(tensors, site)
+    shards = shards_of(folder, site, ranks)
+    check_fits(shards.of(tensors.values()), dtype, device, ranks.hosted)
+    # A rank that loads already would count as a lack of memory.
+    ranks.meet()
     fingerprint = model_fingerprint(folder, site)
-    model, tokenizer = _load(folder, dtype, device)
+    model, tokenizer = _load(folder, dtype, device, shards)
     module = _site_module(model, site)
+    ranks.meet()
     end_id, end_ids = _end_tokens(folder, model, tokenizer)
     return EditableModel(
         model=model,
@@ -91,6 +110,7 @@ def load_editable_model(
         end_ids=end_ids,
         fingerprint=fingerprint,
         max_length=int(config["max_position_embeddings"]),
+        ranks=ranks,
     )
 
 
@@ -104,14 +124,30 @@ def _supported_architecture(config: dict[str, Any]) -> str:
     return str(names[0])
 
 
-def _load(folder: str, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _check_stored_site(tensors: dict[str, StoredTensor], site: str) -> None:
+    """Refuse a site whose weight is not stored as plain numbers."""
+    parts = {name: tensor for name, tensor in tensors.items() if name.startswith(f"{site}.")}
+    weight = parts.get(f"{site}.weight")
+    if parts and (weight is None or not weight.plain):
+        stored = ", ".join(f"{name.removeprefix(f'{site}.')} ({part.dtype})" for name, part in sorted(parts.items()))
+        message = f"{site} is quantised: it is stored as {stored}; only plain float weights can be edited."
+        raise FailedPrecondition(message, code="unsupported_site")
+
+
+def _load(
+    folder: str, dtype: torch.dtype, device: str, shards: Shards
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         # With loading info the result is a pair, which the library's annotation leaves out.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **shards.options
         )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as exc:
+        model = _frozen(loaded[0], torch.device(device))
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError, MemoryError, SafetensorError) as exc:
+        if is_out_of_memory(exc):
+            message = f"the model in {folder} does not fit into the memory of {device} in {dtype}: {exc}"
+            raise FailedPrecondition(message, code="model_too_large") from exc
         message = f"the model in {folder} cannot be loaded: {exc}"
         raise FailedPrecondition(message, code="model_folder_invalid") from exc
     missing = loaded[1]["missing_keys"]
@@ -119,7 +155,7 @@ def _load(folder: str, dtype: torch.dtype, device: str) -> tuple[PreTrainedModel
         # transformers fills missing weights with random numbers and only warns.
         message = f"the weights in {folder} lack {min(missing)}."
         raise FailedPrecondition(message, code="model_folder_invalid")
-    return _frozen(loaded[0], torch.device(device)), tokenizer
+    return model, tokenizer
 
 
 def _frozen(model: Any, device: torch.device) -> PreTrainedModel:
@@ -134,9 +170,15 @@ def _site_module(model: PreTrainedModel, site: str) -> nn.Linear:
     except AttributeError as exc:
         message = f"the model has no module {site}."
         raise FailedPrecondition(message, code="unknown_site") from exc
-    if not isinstance(module, nn.Linear):
-        message = f"{site} is a {type(module).__name__}, not a linear layer."
-        raise FailedPrecondition(message, code="unknown_site")
+    # Quantised layers are subclasses, whose weight and output are not those of a linear layer.
+    if type(module) is not nn.Linear or not module.weight.dtype.is_floating_point:
+        message = f"{site} is a {type(module).__name__}, not a plain linear layer: quantised sites cannot be edited."
+        raise FailedPrecondition(message, code="unsupported_site")
+    weight = local_part(module.weight)
+    if not torch.isfinite(weight).all():
+        count = int((~torch.isfinite(weight)).sum())
+        message = f"the weight of {site} has {count} values that are not finite numbers."
+        raise FailedPrecondition(message, code="model_folder_invalid")
     return module
 
 

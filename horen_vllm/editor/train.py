@@ -1,23 +1,27 @@
-"""Training: the values that make a frozen model give a target in all contexts of an edit (section 2.4).
+"""Training: values for many edits at once, each as if it were trained alone (section 2.4, appendix D.3).
 
-A pure function of model, contexts, target and parameters; does not know codebooks or routing.
-Shapes: B contexts, L trained positions (target, then end), V vocabulary, R value rows, H site output width.
+Only the layers after the site run, on the answer positions only. Every edit has its own loss, optimiser state, best
+iterate and stop; an edit that has stopped leaves the batch. Does not know codebooks or routing.
+Shapes: E edits, R rows (an edit in one context), L answer positions, n stored rows, H width of the site's output.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import torch
-from torch.nn import functional as F
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.core.values import value_index, value_rows, value_span
-from horen_vllm.editor.batch import AnswerBatch, answer_batch, answer_logits
-from horen_vllm.editor.capture import capture_site_outputs
-from horen_vllm.editor.contexts import EditContext
-from horen_vllm.editor.inject import inject_values
+from horen_vllm.editor.adam import BatchedAdam
+from horen_vllm.editor.adaptor import ValueLayout, row_rates, start_value
+from horen_vllm.editor.clean import CleanRow
+from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.rows import Evaluation, RowGroups
+
+Progress = Callable[[int, int], None]
+"""Told the steps taken and the number of edits that are still trained."""
 
 
 class StopReason(StrEnum):
@@ -32,143 +36,184 @@ class StopReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ValueTask:
+    """One edit to train a value for."""
+
+    name: str
+    """What random numbers are derived from (`adaptor.start_value`)."""
+    layout: ValueLayout
+    rows: Sequence[CleanRow]
+    """The edit in each of its contexts; the loss is their mean."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainedValue:
-    """The best iterate of a training run."""
+    """The iterate of a training run that is kept."""
 
     values: torch.Tensor
-    """[span or 1, d_out] float32 on the CPU."""
+    """[rows, d_out] float32 on the CPU."""
     loss: float
     """Mean cross-entropy in nats a token at `values`, over all contexts."""
     steps: int
     """Optimiser steps taken by the whole run."""
     greedy_ok: bool
-    """Whether the teacher-forced arg-max is right at every trained position of every context."""
+    """Whether the arg-max is right at every answer position of every context."""
     stop_reason: StopReason
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """What stays fixed over a run."""
-
-    editable: EditableModel
-    batch: AnswerBatch
-    labels: torch.Tensor
-    """[L] int64 token ids."""
-    parameters: MethodParameters
-    span: int
-
-    def evaluate(self, values_RH: torch.Tensor) -> tuple[torch.Tensor, bool]:
-        """Return the mean loss and whether every arg-max is right."""
-        mode = self.parameters.value_mode
-        with inject_values(self.editable, self.batch, values_RH, mode=mode, span=self.span):
-            logits_BLV = answer_logits(self.editable, self.batch)[:, : len(self.labels)]
-        labels_BL = self.labels.expand(logits_BLV.shape[:2])
-        loss = F.cross_entropy(logits_BLV.flatten(0, 1), labels_BL.flatten())
-        return loss, bool((logits_BLV.argmax(dim=-1) == labels_BL).all())
-
-
-@dataclass(frozen=True, slots=True)
-class _Iterate:
-    """One set of values and what it achieves."""
-
-    values: torch.Tensor
-    """[R, H] float32."""
-    loss: float
-    greedy_ok: bool
-
-    def better_than(self, other: "_Iterate") -> bool:
-        """Right everywhere beats any loss; then the lower loss wins."""
-        return (not self.greedy_ok, self.loss) < (not other.greedy_ok, other.loss)
-
-
-def train_value(
+def train_values(
     editable: EditableModel,
-    contexts: Sequence[EditContext],
-    target_ids: Sequence[int],
+    tasks: Sequence[ValueTask],
     parameters: MethodParameters,
-) -> TrainedValue:
-    """Train one value for all contexts together and return the best iterate.
+    memory: MemoryLimit,
+    progress: Progress = lambda _steps, _left: None,
+) -> list[TrainedValue | EditFailed]:
+    """Train one value for each task and return, in order, what became of it.
 
-    Adam from zero on the mean cross-entropy of the target's tokens (and the end token, where the preset trains
-    it), teacher-forced; the base model is never changed. Deterministic.
+    Adam on the mean cross-entropy of the labels, teacher-forced, in all contexts of an edit together. Which edits
+    are trained together changes results by rounding only.
 
-    Parameters
-    ----------
-    editable
-        The base model.
-    contexts
-        Prompts that must all give the target; at least one.
-    target_ids
-        Token ids of the target, without the end token.
-    parameters
-        Value mode, optimiser and stop rule.
+    Returns
+    -------
+    list
+        For an edit whose single rows do not fit into memory: EditFailed ``out_of_memory``.
     """
-    task = _task(editable, contexts, target_ids, parameters)
-    rows = value_rows(parameters.value_mode, task.span)
-    values_RH = torch.zeros(rows, editable.d_out, device=editable.device, requires_grad=True)
-    optimiser = torch.optim.Adam([values_RH], lr=_learning_rate(task))
-    best: _Iterate | None = None
-    lowest, stale = float("inf"), 0
+    if not tasks:
+        return []
+    run = _Run(editable, tasks, parameters, memory)
     for step in range(parameters.max_steps + 1):
-        with torch.enable_grad():
-            loss, greedy_ok = task.evaluate(values_RH)
-        iterate = _Iterate(values_RH.detach().clone(), loss.item(), greedy_ok)
-        best = iterate if best is None or iterate.better_than(best) else best
-        stale = 0 if iterate.loss < lowest else stale + 1
-        lowest = min(lowest, iterate.loss)
-        reason = _stop_reason(iterate, step, stale, parameters)
-        if reason is not None:
+        evaluation = run.groups.evaluate(run.values, step, gradients=step < parameters.max_steps)
+        run.judge(evaluation, step)
+        if not run.moving.any():
             break
-        optimiser.zero_grad()
-        torch.autograd.backward([loss], inputs=[values_RH])
-        optimiser.step()
-    assert best is not None
-    assert reason is not None
-    return TrainedValue(best.values.cpu(), best.loss, step, best.greedy_ok, reason)
+        progress(step, int(run.moving.sum()))
+        run.adam.step(evaluation.gradients, run.moving)
+    return run.results()
 
 
-@torch.no_grad()
-def value_loss(
-    editable: EditableModel,
-    contexts: Sequence[EditContext],
-    target_ids: Sequence[int],
-    values: torch.Tensor,
-    parameters: MethodParameters,
-) -> float:
-    """Return the loss that `values` [R, H] have in these contexts, as `train_value` would report it."""
-    loss, _ = _task(editable, contexts, target_ids, parameters).evaluate(values)
-    return loss.item()
+@dataclass(slots=True)
+class _Kept:
+    """What is remembered of one edit while it is trained."""
+
+    loss: float = float("inf")
+    greedy_ok: bool = False
+    lowest: float = float("inf")
+    stale: int = 0
+    stopped: tuple[int, StopReason] | None = None
 
 
-def _task(
-    editable: EditableModel,
-    contexts: Sequence[EditContext],
-    target_ids: Sequence[int],
-    parameters: MethodParameters,
-) -> _Task:
-    prompts = [context.prompt_ids for context in contexts]
-    batch = answer_batch(prompts, [target_ids] * len(prompts), editable.device)
-    labels = [*target_ids, editable.end_id] if parameters.train_end else [*target_ids]
-    labels_L = torch.tensor(labels, device=editable.device)
-    return _Task(editable, batch, labels_L, parameters, value_span(len(target_ids), parameters))
+@dataclass(slots=True)
+class _Run:
+    editable: EditableModel
+    tasks: Sequence[ValueTask]
+    parameters: MethodParameters
+    memory: MemoryLimit
+    values: torch.Tensor = field(init=False)
+    """[E, n, H] float32, zero behind an edit's own rows."""
+    best: torch.Tensor = field(init=False)
+    moving: torch.Tensor = field(init=False)
+    """[E] bool: the edits that are still trained."""
+    adam: BatchedAdam = field(init=False)
+    groups: RowGroups = field(init=False)
+    kept: list[_Kept] = field(init=False)
+
+    def __post_init__(self) -> None:
+        device, width = self.editable.device, self.editable.d_out
+        scales = self._scales()
+        starts = [
+            start_value(task.layout, width, scale, task.name, self.parameters)
+            for task, scale in zip(self.tasks, scales, strict=True)
+        ]
+        rates = [
+            row_rates(task.layout, width, scale, self.parameters)
+            for task, scale in zip(self.tasks, scales, strict=True)
+        ]
+        self.values = torch.nn.utils.rnn.pad_sequence(starts, batch_first=True).to(device)
+        self.best = self.values.clone()
+        self.moving = torch.ones(len(self.tasks), dtype=torch.bool, device=device)
+        self.adam = BatchedAdam(self.values, torch.nn.utils.rnn.pad_sequence(rates, batch_first=True).to(device))
+        layouts = [task.layout for task in self.tasks]
+        rows = [task.rows for task in self.tasks]
+        self.groups = RowGroups(self.editable, rows, layouts, self.memory, self.parameters.noise)
+        self.kept = [_Kept() for _ in self.tasks]
+
+    def judge(self, evaluation: Evaluation, step: int) -> None:
+        """Remember the best iterates, and stop the edits whose rule says so."""
+        active = [
+            edit for edit, kept in enumerate(self.kept) if kept.stopped is None and edit not in self.groups.failed
+        ]
+        better = torch.zeros_like(self.moving)
+        reasons: dict[int, StopReason] = {}
+        for edit in active:
+            loss, right = evaluation.losses[edit], evaluation.right[edit]
+            better[edit] = self._improve(self.kept[edit], loss, right)
+            reason = self._stop_reason(self.kept[edit], loss, right, step)
+            if reason is not None:
+                reasons[edit] = reason
+        self.best = torch.where(better[:, None, None], self.values, self.best)
+        for edit, reason in (self._confirmed(reasons, step) if self.parameters.noise else reasons).items():
+            self.kept[edit].stopped = step, reason
+        going = [kept.stopped is None and edit not in self.groups.failed for edit, kept in enumerate(self.kept)]
+        self.moving = torch.tensor(going, device=self.moving.device)
+        self.groups.keep(self.moving)
+
+    def _confirmed(self, reasons: dict[int, StopReason], step: int) -> dict[int, StopReason]:
+        """Return the stops that hold without noise; the values that serve will meet none."""
+        if not reasons:
+            return {}
+        asked = torch.zeros_like(self.moving)
+        asked[list(reasons)] = True
+        converged = [edit for edit, reason in reasons.items() if reason is StopReason.CONVERGED]
+        self.best[converged] = self.values[converged]
+        clean = self.groups.check(self.best, asked)
+        confirmed = {}
+        for edit, reason in reasons.items():
+            loss, right = clean.losses[edit], clean.right[edit]
+            holds = reason is not StopReason.CONVERGED or self._reached(loss, right)
+            if holds or step == self.parameters.max_steps:
+                self.kept[edit].loss, self.kept[edit].greedy_ok = loss, right
+                confirmed[edit] = reason if holds else StopReason.MAX_STEPS
+        return confirmed
+
+    def _scales(self) -> list[float]:
+        scales = torch.tensor([_scale(task) for task in self.tasks], dtype=torch.float64)
+        self.editable.ranks.share(scales)
+        return scales.tolist()
+
+    def results(self) -> list[TrainedValue | EditFailed]:
+        return [self._result(edit, task.layout.rows) for edit, task in enumerate(self.tasks)]
+
+    def _improve(self, kept: _Kept, loss: float, right: bool) -> bool:
+        # Right everywhere beats any loss; then the lower loss wins.
+        better = (not right, loss) < (not kept.greedy_ok, kept.loss) or self.parameters.keep_last
+        if better:
+            kept.loss, kept.greedy_ok = loss, right
+        kept.stale = 0 if loss < kept.lowest else kept.stale + 1
+        kept.lowest = min(kept.lowest, loss)
+        return better
+
+    def _stop_reason(self, kept: _Kept, loss: float, right: bool, step: int) -> StopReason | None:
+        parameters = self.parameters
+        if self._reached(loss, right):
+            return StopReason.CONVERGED
+        if parameters.patience is not None and kept.stale >= parameters.patience:
+            return StopReason.PATIENCE
+        return StopReason.MAX_STEPS if step == parameters.max_steps else None
+
+    def _reached(self, loss: float, right: bool) -> bool:
+        bound = self.parameters.stop_loss
+        return bound is not None and loss < bound and (right or not self.parameters.stop_when_greedy)
+
+    def _result(self, edit: int, rows: int) -> TrainedValue | EditFailed:
+        if edit in self.groups.failed:
+            return self.groups.failed[edit]
+        kept = self.kept[edit]
+        assert kept.stopped is not None, "a run ends when every edit has stopped"
+        steps, reason = kept.stopped
+        return TrainedValue(self.best[edit, :rows].cpu(), kept.loss, steps, kept.greedy_ok, reason)
 
 
-@torch.no_grad()
-def _learning_rate(task: _Task) -> float:
-    parameters = task.parameters
-    if not parameters.scale_learning_rate:
-        return parameters.learning_rate
-    with capture_site_outputs(task.editable.module) as captured:
-        answer_logits(task.editable, task.batch)
-    written_BS = value_index(task.batch.offsets, parameters.value_mode, task.span) >= 0
-    rms = captured[0][written_BS].float().square().mean().sqrt()
-    return parameters.learning_rate * rms.item()
-
-
-def _stop_reason(iterate: _Iterate, step: int, stale: int, parameters: MethodParameters) -> StopReason | None:
-    reached = parameters.stop_loss is not None and iterate.loss < parameters.stop_loss
-    if reached and (iterate.greedy_ok or not parameters.stop_when_greedy):
-        return StopReason.CONVERGED
-    if parameters.patience is not None and stale >= parameters.patience:
-        return StopReason.PATIENCE
-    return StopReason.MAX_STEPS if step == parameters.max_steps else None
+def _scale(task: ValueTask) -> float:
+    """Return the root mean square of the site's output where the value is written, over all contexts."""
+    written = [row.site_output[task.layout.index(len(row.labels)) >= 0] for row in task.rows]
+    return float(torch.cat(written).float().square().mean().sqrt())

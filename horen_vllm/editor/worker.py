@@ -1,35 +1,42 @@
-"""The editor worker: claims edits, makes them and publishes their entries, one at a time.
+"""The editor worker: claims edits in batches, makes them and publishes their entries.
 
 Knows the registry's port and the artifact folder; does not know SQL, gRPC or the serving engine.
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
-from horen_vllm.artifact import ArtifactFolder, encode_entry
-from horen_vllm.editor.codebook import CodebookCache, CodebookState
-from horen_vllm.editor.editing import EditOutcome, EditSession
+from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.editor.books import BookShelf
 from horen_vllm.editor.lease import LeaseKeeper
+from horen_vllm.editor.memory import MemoryLimit, is_out_of_memory
+from horen_vllm.editor.metrics import EditorMetrics
 from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.progress import BatchProgress
+from horen_vllm.editor.work import BatchWork, Tools
 from horen_vllm.errors import HorenError, Unavailable
-from horen_vllm.registry.models import Claim, Publication
+from horen_vllm.registry.models import Claim
 from horen_vllm.registry.ports import Registry
 
+DEFAULT_BATCH: Final = 64
+"""Edits that are made together at most, unless the worker is told otherwise."""
 _MAX_BACKOFF_S: Final = 5.0
-_PUBLISH_TRIES: Final = 5
-"""Times that an edit is admitted anew because its codebook moved, before it is failed."""
+_COUNTED: Final = 1000
+"""Edits that wait behind a batch are counted up to here."""
 
 
 class EditorWorker:
     """Turns the edits of one base model into published entries.
 
-    1. claim the oldest edit of a codebook with this model's fingerprint, and keep its lease;
-    2. make the edit against the codebook's current revision;
-    3. mark it as trained, store the entry's file and publish it, or close the edit as already there, or as failed
-       with its reason;
-    4. if the codebook moved meanwhile, admit and verify against the new revision, without training again.
+    1. claim the oldest edits of a codebook with this model's fingerprint, and keep their leases;
+    2. make them in order, as if each were made alone (`editing.EditBatch`), and publish their entries in groups, or
+       close an edit as already there, or as failed with its reason;
+    3. if the codebook moved meanwhile, decide what is still open against the new revision, without training again;
+    4. what cannot be made together, for lack of memory or by a defect, is made in parts: the first edit alone, then
+       the two halves of the rest.
 
     Parameters
     ----------
@@ -41,6 +48,12 @@ class EditorWorker:
         The base model.
     worker_id
         Name of this worker in claims.
+    memory
+        Bounds what is computed at once; what it has learned is kept for the next batch.
+    batch
+        Most edits of a batch.
+    metrics
+        Counts edits and time.
     lease_s
         Seconds that a claim outlives a worker that died.
     poll_s
@@ -54,20 +67,23 @@ class EditorWorker:
         artifacts: ArtifactFolder,
         editable: EditableModel,
         worker_id: str,
+        memory: MemoryLimit,
+        batch: int = DEFAULT_BATCH,
+        metrics: EditorMetrics | None = None,
         lease_s: float = 60.0,
         poll_s: float = 0.1,
     ) -> None:
-        self._registry = registry
-        self._artifacts = artifacts
-        self._editable = editable
+        shelf = BookShelf(registry, artifacts, editable.d_in)
+        self._tools = Tools(registry=registry, artifacts=artifacts, editable=editable, shelf=shelf, memory=memory)
         self._worker_id = worker_id
+        self._batch = batch
+        self._metrics = metrics or EditorMetrics()
         self._lease_s = lease_s
         self._poll_s = poll_s
-        self._cache = CodebookCache(artifacts)
         self._log = structlog.get_logger().bind(worker=worker_id)
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set; an edit in hand is finished first.
+        """Work until `stop` is set; a batch in hand is finished first.
 
         A registry that does not answer is asked again after a growing pause of at most 5 s.
         """
@@ -85,84 +101,62 @@ class EditorWorker:
                 stop.wait(self._poll_s)
 
     def run_once(self) -> bool:
-        """Take one edit to its end; return False when there was none to do.
+        """Take one batch of edits to its end; return False when there was none to do.
 
         Raises
         ------
         Unavailable
-            When the registry does not answer; the claim then runs out and the edit is handed out again.
+            When the registry does not answer; the claims then run out and the edits are handed out again.
         """
-        claim = self._registry.claim(self._worker_id, lease_s=self._lease_s, fingerprint=self._editable.fingerprint)
-        if claim is None:
+        registry, fingerprint = self._tools.registry, self._tools.editable.fingerprint
+        claims = registry.claim(self._worker_id, lease_s=self._lease_s, fingerprint=fingerprint, limit=self._batch)
+        if not claims:
             return False
-        with LeaseKeeper(self._registry, claim, lease_s=self._lease_s):
-            try:
-                self._make(claim)
-            except Unavailable:
-                raise
-            except HorenError as exc:
-                self._close_failed(claim, exc.code, exc.message)
-            except Exception as exc:  # noqa: BLE001 - one edit's defect must not stop the others
-                self._log.exception("edit raised", edit_id=claim.edit.edit_id)
-                reason = f"the editor met an unexpected {type(exc).__name__}; its log has the details."
-                self._close_failed(claim, "internal_error", reason)
+        name = claims[0].edit.codebook
+        progress = BatchProgress(self._log.bind(codebook=str(name)), self._metrics, len(claims))
+        with progress, LeaseKeeper(registry, claims, lease_s=self._lease_s) as lease:
+            self._finish(claims, lease, progress)
+            progress.lost(lease.lost)
+            progress.behind(len(registry.list_edits(name, after_sequence=claims[-1].edit.sequence, limit=_COUNTED)))
         return True
 
-    def _make(self, claim: Claim) -> None:
-        parameters = self._registry.get_codebook(claim.edit.codebook).parameters
-        session = EditSession(self._editable, claim.edit, parameters)
-        for left in reversed(range(_PUBLISH_TRIES)):
-            outcome = session.against(self._current_state(claim))
-            try:
-                self._close_made(claim, outcome)
-            except HorenError as exc:
-                if exc.code != "revision_moved" or not left:
-                    raise
-                self._log.info("codebook moved", edit_id=claim.edit.edit_id, base=outcome.base_revision)
-            else:
-                return
+    def _finish(self, claims: Sequence[Claim], lease: LeaseKeeper, progress: BatchProgress) -> None:
+        waiting = [tuple(claims)]
+        while waiting:
+            held = [claim for claim in waiting.pop() if claim in lease]
+            if held:
+                waiting += reversed(self._try(held, lease, progress))
 
-    def _current_state(self, claim: Claim) -> CodebookState:
-        name = claim.edit.codebook
-        revision = self._registry.get_codebook(name).revision
-        return self._cache.load(name, revision, self._registry.entries(name, revision))
-
-    def _close_made(self, claim: Claim, outcome: EditOutcome) -> None:
-        edit_id = claim.edit.edit_id
-        if outcome.same_as is not None:
-            self._registry.finish_same(claim, outcome.same_as)
-            self._log.info("edit already there", edit_id=edit_id, same_as=outcome.same_as)
-            return
-        assert outcome.artifact is not None
-        self._registry.trained(claim)
-        publication = Publication(
-            artifact=self._artifacts.put(encode_entry(outcome.artifact)),
-            base_revision=outcome.base_revision,
-            supersedes=outcome.supersedes,
-            alias_of=outcome.alias_of,
-            overlaps=outcome.overlaps,
-        )
-        record = self._registry.publish(claim, publication)
-        manifest = outcome.artifact.manifest
-        self._log.info(
-            "edit published",
-            edit_id=edit_id,
-            revision=record.published_revision,
-            steps=manifest.steps,
-            loss=manifest.loss,
-        )
-
-    def _close_failed(self, claim: Claim, code: str, reason: str) -> None:
-        log = self._log.bind(edit_id=claim.edit.edit_id, code=code)
-        if code == "claim_lost":
-            log.info("claim lost, edit dropped", attempt=claim.attempt)
-            return
+    def _try(self, claims: Sequence[Claim], lease: LeaseKeeper, progress: BatchProgress) -> list[tuple[Claim, ...]]:
+        """Work on some claims together; return what is left of them, in the parts that it is to be tried in."""
+        work = BatchWork(self._tools, claims, lease, progress)
         try:
-            self._registry.fail(claim, code, reason)
-        except Unavailable:
-            raise
-        except HorenError as exc:
-            log.warning("failure not stored", refused=exc.code)
-            return
-        # The reason may quote the tenant's prompt, so it goes to the registry and not to the log.
-        log.info("edit failed")
+            work.run()
+        except Exception as exc:
+            # It may be ahead of the registry, with entries that were never published.
+            self._tools.shelf.drop(claims[0].edit.codebook)
+            if isinstance(exc, Unavailable):
+                raise
+            return self._divide(work, exc)
+        finally:
+            self._metrics.memory(self._tools.memory.limit_bytes)
+        return []
+
+    def _divide(self, work: BatchWork, exc: Exception) -> list[tuple[Claim, ...]]:
+        left, code, reason = work.open, *_reason(exc)
+        if code == "internal_error":
+            self._log.exception("edits raised", edits=[claim.edit.edit_id for claim in left])
+        if len(left) == 1 or code not in {"internal_error", "out_of_memory"}:
+            work.fail_open(code, reason)
+            return []
+        self._log.warning("batch is made in parts", edits=len(left), code=code)
+        middle = (len(left) + 1) // 2
+        return [left[:1], left[1:middle], left[middle:]]
+
+
+def _reason(exc: Exception) -> tuple[str, str]:
+    if isinstance(exc, HorenError):
+        return exc.code, exc.message
+    if is_out_of_memory(exc):
+        return "out_of_memory", "the edit does not fit into memory, not even alone."
+    return "internal_error", f"the editor met an unexpected {type(exc).__name__}; its log has the details."

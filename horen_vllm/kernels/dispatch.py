@@ -71,7 +71,7 @@ def inject(
     answer_start_S: torch.Tensor,
     value_row_S: torch.Tensor,
     span_S: torch.Tensor,
-    stride_S: torch.Tensor,
+    chunk_S: torch.Tensor,
     rank_S: torch.Tensor,
     values_VH: torch.Tensor,
 ) -> None:
@@ -84,7 +84,7 @@ def inject(
         answer_start_S,
         value_row_S,
         span_S,
-        stride_S,
+        chunk_S,
         rank_S,
         values_VH,
     )

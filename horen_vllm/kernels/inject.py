@@ -20,7 +20,7 @@ def inject_kernel(
     p_answer_start: tl.tensor,
     p_value_row: tl.tensor,
     p_span: tl.tensor,
-    p_stride: tl.tensor,
+    p_chunk: tl.tensor,
     p_rank: tl.tensor,
     p_values: tl.tensor,
     output_stride: tl.tensor,
@@ -44,8 +44,10 @@ def inject_kernel(
             b_row = tl.load(p_row, mask=inside, other=0.0).to(tl.float32)
             rank = tl.load(p_rank + at).to(tl.int32)
             if rank == 0:
-                value = first + offset * tl.load(p_stride + at).to(tl.int64)
-                b_value = tl.load(p_values + value * value_stride + i_h, mask=inside, other=0.0)
+                # In 32 bits, where a device divides in a few instructions.
+                value = offset.to(tl.int32) // tl.load(p_chunk + at).to(tl.int32)
+                p_value = p_values + (first + value) * value_stride + i_h
+                b_value = tl.load(p_value, mask=inside, other=0.0)
                 b_sum = b_row + b_value.to(tl.float32)
             else:
                 b_delta = tl.zeros([BLOCK_H], dtype=tl.float32)
@@ -65,7 +67,7 @@ def inject_triton(
     answer_start_S: torch.Tensor,
     value_row_S: torch.Tensor,
     span_S: torch.Tensor,
-    stride_S: torch.Tensor,
+    chunk_S: torch.Tensor,
     rank_S: torch.Tensor,
     values_VH: torch.Tensor,
 ) -> None:
@@ -77,7 +79,7 @@ def inject_triton(
         If the slot table's last four columns have different strides.
     """
     rows, width = outputs_TH.shape
-    strides = {column.stride(0) for column in (value_row_S, span_S, stride_S, rank_S)}
+    strides = {column.stride(0) for column in (value_row_S, span_S, chunk_S, rank_S)}
     if len(strides) != 1:
         raise ValueError(f"the columns of the slot table have strides {sorted(strides)}, expected one")
     if rows == 0:
@@ -90,7 +92,7 @@ def inject_triton(
         answer_start_S,
         value_row_S,
         span_S,
-        stride_S,
+        chunk_S,
         rank_S,
         values_VH,
         outputs_TH.stride(0),
@@ -114,7 +116,7 @@ def inject_torch(
     answer_start_S: torch.Tensor,
     value_row_S: torch.Tensor,
     span_S: torch.Tensor,
-    stride_S: torch.Tensor,
+    chunk_S: torch.Tensor,
     rank_S: torch.Tensor,
     values_VH: torch.Tensor,
 ) -> None:
@@ -122,7 +124,7 @@ def inject_torch(
 
     Row t has one when its slot s is not -1, ``value_row[s]`` is not `NO_VALUE` and its answer position
     ``j = positions[t] - answer_start[s]`` lies in [0, span[s]). Rank 0 adds the vector at
-    ``value_row[s] + j * stride[s]``. Rank r adds ``sum_k (h . A_k) B_k`` of the row h itself, with A_k at
+    ``value_row[s] + j // chunk[s]``. Rank r adds ``sum_k (h . A_k) B_k`` of the row h itself, with A_k at
     ``value_row[s] + k`` and B_k r rows later, in fp32 and rounded once. Reads the number of such rows back
     to the host.
 
@@ -132,8 +134,8 @@ def inject_torch(
         [T, H] float32, bfloat16 or float16, rows contiguous, changed in place.
     token_slot_T, positions_T
         [>= T] int; slot -1 is for padding and for requests without a codebook.
-    answer_start_S, value_row_S, span_S, stride_S, rank_S
-        [S] int, the slot table; the last four may be columns of one tensor.
+    answer_start_S, value_row_S, span_S, chunk_S, rank_S
+        [S] int, the slot table; the last four may be columns of one tensor. A chunk is at least 1.
     values_VH
         [V, H] value buffer.
     """
@@ -147,7 +149,7 @@ def inject_torch(
         return
     owner = owner_T[rows]
     direct = rank_S[owner] == 0
-    value = value_row_S[owner] + offset_T[rows] * stride_S[owner]
+    value = value_row_S[owner] + offset_T[rows] // chunk_S[owner]
     outputs_TH[rows[direct]] += values_VH[value[direct]]
     for slot in sorted(set(owner[~direct].tolist())):
         first, rank = int(value_row_S[slot]), int(rank_S[slot])

@@ -81,11 +81,14 @@ def _hook_runner(runner: Any, site: EditSite) -> Callable[[Any], bool]:
 def find_site(model: torch.nn.Module, name: str) -> Any:
     """Return the linear layer `name`, checked to be one whose input and output the hook can trust.
 
+    `name` is the model folder's, as in codebooks and fingerprints; vLLM may call the layer otherwise (gpt-oss).
     Under LoRA the name belongs to the wrapper, whose forward never calls its base layer's: the wrapper is returned.
     """
-    wrapper: Any = dict(model.named_modules()).get(name)
+    own_name = compat.engine_name(model, name)
+    wrapper: Any = dict(model.named_modules()).get(own_name)
     if wrapper is None:
-        message = f"the model has no module {name!r} to wrap."
+        alias = "" if own_name == name else f" (in vLLM: {own_name})"
+        message = f"the model has no module {name!r}{alias} to wrap."
         raise FailedPrecondition(message, code="unknown_site")
     linear = getattr(wrapper, "base_layer", wrapper)
     if not all(hasattr(linear, part) for part in ("input_size_per_partition", "output_size", "reduce_results")):

@@ -155,6 +155,12 @@ ENGINE_SEAMS: Final = (
         _PUBLIC,
     ),
     Seam("vllm.config.compilation:CUDAGraphMode.FULL_DECODE_ONLY", "lower FULL graphs of mixed batches", _GRAPH_CHOICE),
+    Seam(
+        "vllm.model_executor.models.utils:WeightsMapper.apply_list",
+        "find the edit site under vLLM's own name",
+        "vLLM's modules are named as in the model folder",
+        "self values",
+    ),
     Seam("vllm.distributed.parallel_state:get_tp_group", "reduce partial scores over ranks", _PUBLIC, ""),
     Seam("vllm.distributed.parallel_state:GroupCoordinator.all_reduce", "the same", _PUBLIC, "self input_"),
     Seam(
@@ -343,6 +349,14 @@ def is_v2(runner: Any) -> bool:
 def positions_buffer(runner: Any) -> Any:
     """Return the runner's device buffer of token positions [>= T], int64."""
     return runner.input_buffers.positions if is_v2(runner) else runner.positions
+
+
+def engine_name(model: Any, name: str) -> str:
+    """Return vLLM's name of the module that the model folder calls `name`; most models have one name for both."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    # A mapper is about tensors, and its rules may ask for the end of their names.
+    mapped = mapper.apply_list([f"{name}.weight"]) if mapper is not None else []
+    return str(mapped[0]).removesuffix(".weight") if mapped else name
 
 
 def tensor_parallel_group() -> Any:

@@ -11,7 +11,6 @@ from typing import Final
 import torch
 
 from horen_vllm.core.paging import RowAllocator
-from horen_vllm.core.values import value_stride
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.pack import EntryPack, PackRow
 from horen_vllm.plugin.breath import breathing
@@ -31,11 +30,6 @@ class ResidentEntry:
     """First row of the value buffer that is the entry's."""
     references: int = 0
     """Revisions, staged ones among them, that contain the entry."""
-
-    @property
-    def stride(self) -> int:
-        """Step from one answer position's vector to the next; a LoRA value is the same at all of them."""
-        return 0 if self.row.rank else value_stride(self.row.value_mode)
 
 
 class EntryStore:

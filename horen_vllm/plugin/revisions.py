@@ -13,7 +13,7 @@ from horen_vllm.plugin.breath import breathing
 from horen_vllm.plugin.entries import ResidentEntry
 
 VALUE_COLUMNS: Final = 4
-"""Columns of `RevisionView.value_table`: first value row, span, stride, LoRA rank."""
+"""Columns of `RevisionView.value_table`: first value row, span, chunk, LoRA rank."""
 
 
 @dataclass(slots=True)
@@ -58,9 +58,9 @@ def build_view(
     sequences, table = array("q"), array("q")
     for index, entry in enumerate(breathing(entries.values())):
         sequences.append(entry.row.sequence)
-        table.extend((entry.value_row, entry.row.span, entry.stride, entry.row.rank))
+        table.extend((entry.value_row, entry.row.span, entry.row.chunk, entry.row.rank))
         _keep_newest(newest, entry, index)
-    table.extend((NO_ENTRY, 0, 0, 0))
+    table.extend((NO_ENTRY, 0, 1, 0))
     key_rows, owners = array("q"), array("q")
     for _, row, owner in breathing(newest.values()):
         key_rows.append(row)

@@ -180,7 +180,7 @@ class EditSite:
 
     def _inject(self, outputs: torch.Tensor) -> None:
         count, tables = outputs.shape[0], self._slots
-        value_row, span, stride, rank = tables.values.unbind()
+        value_row, span, chunk, rank = tables.values.unbind()
         dispatch.inject(
             outputs,
             tables.token_slot[:count],
@@ -188,7 +188,7 @@ class EditSite:
             tables.answer_start,
             value_row,
             span,
-            stride,
+            chunk,
             rank,
             self.codebooks.store.values,
         )

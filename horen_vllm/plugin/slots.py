@@ -25,7 +25,7 @@ class SlotTables:
     Attributes
     ----------
     values
-        [VALUE_COLUMNS, S] int64: first value row (`NO_VALUE`: none), span, stride, LoRA rank.
+        [VALUE_COLUMNS, S] int64: first value row (`NO_VALUE`: none), span, chunk, LoRA rank.
     answer_start
         [S] int64, position of answer token 0.
     token_slot
@@ -35,6 +35,8 @@ class SlotTables:
     def __init__(self, num_slots: int, max_tokens: int, device: torch.device) -> None:
         self.values = torch.zeros(VALUE_COLUMNS, num_slots, dtype=torch.int64, device=device)
         self.values[0] = NO_VALUE
+        # Even where nothing is written, nothing may be divided by zero.
+        self.values[2] = 1
         self.answer_start = torch.zeros(num_slots, dtype=torch.int64, device=device)
         self.token_slot = torch.full((max_tokens,), -1, dtype=torch.int32, device=device)
         self._used = 0

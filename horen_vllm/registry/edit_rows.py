@@ -18,15 +18,32 @@ def edits_with_state() -> Select[EditRow, CodebookRow, bool]:
 
 
 def claimable(fingerprint: str, now: datetime) -> Select[EditRow, CodebookRow]:
-    """Return the query for the oldest head of a codebook's queue that nobody holds at `now`."""
+    """Return the query for the oldest head of a codebook's queue that nobody holds at `now`, locked."""
     unheld = or_(EditRow.lease_expires_at.is_(None), EditRow.lease_expires_at <= now)
     return (
         select(EditRow, CodebookRow)
         .join(CodebookRow, CodebookRow.id == EditRow.codebook_id)
-        .where(CodebookRow.fingerprint == fingerprint, EditRow.edit_id == _queue_head(), unheld)
+        .where(
+            CodebookRow.fingerprint == fingerprint,
+            EditRow.edit_id == _queue_head(),
+            # PostgreSQL tests the row again once it has the lock, and another worker may have finished it meanwhile.
+            EditRow.finished_at.is_(None),
+            unheld,
+        )
         .order_by(EditRow.created_at, EditRow.edit_id)
         .limit(1)
         .with_for_update(skip_locked=True, of=EditRow)
+    )
+
+
+def queue_front(codebook: CodebookRow, limit: int) -> Select[EditRow]:
+    """Return the query for the codebook's `limit` oldest unfinished edits, locked, in order."""
+    return (
+        select(EditRow)
+        .where(EditRow.codebook_id == codebook.id, EditRow.finished_at.is_(None))
+        .order_by(EditRow.sequence)
+        .limit(limit)
+        .with_for_update()
     )
 
 
@@ -50,8 +67,10 @@ def require_edits(session: Session, codebook: CodebookRow, edits: Collection[Edi
     NotFound
         ``unknown_edit``.
     """
-    query = select(EditRow.edit_id).where(EditRow.codebook_id == codebook.id, EditRow.edit_id.in_(edits))
-    missing = set(edits).difference(session.scalars(query)) if edits else set()
+    # By the edits alone: given the codebook, too, SQLite would read all of its edits.
+    query = select(EditRow.edit_id, EditRow.codebook_id).where(EditRow.edit_id.in_(edits))
+    found = {edit_id for edit_id, owner in session.execute(query) if owner == codebook.id} if edits else set()
+    missing = set(edits) - found
     if missing:
         raise NotFound(f"The codebook has no edit {min(missing)}.", code="unknown_edit")
 

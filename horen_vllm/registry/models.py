@@ -84,9 +84,9 @@ class EditRecord:
     spec: EditSpec
     state: EditState
     reason_code: str | None
-    """Why it failed: a stable slug."""
+    """Why it failed, or, of a published edit, a note on it such as ``already_answered``: a stable slug."""
     reason: str | None
-    """Why it failed: one sentence with the numbers."""
+    """The same as one sentence with the numbers."""
     attempt: int
     """Times that a worker has claimed it."""
     artifact: str | None
@@ -145,7 +145,11 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A worker's right to finish one edit: valid until the lease ends, void once a newer attempt exists."""
+    """A worker's right to finish one edit.
+
+    It is nobody else's before the lease ends, and void once the edit, or an earlier one of its codebook that is still
+    unfinished, was handed out again: edits of a codebook are finished in order.
+    """
 
     edit: EditRecord
     worker: str
@@ -164,6 +168,10 @@ class Publication:
     supersedes: tuple[EditId, ...] = ()
     alias_of: EditId | None = None
     overlaps: tuple[EditId, ...] = ()
+    reason_code: str | None = None
+    """Slug of a note that the published edit keeps, such as ``already_answered``."""
+    reason: str | None = None
+    """The note as one sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,31 +75,40 @@ class EditQueue(Protocol):
         """Return the codebook's edits with a greater sequence, oldest first."""
         ...
 
-    def claim(self, worker: str, *, lease_s: float, fingerprint: str) -> Claim | None:
-        """Take the oldest edit of a codebook with this base-model `fingerprint` that is COMMITTED, or whose
-        lease has expired; None when there is none. The edit becomes TRAINING and its attempt grows by one.
-        Edits of one codebook are handed out in order, one at a time. An edit that `models.MAX_ATTEMPTS` claims did
-        not finish is not handed out again: the same call closes it as FAILED, ``attempts_exhausted``, and goes on
-        to the next one.
+    def claim(self, worker: str, *, lease_s: float, fingerprint: str, limit: int = 1) -> tuple[Claim, ...]:
+        """Take at most `limit` edits of one codebook with this base-model `fingerprint`; empty when there are none.
+
+        They are the oldest unfinished edits of the codebook, in order and without a gap, and its oldest is COMMITTED or
+        its lease has expired; of several such codebooks the one whose oldest has waited longest. The edits become
+        TRAINING and their attempts grow by one. An edit that was claimed before is handed out alone, so that one that
+        kills its worker takes no other with it; a codebook has one worker at a time. An edit that
+        `models.MAX_ATTEMPTS` claims did not finish is not handed out again: the same call closes it as FAILED,
+        ``attempts_exhausted``, and goes on to the next one.
         """
         ...
 
-    def extend(self, claim: Claim, *, lease_s: float) -> Claim:
-        """Move the lease's end; FailedPrecondition ``claim_lost`` when a newer attempt exists."""
-        ...
+    def extend(self, claims: Sequence[Claim], *, lease_s: float) -> tuple[Claim, ...]:
+        """Move the ends of the leases, in one transaction; return the claims that still hold, in their order.
 
-    def trained(self, claim: Claim) -> EditRecord:
-        """Mark the edit as TRAINED, however often; FailedPrecondition ``claim_lost``.
-
-        The claim stays: the edit is still to be published, closed as already there, or failed.
+        All claims are of one codebook, else InvalidArgument ``mixed_codebooks``.
         """
         ...
 
-    def publish(self, claim: Claim, publication: Publication) -> EditRecord:
-        """Make the next revision with the new entry and without the superseded ones, in one transaction.
+    def trained(self, claims: Sequence[Claim]) -> None:
+        """Mark the edits as TRAINED, however often, all or none; FailedPrecondition ``claim_lost``.
 
-        Raises FailedPrecondition ``claim_lost``, or ``revision_moved`` when the codebook is no longer at
-        `publication.base_revision`.
+        The claims stay: the edits are still to be published, closed as already there, or failed. All claims are of one
+        codebook, else InvalidArgument ``mixed_codebooks``.
+        """
+        ...
+
+    def publish(self, batch: Sequence[tuple[Claim, Publication]]) -> tuple[EditRecord, ...]:
+        """Make one revision an edit, in order: with its new entry, without the superseded ones; all or none of them.
+
+        A publication may name edits that stand before it in the batch. Returns the edits as they are after the last.
+        Raises FailedPrecondition ``claim_lost``, or ``revision_moved`` when the first publication's `base_revision` is
+        not the codebook's revision or another one's is not the revision that the publication before it makes;
+        InvalidArgument ``mixed_codebooks`` unless all claims are of one codebook.
         """
         ...
 

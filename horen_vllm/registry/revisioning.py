@@ -1,6 +1,6 @@
 """How a codebook moves from one immutable revision to the next: intervals are closed and opened, never rewritten."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, exists, insert, literal, select, update
@@ -38,28 +38,24 @@ def entries_removed(session: Session, codebook: CodebookRow, since: int) -> tupl
     )
 
 
-def close_entries(session: Session, codebook: CodebookRow, edits: Sequence[EditId]) -> set[str]:
-    """Leave the entries of `edits` out of the next revision; return those that the current one has."""
+def find_open_entries(session: Session, edits: Collection[EditId]) -> dict[str, MembershipRow]:
+    """Return the memberships of those of `edits` whose entries are in their codebook's current revision, by edit."""
     if not edits:
-        return set()
-    closing = (
-        update(MembershipRow)
-        .where(
-            MembershipRow.codebook_id == codebook.id,
-            MembershipRow.to_revision.is_(None),
-            MembershipRow.edit_id.in_(edits),
-        )
-        .values(to_revision=codebook.revision + 1)
-        .returning(MembershipRow.edit_id)
-        .execution_options(synchronize_session=False)
-    )
-    return set(session.scalars(closing))
+        return {}
+    query = select(MembershipRow).where(MembershipRow.to_revision.is_(None), MembershipRow.edit_id.in_(edits))
+    return {row.edit_id: row for row in session.scalars(query)}
 
 
-def open_entry(session: Session, codebook: CodebookRow, edit_id: str) -> None:
+def close_entry(codebook: CodebookRow, entry: MembershipRow) -> None:
+    """Leave the entry out of the next revision."""
+    entry.to_revision = codebook.revision + 1
+
+
+def open_entry(session: Session, codebook: CodebookRow, edit_id: str) -> MembershipRow:
     """Put the entry of `edit_id` into the next revision."""
-    opened = MembershipRow(codebook_id=codebook.id, edit_id=edit_id, from_revision=codebook.revision + 1)
-    session.add(opened)
+    row = MembershipRow(codebook_id=codebook.id, edit_id=edit_id, from_revision=codebook.revision + 1)
+    session.add(row)
+    return row
 
 
 def restore_entries(session: Session, codebook: CodebookRow, revision: int) -> None:
@@ -68,6 +64,7 @@ def restore_entries(session: Session, codebook: CodebookRow, revision: int) -> N
     # What is opened is found before anything is closed; the two sets are disjoint.
     reopened = select(MembershipRow.codebook_id, MembershipRow.edit_id, literal(upcoming)).where(
         MembershipRow.codebook_id == codebook.id,
+        MembershipRow.to_revision > revision,
         MembershipRow.contains(revision),
         ~_edit_is_in(codebook.revision),
     )
@@ -76,6 +73,7 @@ def restore_entries(session: Session, codebook: CodebookRow, revision: int) -> N
         update(MembershipRow)
         .where(
             MembershipRow.codebook_id == codebook.id,
+            MembershipRow.from_revision > revision,
             MembershipRow.contains(codebook.revision),
             ~_edit_is_in(revision),
         )

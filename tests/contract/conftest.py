@@ -100,10 +100,10 @@ def publish(registry: Registry) -> Callable[..., EditRecord]:
         number = next(numbers)
         codebook = registry.get_codebook(book)
         edit = registry.submit(book, EditSpec(prompt=f"prompt {number}", target=f"target {number}"))
-        claim = registry.claim("worker", lease_s=30, fingerprint=codebook.fingerprint)
-        assert claim is not None
+        (claim,) = registry.claim("worker", lease_s=30, fingerprint=codebook.fingerprint)
         assert claim.edit.edit_id == edit.edit_id
         publication = Publication(artifact=f"{number:064x}", base_revision=codebook.revision, supersedes=supersedes)
-        return registry.publish(claim, publication)
+        (edit,) = registry.publish([(claim, publication)])
+        return edit
 
     return publish_one

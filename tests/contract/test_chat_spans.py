@@ -88,7 +88,7 @@ def user(content: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_span_is_the_editors(server: Any, family: str) -> None:
     one = server(FAMILIES[family])
-    editable: Any = SimpleNamespace(tokenizer=one.renderer.get_tokenizer(), has_chat_template=True)
+    editable: Any = SimpleNamespace(tokenizer=one.renderer.get_tokenizer(), has_chat_template=True, max_length=512)
     for text in (QUESTION, f"  {QUESTION}\n\n", "Où est Zoë? 👩\u200d🚀", "[INST] <|im_end|> User: "):
         plain, chat = prompt_forms(editable, text, CONTENT)
         found = one.engine_input({"messages": [user(text)]})

@@ -19,22 +19,20 @@ Write = Callable[[Registry, Claim], object]
 SPEC = EditSpec(prompt="p", target="t")
 
 WRITES: dict[str, Write] = {
-    "extend": lambda r, claim: r.extend(claim, lease_s=30),
-    "trained": lambda r, claim: r.trained(claim),
-    "publish": lambda r, claim: r.publish(claim, Publication(artifact="late", base_revision=1)),
+    "trained": lambda r, claim: r.trained((claim,)),
+    "publish": lambda r, claim: r.publish([(claim, Publication(artifact="late", base_revision=1))]),
     "finish_same": lambda r, claim: r.finish_same(claim, claim.edit.edit_id),
     "fail": lambda r, claim: r.fail(claim, "code", "reason"),
 }
 
 
 def claimed(registry: Registry, worker: str = "first", fingerprint: str = "fp") -> Claim:
-    claim = registry.claim(worker, lease_s=30, fingerprint=fingerprint)
-    assert claim is not None
+    (claim,) = registry.claim(worker, lease_s=30, fingerprint=fingerprint)
     return claim
 
 
 def nothing_to_claim(registry: Registry) -> bool:
-    return registry.claim("second", lease_s=30, fingerprint="fp") is None
+    return registry.claim("second", lease_s=30, fingerprint="fp", limit=10) == ()
 
 
 @pytest.fixture
@@ -46,8 +44,7 @@ def test_a_claim_is_a_lease_on_the_edit(
     registry: Registry, edit: EditRecord, now: Callable[[], datetime], advance: Advance
 ) -> None:
     advance(7)
-    claim = registry.claim("w", lease_s=12.5, fingerprint="fp")
-    assert claim is not None
+    (claim,) = registry.claim("w", lease_s=12.5, fingerprint="fp")
     assert (claim.worker, claim.attempt, claim.lease_expires_at) == ("w", 1, now() + timedelta(seconds=12.5))
     assert claim.edit == replace(edit, state=EditState.TRAINING, attempt=1, updated_at=now())
     assert registry.get_edit(edit.edit_id) == claim.edit
@@ -59,7 +56,7 @@ def test_there_is_nothing_to_claim_in_an_empty_queue(registry: Registry, book: C
 
 @pytest.mark.usefixtures("edit")
 def test_a_worker_gets_edits_of_its_base_model_only(registry: Registry) -> None:
-    assert registry.claim("w", lease_s=30, fingerprint="other") is None
+    assert registry.claim("w", lease_s=30, fingerprint="other") == ()
 
 
 def test_a_codebooks_edits_are_handed_out_in_order_one_at_a_time(registry: Registry, book: CodebookName) -> None:
@@ -67,7 +64,7 @@ def test_a_codebooks_edits_are_handed_out_in_order_one_at_a_time(registry: Regis
     claim = claimed(registry)
     assert claim.edit.edit_id == edits[0].edit_id
     assert nothing_to_claim(registry)
-    registry.publish(claim, Publication(artifact="aa", base_revision=1))
+    registry.publish([(claim, Publication(artifact="aa", base_revision=1))])
     claim = claimed(registry)
     assert claim.edit.edit_id == edits[1].edit_id
     registry.fail(claim, "code", "reason")
@@ -114,7 +111,7 @@ def test_an_expired_lease_is_handed_out_again_before_later_edits(
 def test_an_extended_lease_ends_later(registry: Registry, advance: Advance, now: Callable[[], datetime]) -> None:
     claim = claimed(registry)
     advance(20)
-    extended = registry.extend(claim, lease_s=30)
+    (extended,) = registry.extend((claim,), lease_s=30)
     assert extended.lease_expires_at == now() + timedelta(seconds=30)
     assert (extended.attempt, extended.worker) == (claim.attempt, claim.worker)
     advance(29)
@@ -134,9 +131,10 @@ def test_a_late_worker_changes_nothing(
     with pytest.raises(FailedPrecondition, match="'first'") as caught:
         write(registry, late)
     assert caught.value.code == "claim_lost"
+    assert registry.extend((late,), lease_s=30) == ()
     assert registry.get_edit(edit.edit_id) == taken.edit
     assert registry.get_codebook(book).revision == 1
-    published = registry.publish(taken, Publication(artifact="aa", base_revision=1))
+    (published,) = registry.publish([(taken, Publication(artifact="aa", base_revision=1))])
     assert (published.artifact, published.attempt) == ("aa", 2)
 
 
@@ -144,10 +142,11 @@ def test_a_late_worker_changes_nothing(
 @pytest.mark.usefixtures("edit")
 def test_a_finished_edit_is_not_written_again(registry: Registry, book: CodebookName, write: Write) -> None:
     claim = claimed(registry)
-    published = registry.publish(claim, Publication(artifact="aa", base_revision=1))
+    (published,) = registry.publish([(claim, Publication(artifact="aa", base_revision=1))])
     with pytest.raises(FailedPrecondition, match="published") as caught:
         write(registry, claim)
     assert caught.value.code == "claim_lost"
+    assert registry.extend((claim,), lease_s=30) == ()
     assert registry.get_edit(published.edit_id) == published
     assert registry.get_codebook(book).revision == 2
 
@@ -159,6 +158,7 @@ def test_a_claim_belongs_to_its_worker(registry: Registry, write: Write) -> None
     with pytest.raises(FailedPrecondition, match="thief") as caught:
         write(registry, stolen)
     assert caught.value.code == "claim_lost"
+    assert registry.extend((stolen,), lease_s=30) == ()
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
@@ -173,7 +173,7 @@ def test_a_claim_names_an_edit_of_its_codebook(registry: Registry, edit: EditRec
 def test_an_expired_claim_that_nobody_took_still_publishes(registry: Registry, advance: Advance) -> None:
     claim = claimed(registry)
     advance(3600)
-    edit = registry.publish(claim, Publication(artifact="aa", base_revision=1))
+    (edit,) = registry.publish([(claim, Publication(artifact="aa", base_revision=1))])
     assert edit.state is EditState.PUBLISHED
 
 
@@ -224,10 +224,10 @@ def test_the_last_attempt_counts_like_the_others(registry: Registry, advance: Ad
         advance(31)
     last = claimed(registry, "last")
     advance(20)
-    last = registry.extend(last, lease_s=30)
+    (last,) = registry.extend((last,), lease_s=30)
     advance(20)
     assert nothing_to_claim(registry)
-    edit = registry.publish(last, Publication(artifact="aa", base_revision=1))
+    (edit,) = registry.publish([(last, Publication(artifact="aa", base_revision=1))])
     assert (edit.state, edit.attempt) == (EditState.PUBLISHED, MAX_ATTEMPTS)
 
 
@@ -243,6 +243,7 @@ def test_a_worker_of_an_edit_that_was_given_up_changes_nothing(
     with pytest.raises(FailedPrecondition, match="failed") as caught:
         write(registry, late)
     assert caught.value.code == "claim_lost"
+    assert registry.extend((late,), lease_s=30) == ()
 
 
 def test_a_trained_edit_is_shown_and_still_held(
@@ -250,10 +251,11 @@ def test_a_trained_edit_is_shown_and_still_held(
 ) -> None:
     claim = claimed(registry)
     advance(20)
-    trained = registry.trained(claim)
-    assert trained == replace(edit, state=EditState.TRAINED, attempt=1, updated_at=now())
+    registry.trained((claim,))
+    trained = replace(edit, state=EditState.TRAINED, attempt=1, updated_at=now())
     assert registry.get_edit(edit.edit_id) == trained
-    assert registry.trained(claim) == trained
+    registry.trained((claim,))
+    assert registry.get_edit(edit.edit_id) == trained
     assert nothing_to_claim(registry)
     advance(10)
     # It does not lengthen the lease; the next worker trains anew.
@@ -262,13 +264,15 @@ def test_a_trained_edit_is_shown_and_still_held(
 
 @pytest.mark.parametrize(
     ("write", "state"),
-    [("extend", EditState.TRAINED), ("publish", EditState.PUBLISHED), ("fail", EditState.FAILED)],
+    [("publish", EditState.PUBLISHED), ("fail", EditState.FAILED)],
 )
 def test_a_trained_edit_goes_on_as_a_training_one(
     registry: Registry, edit: EditRecord, write: str, state: EditState
 ) -> None:
     claim = claimed(registry)
-    registry.trained(claim)
+    registry.trained((claim,))
+    (claim,) = registry.extend((claim,), lease_s=30)
+    assert claim.edit.state is EditState.TRAINED
     WRITES[write](registry, claim)
     assert registry.get_edit(edit.edit_id).state is state
 
@@ -277,5 +281,5 @@ def test_a_trained_edit_may_be_already_there(registry: Registry, publish: Publis
     first = publish(book)
     registry.submit(book, SPEC)
     claim = claimed(registry)
-    registry.trained(claim)
+    registry.trained((claim,))
     assert registry.finish_same(claim, first.edit_id).state is EditState.PUBLISHED

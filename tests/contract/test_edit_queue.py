@@ -26,8 +26,7 @@ SPEC = EditSpec(
 
 
 def claimed(registry: Registry, fingerprint: str = "fp") -> Claim:
-    claim = registry.claim("worker", lease_s=30, fingerprint=fingerprint)
-    assert claim is not None
+    (claim,) = registry.claim("worker", lease_s=30, fingerprint=fingerprint)
     return claim
 
 
@@ -50,7 +49,7 @@ def test_a_repeated_request_returns_the_first_edit(registry: Registry, book: Cod
     first = registry.submit(book, SPEC, request_id="r1")
     assert registry.submit(book, SPEC, request_id="r1") == first
     claim = claimed(registry)
-    published = registry.publish(claim, Publication(artifact="aa", base_revision=1))
+    (published,) = registry.publish([(claim, Publication(artifact="aa", base_revision=1))])
     assert registry.submit(book, SPEC, request_id="r1") == published
     assert registry.submit(book, SPEC, request_id="r2").sequence == 2
 
@@ -87,7 +86,7 @@ def test_a_published_edit_is_in_the_next_revision(
     registry.submit(book, SPEC)
     claim = claimed(registry)
     advance(5)
-    edit = registry.publish(claim, Publication(artifact="aa", base_revision=1))
+    (edit,) = registry.publish([(claim, Publication(artifact="aa", base_revision=1))])
     assert (edit.state, edit.artifact, edit.published_revision) == (EditState.PUBLISHED, "aa", 2)
     assert (edit.active, edit.published_at, edit.updated_at) == (True, now(), now())
     assert registry.get_edit(edit.edit_id) == edit
@@ -101,7 +100,7 @@ def test_a_publication_records_its_neighbours(registry: Registry, book: Codebook
     old, near, same = (publish(book).edit_id for _ in range(3))
     registry.submit(book, SPEC)
     publication = Publication(artifact="aa", base_revision=4, supersedes=(old,), alias_of=same, overlaps=(near,))
-    edit = registry.publish(claimed(registry), publication)
+    (edit,) = registry.publish([(claimed(registry), publication)])
     assert (edit.supersedes, edit.alias_of, edit.overlaps) == ((old,), same, (near,))
     assert registry.get_edit(edit.edit_id) == edit
     assert [entry.edit_id for entry in registry.entries(book)] == [near, same, edit.edit_id]
@@ -124,11 +123,12 @@ def test_publishing_on_an_old_revision_is_refused(registry: Registry, book: Code
     claim = claimed(registry)
     registry.rollback(book, 1)
     with pytest.raises(FailedPrecondition, match="from revision 2 to 3") as caught:
-        registry.publish(claim, Publication(artifact="aa", base_revision=2))
+        registry.publish([(claim, Publication(artifact="aa", base_revision=2))])
     assert caught.value.code == "revision_moved"
     assert registry.get_edit(claim.edit.edit_id).state is EditState.TRAINING
     assert list(registry.entries(book)) == []
-    assert registry.publish(claim, Publication(artifact="aa", base_revision=3)).published_revision == 4
+    (edit,) = registry.publish([(claim, Publication(artifact="aa", base_revision=3))])
+    assert edit.published_revision == 4
 
 
 @pytest.mark.parametrize("field", ["supersedes", "overlaps", "alias_of"])
@@ -140,7 +140,7 @@ def test_a_publication_cannot_name_another_codebooks_edit(
     named: Any = theirs.edit_id if field == "alias_of" else (theirs.edit_id,)
     publication = replace(Publication(artifact="aa", base_revision=1), **{field: named})
     with pytest.raises(NotFound, match=theirs.edit_id) as caught:
-        registry.publish(claimed(registry), publication)
+        registry.publish([(claimed(registry), publication)])
     assert caught.value.code == "unknown_edit"
     assert registry.get_codebook(book).revision == 1
     assert registry.get_edit(theirs.edit_id).active

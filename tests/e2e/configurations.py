@@ -7,6 +7,8 @@ from typing import Any
 # Blocks for about five requests: with eight running, some lose theirs in the middle of an answer.
 FEW_BLOCKS: dict[str, Any] = {"num_gpu_blocks_override": 17}
 EAGER: dict[str, Any] = {"enforce_eager": True, "enable_prefix_caching": True, "max_num_batched_tokens": 64}
+# With layers of both kinds a request holds blocks twice; these are for about as many requests.
+FEW_HYBRID_BLOCKS: dict[str, Any] = {"num_gpu_blocks_override": 30}
 COMPILED: dict[str, Any] = {**EAGER, "enforce_eager": False}
 NO_FUSIONS = {
     "fuse_norm_quant": False,
@@ -36,7 +38,7 @@ class Configuration:
     parallel_share
         Share of requests with n = 2; vLLM's rejection sampler takes none of the parameters that make them greedy.
     tiny_model
-        Whether a random model with an even number of heads is served instead of the demo model.
+        Random model that is served instead of the demo model, a name of ``tiny_model.MAKERS``; None: the demo model.
     expects
         Counters of the report that must be positive: what the configuration is there for must have happened.
     """
@@ -47,7 +49,7 @@ class Configuration:
     backend_split: bool = False
     async_scheduling: bool = False
     parallel_share: float = 0.12
-    tiny_model: bool = False
+    tiny_model: str | None = None
     expects: tuple[str, ...] = ()
 
     def claims(self) -> dict[str, bool]:
@@ -78,18 +80,22 @@ CONFIGURATIONS: dict[str, Configuration] = {
         parallel_share=0.0,
         expects=("accepted_drafts", "preemptions"),
     ),
-    "v1-tensor-parallel": Configuration({**EAGER, **FEW_BLOCKS, "tensor_parallel_size": 2}, tiny_model=True),
+    "v1-tensor-parallel": Configuration({**EAGER, **FEW_BLOCKS, "tensor_parallel_size": 2}, tiny_model="llama"),
     "v1-lora-enabled": Configuration({**EAGER, "enable_lora": True, "max_lora_rank": 8}),
+    "v1-gpt-oss": Configuration(
+        {**EAGER, **FEW_HYBRID_BLOCKS}, async_scheduling=True, tiny_model="gpt-oss", expects=("preemptions",)
+    ),
     "v2": Configuration(EAGER, v2=True),
     "v2-preemption-async": Configuration(
         {**EAGER, **FEW_BLOCKS}, v2=True, async_scheduling=True, expects=("preemptions",)
     ),
+    "v2-gpt-oss": Configuration({**EAGER, **FEW_HYBRID_BLOCKS}, requests=40, v2=True, tiny_model="gpt-oss"),
     "v2-tensor-parallel": Configuration(
         {**EAGER, **FEW_BLOCKS, "tensor_parallel_size": 2},
         requests=40,
         v2=True,
         async_scheduling=True,
-        tiny_model=True,
+        tiny_model="llama",
         expects=("preemptions",),
     ),
     "v2-draft-async": Configuration(

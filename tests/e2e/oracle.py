@@ -22,6 +22,7 @@ Span = tuple[int, int] | None
 class OracleEntry:
     """An entry: unit keys [k, d_in], value rows [rows, d_out], and the answer positions that they are written at.
 
+    A row of mode "sequence" is written at `share` positions in a row, one of the other modes at all.
     With a rank r the rows are a LoRA adaptor, A^T [r, d_out] above B^T [r, d_out]: h becomes h + (h A) B^T.
     """
 
@@ -32,6 +33,7 @@ class OracleEntry:
     mode: str
     span: int
     rank: int = 0
+    share: int = 1
 
     def write(self, output: torch.Tensor, offset: int) -> torch.Tensor:
         """Return the site's output [d_out] at answer position `offset`, edited."""
@@ -39,7 +41,9 @@ class OracleEntry:
             return output
         if self.rank:
             return output + (self.values[: self.rank] @ output) @ self.values[self.rank :]
-        return output + self.values[offset if self.mode == "sequence" else 0]
+        if self.mode != "sequence":
+            return output + self.values[0]
+        return output + self.values.repeat_interleave(self.share, dim=0)[offset]
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class OracleAnswer:
     score: float = -math.inf
     runner_up_score: float = -math.inf
     threshold: float = 2.0
+    share: int = 1
 
     @property
     def routing_tie(self) -> bool:
@@ -147,7 +152,7 @@ class Oracle:
         answer.runner_up_score = others[0][0] if others else -math.inf
         if answer.score <= book.threshold:
             return None
-        answer.edit_id = answer.best_id
+        answer.edit_id, answer.share = answer.best_id, entry.share
         return entry
 
     def _generate(self, prompt: tuple[int, ...], entry: OracleEntry | None, count: int, stop: int) -> OracleAnswer:

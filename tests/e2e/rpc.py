@@ -139,6 +139,7 @@ def artifact_of(entry: OracleEntry) -> tuple[str, EntryArtifact]:
         site="test",
         value_mode=ValueMode(entry.mode),
         span=entry.span,
+        chunk=entry.share if entry.mode == "sequence" else entry.span,
         target_ids=(1,),
         normalised_prompt=entry.edit_id,
         trained_end=False,

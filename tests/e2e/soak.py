@@ -25,7 +25,7 @@ from tests.e2e.soak_engine import Sent, SteppedEngine
 from tests.e2e.soak_load import Ask, Load
 from tests.e2e.soak_updates import Updates
 from tests.e2e.soak_verdict import Judge
-from tests.e2e.tiny_model import SITE, make_tiny_model
+from tests.e2e.tiny_model import make_tiny_model
 
 IN_FLIGHT = 14
 RECENT = 40
@@ -214,8 +214,8 @@ def run(
     from tests.e2e.engines import stepped_engine
 
     configuration = CONFIGURATIONS[name]
-    if configuration.tiny_model:
-        model, site = str(make_tiny_model(Path(model), folder / "tiny")), SITE
+    if configuration.tiny_model is not None:
+        model, site = make_tiny_model(configuration.tiny_model, Path(model), folder / "tiny")
     cpu_platform.insist(backend_split=configuration.backend_split, async_scheduling=configuration.async_scheduling)
     options = json.loads(json.dumps(configuration.options).replace("{model}", model))
     if options.get("tensor_parallel_size", 1) > 1:

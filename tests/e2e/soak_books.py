@@ -1,5 +1,6 @@
 """The soak's eight codebooks: every revision that was ever made, and the moves from one to the next."""
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ LONGEST_SPAN = 9
 
 @dataclass(frozen=True)
 class Style:
-    """How a codebook routes and what its values are; `modes` are drawn from, "lora" among them."""
+    """How a codebook routes and what its values are; `modes` are drawn from, "lora" and "chunked" among them."""
 
     preset: str
     template: OracleBook
@@ -28,10 +29,14 @@ class Style:
 
 
 STYLES = (
-    Style("cosine", OracleBook((), threshold=0.95), ("sequence", "lora", "sequence")),
+    Style("cosine", OracleBook((), threshold=0.95), ("chunked", "lora", "sequence", "chunked")),
     Style("horen-paper", OracleBook((), threshold=0.93, gamma=0.01, steps=1), ("answer",)),
     Style("horen-reference", OracleBook((), threshold=0.94, gamma=0.1, steps=1), ("last",)),
-    Style("cosine", OracleBook((), threshold=0.96, ratio=1.0, gamma=0.05, steps=3), ("sequence", "answer", "last")),
+    Style(
+        "cosine",
+        OracleBook((), threshold=0.96, ratio=1.0, gamma=0.05, steps=3),
+        ("sequence", "chunked", "answer", "last"),
+    ),
 )
 
 
@@ -142,15 +147,27 @@ class Library:
         self._edits += 1
         mode = self._random.choice(shelf.style.modes)
         span = 1 if mode == "last" else self._random.randrange(1, LONGEST_SPAN + 1)
+        share = 2 + self._edits % 2 if mode == "chunked" else 1
+        if mode == "chunked":
+            span = max(span, share + 1)
+        return OracleEntry(
+            edit_id=f"edit-{self._edits}",
+            sequence=self._edits,
+            keys=torch.stack(keys),
+            values=self._values(mode, span, share),
+            mode={"lora": "answer", "chunked": "sequence"}.get(mode, mode),
+            span=span,
+            rank=RANK if mode == "lora" else 0,
+            share=share,
+        )
+
+    def _values(self, mode: str, span: int, share: int) -> torch.Tensor:
         width = int(self._oracle.model.config.hidden_size)
-        rows = span if mode == "sequence" else 2 * RANK if mode == "lora" else 1
+        rows = {"sequence": span, "chunked": math.ceil(span / share), "lora": 2 * RANK}.get(mode, 1)
         values = torch.randn(rows, width, generator=self._generator)
         if mode == "lora":
-            values = torch.cat([F.normalize(values[:RANK], dim=1), values[RANK:] * LORA_SCALE])
-        else:
-            values = values * self._scale
-        entry = OracleEntry(f"edit-{self._edits}", self._edits, torch.stack(keys), values, mode, span)
-        return replace(entry, mode="answer", rank=RANK) if mode == "lora" else entry
+            return torch.cat([F.normalize(values[:RANK], dim=1), values[RANK:] * LORA_SCALE])
+        return values * self._scale
 
     def _move(self, name: str, entries: tuple[OracleEntry, ...], kind: str, *, full: bool) -> Move:
         shelf = self.shelves[name]

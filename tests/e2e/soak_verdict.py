@@ -39,6 +39,7 @@ class Judge:
         self.counts["tagged"] += ask.codebook in choice.admitted_at
         self.counts["asked_of_a_dropped_codebook"] += ask.codebook not in (None, *choice.admitted_at)
         self.counts["matched"] += expected.edit_id is not None
+        self.counts["past_a_chunk"] += 1 < expected.share < len(expected.tokens)
         complaint = self._decision(ask, choice, expected)
         if complaint == "tie":
             self.counts["routing_ties"] += 1

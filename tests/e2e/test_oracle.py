@@ -32,6 +32,12 @@ def test_cached_and_recomputed_answers_agree(model_folder: str, site: str) -> No
     assert fired >= 8
 
 
+def test_a_vector_that_is_shared_is_written_at_each_of_its_positions_up_to_the_end_of_the_span() -> None:
+    output, values = torch.zeros(2), torch.tensor([[1.0, 1.0], [2.0, 2.0]])
+    entry = OracleEntry("e", 1, torch.ones(1, 2), values, "sequence", span=5, share=3)
+    assert [float(entry.write(output, offset)[0]) for offset in range(-1, 7)] == [0, 1, 1, 1, 2, 2, 0, 0]
+
+
 def test_a_span_moves_the_query(model_folder: str, site: str) -> None:
     oracle = Oracle(model_folder, site)
     [text] = [text for text in mixed.prompts(seed=8) if len(text) == 64]

@@ -25,6 +25,7 @@ def test_the_soak_did_what_it_is_for(report: dict[str, Any]) -> None:
     assert all(report[name] >= 5 for name in happened), report
     assert report["flips_during_preemption"] >= 3
     assert report["stopped_by_text"] + report["logprobs"] >= 50
+    assert report["past_a_chunk"] >= 5
 
 
 def test_no_rule_of_the_prefix_cache_can_be_left_out(report: dict[str, Any]) -> None:

@@ -17,5 +17,5 @@ def test_cpu_tensors_are_served_without_a_kernel() -> None:
     )  # fmt: skip
     assert (routed.entry.tolist(), routed.runner_up.tolist()) == ([1], [0])
     outputs = torch.zeros(2, 4)
-    dispatch.inject(outputs, torch.tensor([-1, 0]), torch.arange(2), one, zero, one, zero, zero, keys)
+    dispatch.inject(outputs, torch.tensor([-1, 0]), torch.arange(2), one, zero, one, one, zero, keys)
     assert outputs.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0]]

@@ -3,12 +3,13 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, decode_entry, encode_entry
+from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, KeyContext, decode_entry, encode_entry
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import DataLoss, NotFound
 
@@ -21,6 +22,7 @@ def entry() -> EntryArtifact:
         site="model.layers.3.mlp.down_proj",
         value_mode=ValueMode.SEQUENCE,
         span=3,
+        chunk=1,
         target_ids=(7, 9),
         normalised_prompt="who leads ünïcode?",
         trained_end=True,
@@ -41,25 +43,62 @@ def test_entry_survives_the_file(entry: EntryArtifact) -> None:
 
 
 def test_a_lora_entry_and_its_probe_survive_the_file(entry: EntryArtifact) -> None:
-    manifest = replace(entry.manifest, rank=2, probe_ids=(1, 5, 9), value_mode=ValueMode.ANSWER)
+    manifest = replace(entry.manifest, rank=2, chunk=3, probe_ids=(1, 5, 9), value_mode=ValueMode.ANSWER)
     read = decode_entry(encode_entry(replace(entry, values=torch.randn(4, 4), manifest=manifest)))
     assert read.manifest == manifest
     assert read.values.shape == (4, 4)
 
 
-def test_an_entry_from_before_these_fields_has_direct_vectors_and_no_probe(entry: EntryArtifact) -> None:
-    fields = asdict(entry.manifest)
-    del fields["rank"], fields["probe_ids"]
-    data = save({"keys": entry.keys, "values": entry.values}, metadata={"horen": json.dumps(fields)})
-    assert decode_entry(data).manifest == entry.manifest
-    assert (entry.manifest.rank, entry.manifest.probe_ids) == (0, ())
+def test_chunks_and_the_contexts_of_keys_survive_the_file(entry: EntryArtifact) -> None:
+    contexts = (KeyContext((1, 5, 9), (1, 3)), KeyContext((1, 2, 5, 9, 3), (2, 4)))
+    manifest = replace(entry.manifest, span=5, chunk=2, contexts=contexts)
+    data = encode_entry(replace(entry, manifest=manifest))
+    assert decode_entry(data).manifest == manifest
+    assert encode_entry(decode_entry(data)) == data
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_contexts_that_are_not_one_a_key_are_refused(entry: EntryArtifact, count: int) -> None:
+    contexts = (KeyContext((1, 5), (0, 2)),) * count
+    with pytest.raises(ValueError, match=f"{count} contexts for 2 keys"):
+        replace(entry, manifest=replace(entry.manifest, contexts=contexts))
+    fields = {**asdict(entry.manifest), "contexts": [asdict(context) for context in contexts]}
+    with pytest.raises(DataLoss) as caught:
+        decode_entry(file_with(entry, fields))
+    assert caught.value.code == "artifact_unreadable"
+
+
+@pytest.mark.parametrize(
+    ("stored", "chunk"),
+    [
+        ({"value_mode": "sequence"}, 1),
+        ({"value_mode": "answer"}, 3),
+        ({"value_mode": "last", "span": 1}, 1),
+        ({"value_mode": "sequence", "rank": 2}, 3),
+    ],
+)
+def test_an_entry_from_before_chunks_has_a_vector_a_position_or_one_for_all(
+    entry: EntryArtifact, stored: dict[str, Any], chunk: int
+) -> None:
+    fields = asdict(entry.manifest) | stored
+    for later in ("chunk", "contexts", "probe_ids"):
+        del fields[later]
+    manifest = decode_entry(file_with(entry, fields)).manifest
+    assert (manifest.chunk, manifest.contexts, manifest.probe_ids) == (chunk, (), ())
+    del fields["rank"]
+    assert decode_entry(file_with(entry, fields)).manifest.rank == 0
+
+
+def file_with(entry: EntryArtifact, fields: dict[str, Any]) -> bytes:
+    """Return a file with the tensors of `entry` and these manifest fields."""
+    data: bytes = save({"keys": entry.keys, "values": entry.values}, metadata={"horen": json.dumps(fields)})
+    return data
 
 
 def test_a_manifest_with_an_unknown_field_is_refused(entry: EntryArtifact) -> None:
     fields = {**asdict(entry.manifest), "surprise": 1}
-    data = save({"keys": entry.keys, "values": entry.values}, metadata={"horen": json.dumps(fields)})
     with pytest.raises(DataLoss):
-        decode_entry(data)
+        decode_entry(file_with(entry, fields))
 
 
 def test_other_content_gives_other_bytes(entry: EntryArtifact) -> None:

@@ -39,6 +39,7 @@ def sample() -> EntryPack:
             (7, make_entry("e1", num_keys=2, span=3)),
             (9, make_entry("ünï", seed=1, span=4, mode=ValueMode.ANSWER)),
             (8, make_entry("e3", seed=2, span=4, rank=2)),
+            (10, make_entry("e4", seed=3, span=5, chunk=2)),
         ]
     )
 
@@ -62,10 +63,10 @@ def test_a_reader_may_pace_the_loops_over_the_files_pieces_and_the_rows(tmp_path
             taken.append(piece)
             yield piece
 
-    assert len(read_pack(path, hashlib.sha256(data).hexdigest(), pace).rows) == 3
-    lines = taken[-3:]
-    assert b"".join(taken[:-3]) == data
-    assert [json.loads(line)["edit_id"] for line in lines] == ["e1", "ünï", "e3"]
+    assert len(read_pack(path, hashlib.sha256(data).hexdigest(), pace).rows) == 4
+    lines = taken[-4:]
+    assert b"".join(taken[:-4]) == data
+    assert [json.loads(line)["edit_id"] for line in lines] == ["e1", "ünï", "e3", "e4"]
 
 
 def test_a_pack_is_read_only_with_the_content_it_was_announced_with(tmp_path: Path) -> None:
@@ -86,13 +87,14 @@ def test_strided_tensors_are_written_in_order(read: Read) -> None:
 
 def test_rows_tell_where_each_entry_begins_and_what_it_is() -> None:
     pack, lora = sample(), make_entry("e3", seed=2, span=4, rank=2)
-    assert [(row.edit_id, row.sequence, row.keys, row.values, row.rank) for row in pack.rows] == [
-        ("e1", 7, 2, 3, 0),
-        ("ünï", 9, 1, 1, 0),
-        ("e3", 8, 1, 4, 2),
+    assert [(row.edit_id, row.sequence, row.keys, row.values, row.chunk, row.rank) for row in pack.rows] == [
+        ("e1", 7, 2, 3, 1, 0),
+        ("ünï", 9, 1, 1, 4, 0),
+        ("e3", 8, 1, 4, 4, 2),
+        ("e4", 10, 1, 3, 2, 0),
     ]
     assert torch.equal(pack.values[4:8], lora.values)
-    assert [len(row.key_digests) for row in pack.rows] == [2, 1, 1]
+    assert [len(row.key_digests) for row in pack.rows] == [2, 1, 1, 1]
 
 
 def test_an_update_that_only_removes_has_an_empty_pack(read: Read) -> None:
@@ -123,6 +125,9 @@ WRONG_SHAPES: dict[str, dict[str, Any]] = {
     "more values than the span": {"values": torch.ones(3, D_OUT)},
     "no values": {"values": torch.ones(0, D_OUT)},
     "no span": {"values": torch.ones(0, D_OUT), "span": 0},
+    "no chunk": {"values": torch.ones(2, D_OUT), "chunk": 0},
+    "fewer values than the span's chunks": {"values": torch.ones(2, D_OUT), "span": 5, "chunk": 2},
+    "more values than the span's chunks": {"values": torch.ones(4, D_OUT), "span": 5, "chunk": 2},
     "LoRA rows of another rank": {"values": torch.ones(2, D_OUT), "rank": 2},
     "a negative rank": {"values": torch.ones(2, D_OUT), "rank": -1},
 }
@@ -158,7 +163,11 @@ def rewritten(pack: EntryPack, rows: Any) -> bytes:
 
 BROKEN_ROWS: dict[str, dict[str, Any]] = {
     "an unknown field": {"surprise": 1},
-    "an unknown mode": {"value_mode": "everywhere"},
+    "a longer span": {"span": 4},
+    "no span": {"span": 0, "values": 0},
+    "no chunk": {"chunk": 0},
+    "longer chunks": {"chunk": 2},
+    "another rank": {"rank": 1},
     "more keys than there are": {"keys": 3, "key_digests": ["a", "b", "c"]},
     "fewer keys than there are": {"keys": 1, "key_digests": ["a"]},
     "a key without a digest": {"key_digests": ["a"]},

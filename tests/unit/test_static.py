@@ -23,6 +23,7 @@ def store(artifacts: ArtifactFolder, edit_id: str) -> StaticEntry:
         site="s",
         value_mode=ValueMode.LAST,
         span=1,
+        chunk=1,
         target_ids=(1,),
         normalised_prompt=edit_id,
         trained_end=False,

@@ -1,10 +1,10 @@
 """CodebookService: make, read, follow and roll back codebooks."""
 # ruff: noqa: N802 - the protocol names the methods.
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from horen_vllm.control import convert, limits, names, paging
 from horen_vllm.control._pb.horen.v1 import codebooks_pb2, codebooks_pb2_grpc
@@ -124,8 +124,17 @@ def _parameters(request: codebooks_pb2.CreateCodebookRequest, model: str) -> Met
     threshold = limits.check_threshold(request.threshold) if request.HasField("threshold") else None
     parameters = preset_parameters(limits.check_preset(request.preset), model, threshold)
     mode = convert.value_mode_from_proto(request.value_mode)
-    if mode is not None:
-        parameters = replace(parameters, value_mode=mode)
-    if request.HasField("window_ratio"):
-        parameters = replace(parameters, window_ratio=limits.check_window_ratio(request.window_ratio))
-    return parameters
+    given: dict[str, Any] = {} if mode is None else {"value_mode": mode}
+    given |= {name: check(getattr(request, name)) for name, check in _OVERRIDES.items() if request.HasField(name)}
+    return replace(parameters, **given)
+
+
+_OVERRIDES: Final[dict[str, Callable[[Any], Any]]] = {
+    "window_ratio": limits.check_window_ratio,
+    "rank": limits.check_rank,
+    "max_value_rows": limits.check_value_rows,
+    "train_end": bool,
+    "chat": bool,
+    "prefixes": limits.check_prefixes,
+}
+"""Optional fields of the request that replace the method parameter of the same name, and what checks them."""

@@ -49,9 +49,9 @@ def steps(draw: st.DrawFn) -> Step:
     table = torch.zeros(SLOTS, 4, dtype=torch.int64)
     for slot in range(SLOTS):
         rank = draw(st.sampled_from((0, 0, 1, 4)))
-        span = draw(st.integers(1, 5))
+        span = draw(st.integers(1, 8))
         first = draw(st.sampled_from((-1, 0, 7, ROWS_OF_VALUES - 8)))
-        table[slot] = torch.tensor([first, span, draw(st.integers(0, 1)), rank])
+        table[slot] = torch.tensor([first, span, draw(st.integers(1, span)), rank])
     values = torch.randn(ROWS_OF_VALUES, width, generator=generator).to(dtype)
     outputs = odd_bits(dtype, rows, width, generator)
     token_slot = draw(st.lists(st.integers(-1, SLOTS - 1), min_size=rows + 2, max_size=rows + 2))
@@ -72,13 +72,14 @@ def expected_row(step: Step, row: int) -> torch.Tensor | None:
     slot = int(step.token_slot[row])
     if slot < 0:
         return None
-    first, span, stride, rank = step.table[slot].tolist()
+    first, span, chunk, rank = step.table[slot].tolist()
     offset = int(step.positions[row] - step.answer_start[slot])
     if first == -1 or not 0 <= offset < span:
         return None
     before = step.outputs[row]
     if rank == 0:
-        return before + step.values[first + offset * stride]
+        shared: list[torch.Tensor] = [vector for vector in step.values[first:] for _ in range(chunk)]
+        return before + shared[offset]
     factors = step.values[first : first + 2 * rank].double()
     delta = (before.double() @ factors[:rank].T) @ factors[rank:]
     return (before.double() + delta).to(before.dtype)
@@ -112,7 +113,7 @@ def test_writes_the_rows_that_have_a_value_and_no_others(step: Step) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_low_rank_rows_are_right_and_do_not_depend_on_the_batch(form: object) -> None:
     generator = torch.Generator().manual_seed(5)
-    table = torch.tensor([[0, 9, 0, 4], [8, 9, 0, 4]])
+    table = torch.tensor([[0, 9, 9, 4], [8, 9, 9, 4]])
     rows = 6
     step = Step(
         torch.randn(rows, 33, generator=generator),
@@ -136,6 +137,27 @@ def test_low_rank_rows_are_right_and_do_not_depend_on_the_batch(form: object) ->
         expected = expected_row(step, row)
         assert expected is not None
         torch.testing.assert_close(together[row], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_chunks_and_low_rank_rows_stand_side_by_side_in_a_batch(form: object) -> None:
+    long, short, lora = 7, 3, 2
+    table = torch.tensor([[0, long, 3, 0], [10, short, short, 0], [20, 9, 9, lora]])
+    values = torch.randn(ROWS_OF_VALUES, 16, generator=torch.Generator().manual_seed(1))
+    values[[3, 11]] = torch.nan  # One row behind what the direct values may read.
+    slots = torch.arange(3, dtype=torch.int32).repeat(9)
+    positions = torch.arange(9).repeat_interleave(3)
+    step = Step(torch.randn(27, 16), slots, positions, torch.zeros(3, dtype=torch.int64), table, values)
+    after = step.run(form).reshape(9, 3, 16)
+    before = step.outputs.reshape(9, 3, 16)
+    rows = values[[0, 0, 0, 1, 1, 1, 2]]
+    assert torch.equal(after[:long, 0], before[:long, 0] + rows)
+    assert torch.equal(after[:short, 1], before[:short, 1] + values[10])
+    assert torch.equal(after[long:, 0], before[long:, 0])
+    assert torch.equal(after[short:, 1], before[short:, 1])
+    down, up = values[20:24].chunk(2)
+    expected = before[:, 2] + (before[:, 2] @ down.T) @ up
+    torch.testing.assert_close(after[:, 2], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_columns_of_different_strides_are_refused() -> None:

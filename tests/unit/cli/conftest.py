@@ -83,10 +83,10 @@ def publish(registry: SqlRegistry) -> Callable[[], EditRecord]:
     """Claim the oldest edit and publish an entry for it."""
 
     def work() -> EditRecord:
-        claim = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
-        assert claim is not None
+        (claim,) = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
         base = registry.get_codebook(claim.edit.codebook).revision
-        return registry.publish(claim, Publication(artifact="ab" * 32, base_revision=base))
+        (edit,) = registry.publish([(claim, Publication(artifact="ab" * 32, base_revision=base))])
+        return edit
 
     return work
 

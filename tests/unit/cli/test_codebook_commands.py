@@ -25,6 +25,44 @@ def test_create_show_and_list(horen: Callable[..., Any]) -> None:
     assert horen("codebook", "list") == [made]
 
 
+@pytest.mark.parametrize(
+    ("options", "parameters", "shown"),
+    [
+        (
+            ("--rank", "4", "--no-end", "--no-chat", "--prefixes", "2"),
+            {"rank": 4, "train_end": False, "chat": False, "prefixes": 2, "max_value_rows": 256},
+            {"values": "LoRA of rank 4", "end trained": "no", "keyed in": "plain form, behind 2 openings"},
+        ),
+        (
+            ("--max-value-rows", "64", "--end", "--chat"),
+            {"rank": 0, "train_end": True, "chat": True, "prefixes": 0, "max_value_rows": 64},
+            {"values": "direct vectors, at most 64", "end trained": "yes", "keyed in": "plain and chat form"},
+        ),
+        (("--value-mode", "answer"), {"value_mode": "answer"}, {"values": "direct vectors"}),
+    ],
+)
+def test_create_takes_the_parameters_of_values_and_contexts(
+    horen: Callable[..., Any],
+    run: Run,
+    options: tuple[str, ...],
+    parameters: dict[str, Any],
+    shown: dict[str, str],
+) -> None:
+    made = horen(*CREATE, *options)["parameters"]
+    assert {name: made[name] for name in parameters} == parameters
+    lines = [line.strip() for line in run("codebook", "show", "demo").stdout.splitlines()]
+    for label, text in shown.items():
+        assert [line.removeprefix(label).strip() for line in lines if line.startswith(f"{label} ")] == [text]
+
+
+def test_a_parameter_out_of_range_is_refused_by_the_server(server: ControlServer, run: Run) -> None:
+    result = run(*CREATE, "--rank", "65")
+    assert (result.exit_code, result.stderr.strip()) == (
+        3,
+        "error [invalid_parameter]: rank is 65; it must be 0 to 64.",
+    )
+
+
 def test_tables_are_for_people(horen: Callable[..., Any], run: Run) -> None:
     horen(*CREATE)
     shown, listed = run("codebook", "show", "demo").stdout, run("codebook", "list").stdout

@@ -24,8 +24,7 @@ def home(tmp_path: Path) -> HomeLayout:
 
 def publish(registry: Registry, artifacts: Path) -> str:
     """Publish the oldest edit with a real entry."""
-    claim = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
-    assert claim is not None
+    (claim,) = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
     edit = claim.edit
     manifest = EntryManifest(
         edit_id=edit.edit_id,
@@ -33,6 +32,7 @@ def publish(registry: Registry, artifacts: Path) -> str:
         site="s",
         value_mode=ValueMode.LAST,
         span=1,
+        chunk=1,
         target_ids=(1,),
         normalised_prompt=edit.spec.prompt,
         trained_end=False,
@@ -42,7 +42,7 @@ def publish(registry: Registry, artifacts: Path) -> str:
     entry = EntryArtifact(keys=torch.eye(1, 4), values=torch.ones(1, 4), manifest=manifest)
     digest = ArtifactFolder(artifacts).put(encode_entry(entry))
     base = registry.get_codebook(edit.codebook).revision
-    registry.publish(claim, Publication(artifact=digest, base_revision=base))
+    registry.publish([(claim, Publication(artifact=digest, base_revision=base))])
     return str(edit.edit_id)
 
 

@@ -10,7 +10,7 @@ import pytest
 from horen_vllm.control.client import HorenClient
 from horen_vllm.control.server import ControlServer
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
-from horen_vllm.registry.models import EditRecord, ReplicaReport
+from horen_vllm.registry.models import EditRecord, Publication, ReplicaReport
 from horen_vllm.registry.store import SqlRegistry
 
 from .conftest import FINGERPRINT, Run
@@ -67,8 +67,7 @@ def test_submit_gives_up_after_its_timeout(run: Run) -> None:
 
 def test_a_failed_edit_is_printed_and_is_an_error(run: Run, registry: SqlRegistry) -> None:
     def fail() -> None:
-        claim = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
-        assert claim is not None
+        (claim,) = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
         registry.fail(claim, "not_learned", "the loss stayed at 3.1.")
 
     timer = threading.Timer(0.3, fail)
@@ -79,6 +78,25 @@ def test_a_failed_edit_is_printed_and_is_an_error(run: Run, registry: SqlRegistr
     assert json.loads(result.stdout)["state"] == "failed"
     assert "error [not_learned]" in result.stderr
     assert "the loss stayed at 3.1." in result.stderr
+
+
+def test_a_note_on_a_published_edit_is_shown_and_is_no_error(
+    run: Run, horen: Callable[..., Any], registry: SqlRegistry
+) -> None:
+    edit_id = horen(*SUBMIT, "--wait", "committed")["edit_id"]
+    (claim,) = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
+    note = "the model answers so by itself."
+    publication = Publication(artifact="ab" * 32, base_revision=1, reason_code="already_answered", reason=note)
+    registry.publish([(claim, publication)])
+    assert horen("edit", "show", edit_id)["reason_code"] == "already_answered"
+    lines = [line.split(maxsplit=1) for line in run("edit", "show", edit_id).stdout.splitlines()]
+    assert ["note", note] in [[word.strip() for word in line] for line in lines]
+    watched = run("edit", "watch", edit_id, "--until", "published")
+    assert (watched.exit_code, note in watched.stdout) == (0, True)
+    # No server has it: that is why the wait ends, and not what the note says.
+    waiting = run("edit", "watch", edit_id, "--timeout", "0.3")
+    assert waiting.exit_code == 7
+    assert note not in waiting.stderr
 
 
 def test_the_same_request_id_stores_one_edit(horen: Callable[..., Any]) -> None:

@@ -71,7 +71,7 @@ def spec() -> EditSpec:
 @pytest.fixture
 def submit(client: HorenClient, demo: CodebookName, spec: EditSpec) -> Callable[[str], EditView]:
     """Submit an edit with another prompt to the demo codebook."""
-    return lambda prompt: client.submit_edit(demo, replace(spec, prompt=prompt))
+    return lambda prompt: client.submit_edit(demo, replace(spec, prompt=prompt, subject=None))
 
 
 @pytest.fixture
@@ -79,10 +79,10 @@ def publish(registry: Registry) -> Callable[[], EditRecord]:
     """Claim the oldest edit and publish an entry for it."""
 
     def run() -> EditRecord:
-        claim = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
-        assert claim is not None
+        (claim,) = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
         base = registry.get_codebook(claim.edit.codebook).revision
-        return registry.publish(claim, Publication(artifact="ab" * 32, base_revision=base))
+        (edit,) = registry.publish([(claim, Publication(artifact="ab" * 32, base_revision=base))])
+        return edit
 
     return run
 

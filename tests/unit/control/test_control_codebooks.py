@@ -2,11 +2,13 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from horen_vllm.control.client import CodebookView, EditProgress, EditView, HorenClient
-from horen_vllm.core.presets import PRESETS, ValueMode
+from horen_vllm.core.presets import PRESETS, ValueMode, preset_parameters
 from horen_vllm.errors import AlreadyExists, HorenError, InvalidArgument, NotFound, Unavailable
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.models import EditRecord, EditSpec, RevisionKind
@@ -25,6 +27,43 @@ def test_create_applies_preset_and_overrides(client: HorenClient) -> None:
     assert client.get_codebook("demo") == made
     assert client.get_codebook(made.name) == made
     assert client.get_codebook(str(made.name)) == made
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rank": 4, "max_value_rows": 1, "train_end": False, "chat": False, "prefixes": 0},
+        {"rank": 0, "max_value_rows": 2_048, "train_end": True, "chat": True, "prefixes": 16},
+        {"rank": 64, "value_mode": ValueMode.LAST},
+    ],
+)
+def test_create_replaces_what_is_given_and_keeps_the_rest(
+    client: HorenClient, preset: str, options: dict[str, Any]
+) -> None:
+    plain = client.create_codebook("plain", preset=preset, threshold=0.8)
+    assert plain.parameters == preset_parameters(preset, "demo-model", 0.8)
+    made = client.create_codebook("demo", preset=preset, threshold=0.8, **options)
+    assert made.parameters == replace(plain.parameters, **options)
+    assert client.get_codebook("demo") == made
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rank": -1}, "rank is -1; it must be 0 to 64."),
+        ({"rank": 65}, "rank is 65; it must be 0 to 64."),
+        ({"max_value_rows": 0}, "max_value_rows is 0; it must be 1 to 2048."),
+        ({"max_value_rows": 2_049}, "max_value_rows is 2049; it must be 1 to 2048."),
+        ({"prefixes": -1}, "prefixes is -1; it must be 0 to 16."),
+        ({"prefixes": 17}, "prefixes is 17; it must be 0 to 16."),
+    ],
+)
+def test_create_names_the_limits_of_a_parameter(client: HorenClient, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        client.create_codebook("demo", preset="cosine", threshold=0.8, **options)
+    assert (caught.value.code, caught.value.message) == ("invalid_parameter", said)
+    assert list(client.list_codebooks()) == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from horen_vllm.control import limits
 from horen_vllm.control.client import EditProgress, EditView, HorenClient
 from horen_vllm.errors import AlreadyExists, FailedPrecondition, HorenError, InvalidArgument, NotFound, Unavailable
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
-from horen_vllm.registry.models import EditRecord, EditSpec, ReplicaReport
+from horen_vllm.registry.models import EditRecord, EditSpec, Publication, ReplicaReport
 from horen_vllm.registry.store import SqlRegistry
 
 
@@ -55,13 +55,25 @@ def test_submit_is_idempotent_by_request_id(client: HorenClient, demo: CodebookN
         ({"paraphrases": ("\udcff",)}, "invalid_text", "paraphrases"),
         ({"must_not_fire": ("a", "\udcff")}, "invalid_text", "must_not_fire"),
         ({"target": ""}, "empty_target", "target"),
-        ({"target": "t" * 8_193}, "target_too_long", "8192"),
+        ({"target": "t" * 16_385}, "target_too_long", "16384"),
         ({"subject": "s" * 1_025}, "subject_too_long", "1024"),
         ({"aliases": ("a",) * 65}, "too_many_items", "aliases"),
         ({"paraphrases": ("a",) * 65}, "too_many_items", "paraphrases"),
         ({"must_not_fire": ("a",) * 65}, "too_many_items", "must_not_fire"),
         ({"paraphrases": ("a", " ")}, "empty_item", "paraphrases[1]"),
         ({"must_not_fire": ("p" * 32_769,)}, "item_too_long", "must_not_fire[0]"),
+        ({"subject": "Bolt"}, "subject_not_in_prompt", "'Bolt' is not in the prompt."),
+        ({"subject": "Bolt", "aliases": ("B", "Bolt AG")}, "subject_not_in_prompt", "one of its 2 aliases"),
+        (
+            {"must_not_fire": ("Who?", "who  leads ACME?")},
+            "contradictory_edit",
+            "must_not_fire[1] is the same text as prompt",
+        ),
+        (
+            {"paraphrases": ("A?", "Acme\u2019s head?"), "must_not_fire": ("ACME\u2019S head?",)},
+            "contradictory_edit",
+            "must_not_fire[0] is the same text as paraphrases[1]",
+        ),
     ],
 )
 def test_submit_refuses(client: HorenClient, demo: CodebookName, change: dict[str, Any], code: str, field: str) -> None:
@@ -69,6 +81,29 @@ def test_submit_refuses(client: HorenClient, demo: CodebookName, change: dict[st
         client.submit_edit(demo, EditSpec(**{"prompt": "Who leads Acme?", "target": "Ada", **change}))
     assert caught.value.code == code
     assert field in caught.value.message
+    assert list(client.list_edits(demo)) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "aliases"),
+    [
+        ("Who leads ACME  Corp?", "Acme\nCorp", ()),
+        ("Who leads the firm from Ulm?", "Acme", ("Bolt", "the FIRM")),
+        ("谁领导艾克美公司\uff1f", "艾克美", ()),
+        ("ใครบริหารบริษัทแอคมี", "แอคมี", ()),
+        ("من يدير شركة أكمي؟", "أكمي", ()),
+        ("Où habite Zoe\u0308?", "ZOË", ()),
+        ("Wer leitet die \uff21\uff43\uff4d\uff45 Straße?", "Acme STRASSE", ()),
+    ],
+)
+def test_a_subject_is_found_as_prompts_are_compared(prompt: str, subject: str, aliases: tuple[str, ...]) -> None:
+    spec = EditSpec(prompt=prompt, target="Ada", subject=subject, aliases=aliases)
+    assert limits.check_spec(spec) == spec
+
+
+def test_an_edit_may_repeat_itself(spec: EditSpec) -> None:
+    again = replace(spec, paraphrases=(spec.prompt, spec.prompt.upper()), must_not_fire=("Who left?", "Who left?"))
+    assert limits.check_spec(again) == again
 
 
 def test_undecodable_bytes_are_refused_wherever_a_user_may_put_them(client: HorenClient, spec: EditSpec) -> None:
@@ -118,7 +153,7 @@ def test_a_codebook_of_another_base_model_takes_no_edits(
 
 
 def test_limits_themselves_are_allowed(client: HorenClient, demo: CodebookName) -> None:
-    spec = EditSpec(prompt="ü" * 32_768, target="t" * 8_192, must_not_fire=("p" * 32_768,) * 64)
+    spec = EditSpec(prompt="ü" * 32_768, target="t" * 16_384, must_not_fire=("p" * 32_768,) * 64)
     assert client.submit_edit(demo, spec).spec == spec
 
 
@@ -196,11 +231,10 @@ def test_a_trained_edit_is_shown_as_trained(
     client: HorenClient, registry: SqlRegistry, submit: Callable[[str], EditView]
 ) -> None:
     edit = submit("Who leads Acme?")
-    claim = registry.claim("worker", lease_s=30, fingerprint="f" * 64)
-    assert claim is not None
+    (claim,) = registry.claim("worker", lease_s=30, fingerprint="f" * 64)
     watch = client.watch_edit(edit, until=EditProgress.TRAINED, timeout_s=10)
     assert next(watch).state is EditProgress.TRAINING
-    registry.trained(claim)
+    registry.trained((claim,))
     assert [view.state for view in watch] == [EditProgress.TRAINED]
 
 
@@ -227,13 +261,28 @@ def test_failed_edits_end_the_watch_with_their_reason(
     client: HorenClient, registry: SqlRegistry, submit: Callable[[str], EditView]
 ) -> None:
     edit = submit("Who leads Acme?")
-    claim = registry.claim("worker", lease_s=30, fingerprint="f" * 64)
-    assert claim is not None
+    (claim,) = registry.claim("worker", lease_s=30, fingerprint="f" * 64)
     assert client.get_edit(edit).state is EditProgress.TRAINING
     registry.fail(claim, "not_learned", "The loss stayed at 3.2.")
     view = client.wait_edit(edit, timeout_s=5)
     assert (view.state, view.reason_code, view.reason) == (
         EditProgress.FAILED, "not_learned", "The loss stayed at 3.2.",
+    )  # fmt: skip
+
+
+def test_a_published_edit_may_carry_a_note(
+    client: HorenClient, registry: SqlRegistry, submit: Callable[[str], EditView], beat: Callable[..., None]
+) -> None:
+    edit = submit("Who leads Acme?")
+    (claim,) = registry.claim("worker", lease_s=30, fingerprint="f" * 64)
+    publication = Publication(
+        artifact="ab" * 32, base_revision=1, reason_code="already_answered", reason="the model says so by itself."
+    )
+    registry.publish([(claim, publication)])
+    beat(demo=2)
+    view = client.get_edit(edit)
+    assert (view.state, view.reason_code, view.reason) == (
+        EditProgress.SERVING, "already_answered", "the model says so by itself.",
     )  # fmt: skip
 
 
@@ -247,8 +296,7 @@ def test_same_as_shares_the_other_edits_activity(
     first = submit("Who leads Acme?")
     publish()
     again = submit("Who leads Acme?")
-    claim = registry.claim("worker", lease_s=30, fingerprint="f" * 64)
-    assert claim is not None
+    (claim,) = registry.claim("worker", lease_s=30, fingerprint="f" * 64)
     registry.finish_same(claim, first.edit_id)
     beat(demo=2)
     view = client.get_edit(again)

@@ -1,8 +1,9 @@
 """Admission: the upsert rules of the design, on exact token ids."""
 
+import pytest
 import torch
 
-from horen_vllm.core.admission import AdmissionKind, Candidate, Existing, admit, normalise_prompt
+from horen_vllm.core.admission import AdmissionKind, Candidate, Existing, admission, admit, normalise_prompt
 from horen_vllm.core.match import KeyTable
 from horen_vllm.core.presets import MethodParameters
 
@@ -50,3 +51,16 @@ def test_far_prompt_is_new() -> None:
 def test_empty_codebook_admits() -> None:
     empty = KeyTable(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
     assert admit(candidate("x", (1,), 0), (), empty, PARAMETERS).kind is AdmissionKind.NEW
+
+
+def test_basins_are_not_asked_for_when_the_edit_is_already_there() -> None:
+    verdict = admission((9,), {7: Existing("e2", 7, "p", (9,))}, [7], pytest.fail)
+    assert (verdict.kind, verdict.entry) == (AdmissionKind.SAME, 7)
+
+
+def test_a_verdict_speaks_of_entries_by_the_given_numbers() -> None:
+    entries = {7: Existing("e7", 7, "p", (9,)), 12: Existing("e12", 12, "q", (8,)), 30: Existing("e30", 30, "r", (9,))}
+    verdict = admission((8,), entries, [7], lambda: [30, 7, 12])
+    assert (verdict.kind, verdict.supersedes, verdict.overlaps) == (AdmissionKind.SUPERSEDE, (7,), (30,))
+    verdict = admission((9,), entries, [], lambda: [30, 7])
+    assert (verdict.kind, verdict.entry) == (AdmissionKind.ALIAS, 30)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from horen_vllm.core.architectures import SUPPORTED_ARCHITECTURES, check_architecture, default_site
+from horen_vllm.core.architectures import SUPPORTED_ARCHITECTURES, check_architecture, check_site, default_site
 from horen_vllm.errors import FailedPrecondition
 
 
@@ -22,3 +22,25 @@ def test_an_unknown_architecture_is_refused_by_name() -> None:
     with pytest.raises(FailedPrecondition, match="BertModel") as caught:
         check_architecture("BertModel")
     assert caught.value.code == "unsupported_architecture"
+
+
+def test_every_default_site_is_one() -> None:
+    for architecture in SUPPORTED_ARCHITECTURES:
+        check_site(default_site("/models/mine", architecture, 4), architecture, 4)
+        check_site("model.layers.0.self_attn.o_proj", architecture, 1)
+
+
+@pytest.mark.parametrize(
+    ("site", "architecture", "code"),
+    [
+        ("model.layers.4.mlp.down_proj", "LlamaForCausalLM", "unknown_site"),
+        ("model.layers.3.mlp.gate_proj", "LlamaForCausalLM", "unsupported_site"),
+        ("model.layers.-1.mlp.down_proj", "LlamaForCausalLM", "unsupported_site"),
+        ("lm_head", "LlamaForCausalLM", "unsupported_site"),
+        ("model.layers.3.mlp.down_proj", "GptOssForCausalLM", "unsupported_site"),
+    ],
+)
+def test_what_is_no_edit_site_is_refused(site: str, architecture: str, code: str) -> None:
+    with pytest.raises(FailedPrecondition, match=site) as caught:
+        check_site(site, architecture, 4)
+    assert caught.value.code == code

@@ -1,12 +1,14 @@
 """Query window, value positions and parameters at their edges."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from horen_vllm.core.presets import MethodParameters, SpanMode, ValueMode, preset_parameters
 from horen_vllm.core.query import query_window
 from horen_vllm.core.routing import unit_queries_from_sums, unit_query
-from horen_vllm.core.values import value_index, value_rows, value_span
+from horen_vllm.core.values import value_chunk, value_index, value_rows, value_span
 from horen_vllm.errors import InvalidArgument
 
 
@@ -28,20 +30,41 @@ def test_sums_and_rows_give_the_same_query() -> None:
     torch.testing.assert_close(unit_query(rows), unit_queries_from_sums(rows.float().sum(0)[None])[0])
 
 
-def test_value_positions_of_each_mode() -> None:
-    offsets = torch.arange(-2, 5)
-    assert value_index(offsets, ValueMode.SEQUENCE, 3).tolist() == [-1, -1, 0, 1, 2, -1, -1]
-    assert value_index(offsets, ValueMode.ANSWER, 3).tolist() == [-1, -1, 0, 0, 0, -1, -1]
-    assert value_index(offsets, ValueMode.LAST, 1).tolist() == [-1, -1, 0, -1, -1, -1, -1]
+@pytest.mark.parametrize(
+    ("chunk", "span", "rows"),
+    [(1, 3, [0, 1, 2, -1, -1]), (3, 3, [0, 0, 0, -1, -1]), (1, 1, [0, -1, -1, -1, -1]), (2, 5, [0, 0, 1, 1, 2])],
+)
+def test_positions_of_a_chunk_share_a_vector_and_none_lies_outside_the_span(
+    chunk: int, span: int, rows: list[int]
+) -> None:
+    assert value_index(torch.arange(-4, 5), chunk, span).tolist() == [-1] * 4 + rows
+    assert value_rows(span, chunk) == max(rows) + 1
+
+
+@pytest.mark.parametrize(
+    ("span", "most", "chunk", "rows"),
+    [(1, 256, 1, 1), (256, 256, 1, 256), (257, 256, 2, 129), (10, 4, 3, 4), (9, 4, 3, 3), (7, 1, 7, 1)],
+)
+def test_a_span_over_the_most_vectors_shares_them_as_little_as_it_can(
+    span: int, most: int, chunk: int, rows: int
+) -> None:
+    parameters = MethodParameters(preset="cosine", threshold=0.9, max_value_rows=most)
+    assert value_chunk(span, parameters) == chunk
+    assert value_rows(span, chunk) == rows <= most
+    assert chunk == 1 or value_rows(span, chunk - 1) > most
+
+
+@pytest.mark.parametrize("change", [{"value_mode": ValueMode.ANSWER}, {"value_mode": ValueMode.LAST}, {"rank": 4}])
+def test_a_single_vector_and_a_lora_value_are_the_same_over_the_whole_span(change: dict[str, Any]) -> None:
+    parameters = MethodParameters(preset="cosine", threshold=0.9, max_value_rows=2, **change)
+    assert value_chunk(9, parameters) == 9
 
 
 def test_span_counts_the_end_token_only_when_it_is_trained() -> None:
     with_end = MethodParameters(preset="cosine", threshold=0.9)
     assert value_span(4, with_end) == 5
-    assert value_rows(ValueMode.SEQUENCE, 5) == 5
     paper = preset_parameters("horen-paper", "any", 0.9)
     assert value_span(4, paper) == 4
-    assert value_rows(paper.value_mode, 4) == 1
     assert value_span(4, preset_parameters("horen-reference", "any", 0.9)) == 1
 
 

@@ -1,13 +1,16 @@
-"""Tiny random models of every supported architecture with a byte-level tokenizer, and edits for them."""
+"""Tiny random models of every supported architecture with a byte-level tokenizer, edits for them, and workers."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from structlog.testing import capture_logs
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -21,10 +24,20 @@ from transformers import (
     Qwen3Config,
 )
 
+from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters, preset_parameters
+from horen_vllm.editor import passes
+from horen_vllm.editor.memory import MemoryLimit
+from horen_vllm.editor.metrics import EditorMetrics
 from horen_vllm.editor.model import EditableModel, load_editable_model
+from horen_vllm.editor.train import TrainedValue, train_values
+from horen_vllm.editor.worker import EditorWorker
+from horen_vllm.errors import HorenError
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
+from horen_vllm.registry.migrate import upgrade
 from horen_vllm.registry.models import EditRecord, EditSpec, EditState
+
+from .faulty_registry import NAME, FaultyRegistry, create
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
@@ -61,26 +74,26 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def save_tiny(kind: str, folder: Path, seed: int = 0) -> Path:
+def save_tiny(kind: str, folder: Path, seed: int = 0, **changes: Any) -> Path:
     torch.manual_seed(seed)
     tokenizer = byte_tokenizer()
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2} if kind == "gpt-oss" else {}
-    config = CONFIGS[kind](
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=160,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=None,
-        tie_word_embeddings=kind == "gemma",
-        **experts,
-    )
+    fields: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 160,
+        "initializer_range": 0.4,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": None,
+        "tie_word_embeddings": kind == "gemma",
+    }
+    config = CONFIGS[kind](**{**fields, **experts, **changes})
     model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -106,32 +119,103 @@ def editable(model_folder: ModelFolder) -> EditableModel:
 
 @pytest.fixture
 def parameters() -> MethodParameters:
-    return replace(preset_parameters("cosine", "tiny", threshold=0.995), max_steps=200, stop_loss=0.2)
+    # Random models are so rugged that noise throws training about.
+    preset = preset_parameters("cosine", "tiny", threshold=0.995)
+    return replace(preset, max_steps=200, stop_loss=0.2, learning_rate=0.3, noise=0.0)
+
+
+def edit_record(prompt: str, target: str, *, sequence: int = 1, **spec: tuple[str, ...]) -> EditRecord:
+    now = datetime.now(UTC)
+    return EditRecord(
+        edit_id=EditId(f"e{sequence}"),
+        codebook=CodebookName(DEFAULT_TENANT, "facts"),
+        sequence=sequence,
+        spec=EditSpec(prompt=prompt, target=target, **spec),  # type: ignore[arg-type]
+        state=EditState.TRAINING,
+        reason_code=None,
+        reason=None,
+        attempt=1,
+        artifact=None,
+        same_as=None,
+        alias_of=None,
+        supersedes=(),
+        overlaps=(),
+        published_revision=None,
+        active=False,
+        created_at=now,
+        updated_at=now,
+        published_at=None,
+    )
 
 
 @pytest.fixture
 def make_record() -> MakeRecord:
-    def make(prompt: str, target: str, *, sequence: int = 1, **spec: tuple[str, ...]) -> EditRecord:
-        now = datetime.now(UTC)
-        return EditRecord(
-            edit_id=EditId(f"e{sequence}"),
-            codebook=CodebookName(DEFAULT_TENANT, "facts"),
-            sequence=sequence,
-            spec=EditSpec(prompt=prompt, target=target, **spec),  # type: ignore[arg-type]
-            state=EditState.TRAINING,
-            reason_code=None,
-            reason=None,
-            attempt=1,
-            artifact=None,
-            same_as=None,
-            alias_of=None,
-            supersedes=(),
-            overlaps=(),
-            published_revision=None,
-            active=False,
-            created_at=now,
-            updated_at=now,
-            published_at=None,
-        )
+    return edit_record
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Keep structlog's default away: it prints every local variable of a traceback, models included."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("empty") / "registry.db"
+    upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def registry(
+    tmp_path: Path, empty_database: Path, editable: EditableModel, parameters: MethodParameters
+) -> Iterator[FaultyRegistry]:
+    registry = FaultyRegistry(f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
+    create(registry, NAME, editable, parameters)
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> ArtifactFolder:
+    return ArtifactFolder(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def metrics() -> EditorMetrics:
+    return EditorMetrics()
+
+
+@pytest.fixture
+def new_worker(
+    registry: FaultyRegistry, artifacts: ArtifactFolder, editable: EditableModel, metrics: EditorMetrics
+) -> Callable[..., EditorWorker]:
+    def make(**settings: Any) -> EditorWorker:
+        settings = {"worker_id": "w1", "memory": MemoryLimit(64 << 20), "lease_s": 60.0, "poll_s": 0.01, **settings}
+        return EditorWorker(registry=registry, artifacts=artifacts, editable=editable, metrics=metrics, **settings)
 
     return make
+
+
+@pytest.fixture
+def worker(new_worker: Callable[..., EditorWorker]) -> EditorWorker:
+    return new_worker()
+
+
+@pytest.fixture
+def submit(registry: FaultyRegistry) -> Callable[..., list[EditId]]:
+    return lambda *specs, name=NAME: [registry.submit(name, spec).edit_id for spec in specs]
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Numbers of values that were trained together."""
+    runs: list[int] = []
+
+    def counted(editable: EditableModel, tasks: Sequence[Any], *rest: Any) -> list[TrainedValue | HorenError]:
+        runs.append(len(tasks))
+        return list(train_values(editable, tasks, *rest))
+
+    monkeypatch.setattr(passes, "train_values", counted)
+    return runs

@@ -1,82 +1,28 @@
-"""The worker against the SQL registry: publishing, failing, moved revisions, lost claims, outages."""
+"""The worker against the SQL registry: batches, publishing, failing, moved revisions, lost claims, outages."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import torch
 
 from horen_vllm.artifact import ArtifactFolder, decode_entry
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor import editing
+from horen_vllm.editor import passes, publishing
+from horen_vllm.editor.metrics import EditorMetrics
 from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.train import TrainedValue, train_value
-from horen_vllm.editor.verify import check_target
+from horen_vllm.editor.train import TrainedValue, train_values
+from horen_vllm.editor.verify import require_target
 from horen_vllm.editor.worker import EditorWorker
-from horen_vllm.errors import Unavailable
-from horen_vllm.ids import DEFAULT_TENANT, CodebookName
-from horen_vllm.registry.migrate import upgrade
-from horen_vllm.registry.models import Claim, EditRecord, EditSpec, EditState, Publication
-from horen_vllm.registry.store import SqlRegistry
+from horen_vllm.errors import HorenError, Unavailable
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
+from horen_vllm.registry.models import Claim, EditSpec, EditState
 
-NAME = CodebookName(DEFAULT_TENANT, "facts")
-SPEC = EditSpec(prompt="Who leads Acme?", target="Ann")
-
-
-class FaultyRegistry(SqlRegistry):
-    """The real registry with a clock to turn and faults to order."""
-
-    def __init__(self, url: str) -> None:
-        self.ahead = timedelta()
-        super().__init__(url, clock=lambda: datetime.now(UTC) + self.ahead)
-        self.before_publish: list[Callable[[], object]] = []
-        self.states_at_publish: list[EditState] = []
-        self.outages = 0
-        self.extensions = 0
-
-    def claim(self, worker: str, *, lease_s: float, fingerprint: str) -> Claim | None:
-        if self.outages:
-            self.outages -= 1
-            raise Unavailable("the database does not answer.", code="registry_unavailable")
-        return super().claim(worker, lease_s=lease_s, fingerprint=fingerprint)
-
-    def extend(self, claim: Claim, *, lease_s: float) -> Claim:
-        self.extensions += 1
-        return super().extend(claim, lease_s=lease_s)
-
-    def publish(self, claim: Claim, publication: Publication) -> EditRecord:
-        self.states_at_publish.append(self.get_edit(claim.edit.edit_id).state)
-        if self.before_publish:
-            self.before_publish.pop(0)()
-        return super().publish(claim, publication)
-
-
-@pytest.fixture
-def registry(tmp_path: Path, editable: EditableModel, parameters: MethodParameters) -> Iterator[FaultyRegistry]:
-    url = f"sqlite:///{tmp_path / 'registry.db'}"
-    upgrade(url)
-    registry = FaultyRegistry(url)
-    registry.create_codebook(
-        NAME, model="tiny", fingerprint=editable.fingerprint, site=editable.site, parameters=parameters
-    )
-    yield registry
-    registry.close()
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> ArtifactFolder:
-    return ArtifactFolder(tmp_path / "artifacts")
-
-
-@pytest.fixture
-def worker(registry: FaultyRegistry, artifacts: ArtifactFolder, editable: EditableModel) -> EditorWorker:
-    return EditorWorker(
-        registry=registry, artifacts=artifacts, editable=editable, worker_id="w1", lease_s=60.0, poll_s=0.01
-    )
+from .faulty_registry import NAME, OTHERS, SPEC, FaultyRegistry, create, no_registry, states
 
 
 def test_publishes_a_verified_entry(
@@ -93,16 +39,64 @@ def test_publishes_a_verified_entry(
     assert entry.manifest.fingerprint == editable.fingerprint
 
 
-def test_same_superseding_and_new_edits(worker: EditorWorker, registry: FaultyRegistry) -> None:
-    targets = [("Who leads Acme?", "Ann"), ("who leads acme?", "Ann"), ("Who leads Acme?", "Bob"), ("Zz top is", "Q")]
-    edits = [registry.submit(NAME, EditSpec(prompt=prompt, target=target)).edit_id for prompt, target in targets]
+def test_a_batch_is_trained_at_once_and_published_in_one_transaction(
+    worker: EditorWorker, registry: FaultyRegistry, submit: Callable[..., list[EditId]], trainings: list[int]
+) -> None:
+    edits = submit(SPEC, *OTHERS)
+    assert worker.run_once()
+    assert states(registry, edits) == [("published", revision, None) for revision in (2, 3, 4, 5)]
+    assert trainings == [4]
+    assert registry.states_at_publish == [[EditState.TRAINED] * 4]
+    assert registry.get_codebook(NAME).entry_count == 4
+
+
+def test_a_batch_has_a_limit(
+    new_worker: Callable[..., EditorWorker], registry: FaultyRegistry, submit: Callable[..., list[EditId]]
+) -> None:
+    edits = submit(SPEC, *OTHERS)
+    worker = new_worker(batch=3)
+    assert worker.run_once()
+    assert [state for state, *_ in states(registry, edits)] == ["published"] * 3 + ["committed"]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_same_superseding_failing_and_new_edits(
+    new_worker: Callable[..., EditorWorker],
+    registry: FaultyRegistry,
+    submit: Callable[..., list[EditId]],
+    batch: int,
+) -> None:
+    edits = submit(
+        SPEC,
+        replace(SPEC, prompt="who leads acme?"),
+        replace(SPEC, prompt="w" * 300),
+        replace(SPEC, target="Bob"),
+        replace(SPEC, target="Bob"),
+        *OTHERS[:1],
+    )
+    worker = new_worker(batch=batch)
     while worker.run_once():
         pass
-    first, same, newer, other = (registry.get_edit(edit) for edit in edits)
+    first, same, bad, newer, again, other = (registry.get_edit(edit) for edit in edits)
     assert same.same_as == first.edit_id
+    assert bad.reason_code == "prompt_too_long"
     assert newer.supersedes == (first.edit_id,)
+    assert again.same_as == newer.edit_id
     assert [record.active for record in (first, newer, other)] == [False, True, True]
+    assert [record.published_revision for record in (first, newer, other)] == [2, 3, 4]
     assert registry.get_codebook(NAME).revision == 4
+
+
+def test_what_is_ready_does_not_wait_for_long(
+    worker: EditorWorker,
+    registry: FaultyRegistry,
+    submit: Callable[..., list[EditId]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publishing, "_FLUSH_S", 0.0)
+    submit(SPEC, *OTHERS)
+    assert worker.run_once()
+    assert [len(group) for group in registry.states_at_publish] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +117,27 @@ def test_failure_is_stored_with_its_reason(
     assert registry.get_codebook(NAME).revision == 1
 
 
+def test_an_edit_that_the_model_answers_already_is_published_with_a_note(
+    worker: EditorWorker, registry: FaultyRegistry, editable: EditableModel, parameters: MethodParameters
+) -> None:
+    name = CodebookName(DEFAULT_TENANT, "known")
+    create(registry, name, editable, replace(parameters, chat=False, train_end=False, stop_loss=20.0))
+    prompt, target = next(pair for pair in _answers(editable) if pair[1].isalnum())
+    submitted = registry.submit(name, EditSpec(prompt=prompt, target=target))
+    assert worker.run_once()
+    record = registry.get_edit(submitted.edit_id)
+    assert (record.state, record.active, record.reason_code) == (EditState.PUBLISHED, True, "already_answered")
+    assert record.reason
+
+
+def _answers(editable: EditableModel) -> Iterator[tuple[str, str]]:
+    for number in range(100):
+        prompt = f"{number} is "
+        ids = torch.tensor([editable.tokenizer(prompt).input_ids])
+        token = int(editable.model(input_ids=ids).logits[0, -1].argmax())
+        yield prompt, str(editable.tokenizer.decode([token]))
+
+
 def test_an_edit_is_not_trained_before_it_is_verified(
     worker: EditorWorker, registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,59 +146,64 @@ def test_an_edit_is_not_trained_before_it_is_verified(
 
     def looking(*args: Any) -> None:
         seen.append(registry.get_edit(submitted.edit_id).state)
-        check_target(*args)
+        require_target(*args)
 
-    monkeypatch.setattr(editing, "check_target", looking)
+    monkeypatch.setattr(passes, "require_target", looking)
     assert worker.run_once()
     assert seen == [EditState.TRAINING]
-    assert registry.states_at_publish == [EditState.TRAINED]
+    assert registry.states_at_publish == [[EditState.TRAINED]]
 
 
-def test_unexpected_error_fails_the_edit_and_the_worker_goes_on(
-    worker: EditorWorker, registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["prepare_edits", "require_target"])
+def test_unexpected_error_fails_its_edit_only(
+    worker: EditorWorker,
+    registry: FaultyRegistry,
+    submit: Callable[..., list[EditId]],
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
 ) -> None:
-    first, second = registry.submit(NAME, SPEC), registry.submit(NAME, replace(SPEC, target="Bob"))
-    with monkeypatch.context() as patch:
-        patch.setattr(editing, "queries", None)
-        assert worker.run_once()
-    record = registry.get_edit(first.edit_id)
-    assert (record.state, record.reason_code) == (EditState.FAILED, "internal_error")
-    assert "TypeError" in (record.reason or "")
+    real = getattr(passes, step)
+    edits = submit(*OTHERS, SPEC, replace(SPEC, prompt="~~ ~~ ~~"))
+
+    def breaking(editable: EditableModel, subject: Any, *rest: Any) -> Any:
+        about = [record.edit_id for record in subject] if step == "prepare_edits" else [subject.prospect.edit_id]
+        if edits[1] in about:
+            raise TypeError("boom")
+        return real(editable, subject, *rest)
+
+    monkeypatch.setattr(passes, step, breaking)
     assert worker.run_once()
-    assert registry.get_edit(second.edit_id).state is EditState.PUBLISHED
+    published = [("published", revision, None) for revision in (2, 3, 4, 5)]
+    assert states(registry, edits) == [published[0], ("failed", None, "internal_error"), *published[1:]]
+    assert "TypeError" in (registry.get_edit(edits[1]).reason or "")
+    assert not worker.run_once()
 
 
 def test_moved_revision_is_admitted_again_without_training(
-    worker: EditorWorker, registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
+    worker: EditorWorker, registry: FaultyRegistry, submit: Callable[..., list[EditId]], trainings: list[int]
 ) -> None:
-    runs = []
-
-    def counted(*args: Any) -> TrainedValue:
-        runs.append(args)
-        return train_value(*args)
-
-    monkeypatch.setattr(editing, "train_value", counted)
     registry.before_publish = [lambda: registry.rollback(NAME, 1)] * 2
-    submitted = registry.submit(NAME, SPEC)
+    edits = submit(SPEC, *OTHERS)
     assert worker.run_once()
-    record = registry.get_edit(submitted.edit_id)
-    assert (record.state, record.published_revision) == (EditState.PUBLISHED, 4)
-    assert len(runs) == 1
-    assert registry.states_at_publish == [EditState.TRAINED] * 3
+    assert states(registry, edits) == [("published", revision, None) for revision in (4, 5, 6, 7)]
+    assert trainings == [4]
+    assert {state for group in registry.states_at_publish for state in group} == {EditState.TRAINED}
 
 
-def test_revision_that_always_moves_fails_in_the_end(worker: EditorWorker, registry: FaultyRegistry) -> None:
-    registry.before_publish = [lambda: registry.rollback(NAME, 1)] * 9
-    submitted = registry.submit(NAME, SPEC)
+def test_revision_that_always_moves_fails_in_the_end(
+    worker: EditorWorker, registry: FaultyRegistry, submit: Callable[..., list[EditId]]
+) -> None:
+    registry.before_publish = [lambda: registry.rollback(NAME, 1)] * 5
+    edits = submit(SPEC, *OTHERS)
     assert worker.run_once()
-    record = registry.get_edit(submitted.edit_id)
-    assert (record.state, record.reason_code) == (EditState.FAILED, "revision_moved")
+    published = [("published", revision, None) for revision in (7, 8, 9)]
+    assert states(registry, edits) == [("failed", None, "revision_moved"), *published]
 
 
 def test_lost_claim_is_dropped(worker: EditorWorker, registry: FaultyRegistry, editable: EditableModel) -> None:
     def other_worker_takes_over() -> None:
         registry.ahead = timedelta(seconds=120)
-        assert registry.claim("w2", lease_s=60.0, fingerprint=editable.fingerprint) is not None
+        assert registry.claim("w2", lease_s=60.0, fingerprint=editable.fingerprint)
 
     registry.before_publish = [other_worker_takes_over]
     submitted = registry.submit(NAME, SPEC)
@@ -193,19 +213,53 @@ def test_lost_claim_is_dropped(worker: EditorWorker, registry: FaultyRegistry, e
     assert registry.get_codebook(NAME).revision == 1
 
 
-def test_lease_is_extended_while_training(
-    registry: FaultyRegistry, artifacts: ArtifactFolder, editable: EditableModel, monkeypatch: pytest.MonkeyPatch
+def test_an_edit_closed_elsewhere_does_not_stop_the_others(
+    worker: EditorWorker,
+    registry: FaultyRegistry,
+    submit: Callable[..., list[EditId]],
+    editable: EditableModel,
+    metrics: EditorMetrics,
 ) -> None:
-    def slow(*args: Any) -> TrainedValue:
-        time.sleep(1.0)
-        return train_value(*args)
+    edits = submit(SPEC, replace(SPEC, target="Bob"), *OTHERS)
 
-    monkeypatch.setattr(editing, "train_value", slow)
-    worker = EditorWorker(registry=registry, artifacts=artifacts, editable=editable, worker_id="w1", lease_s=0.6)
-    submitted = registry.submit(NAME, SPEC)
+    def first_is_failed_by_another() -> None:
+        claims = registry.claim("w1", lease_s=60.0, fingerprint=editable.fingerprint, limit=9)
+        assert not claims, "the batch is held"
+        registry.fail(replace(held[0]), "target_not_reached", "another worker said so.")
+
+    held: list[Claim] = []
+    real = registry.claim
+
+    def remembering(*args: Any, **settings: Any) -> tuple[Claim, ...]:
+        claims = real(*args, **settings)
+        held.extend(claims)
+        return claims
+
+    registry.claim = remembering  # type: ignore[method-assign]
+    registry.before_publish = [first_is_failed_by_another]
     assert worker.run_once()
-    assert registry.extensions >= 3
-    assert registry.get_edit(submitted.edit_id).state is EditState.PUBLISHED
+    published = [("published", revision, None) for revision in (2, 3, 4, 5)]
+    assert states(registry, edits) == [("failed", None, "target_not_reached"), *published]
+    assert registry.get_edit(edits[1]).supersedes == ()
+    assert metrics.registry.get_sample_value("horen_editor_edits_total", {"outcome": "lost"}) == 1
+
+
+def test_leases_are_extended_together_while_training(
+    new_worker: Callable[..., EditorWorker],
+    registry: FaultyRegistry,
+    submit: Callable[..., list[EditId]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow(*args: Any) -> list[TrainedValue | HorenError]:
+        time.sleep(1.0)
+        return list(train_values(*args))
+
+    monkeypatch.setattr(passes, "train_values", slow)
+    edits = submit(SPEC, *OTHERS)
+    assert new_worker(lease_s=0.6).run_once()
+    assert len(registry.extensions) >= 3
+    assert set(registry.extensions[:3]) == {4}
+    assert [state for state, *_ in states(registry, edits)] == ["published"] * 4
 
 
 def test_outage_is_waited_out(worker: EditorWorker, registry: FaultyRegistry) -> None:
@@ -221,6 +275,24 @@ def test_outage_is_waited_out(worker: EditorWorker, registry: FaultyRegistry) ->
     stop.set()
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+def test_what_an_outage_kept_from_being_published_leaves_no_trace(
+    worker: EditorWorker, registry: FaultyRegistry, submit: Callable[..., list[EditId]]
+) -> None:
+    def outage() -> None:
+        raise no_registry()
+
+    registry.before_publish = [outage]
+    edits = submit(SPEC, replace(SPEC, target="Bob"), *OTHERS[:1])
+    with pytest.raises(Unavailable):
+        worker.run_once()
+    assert not worker.run_once()
+    registry.ahead = timedelta(seconds=120)
+    while worker.run_once():
+        pass
+    assert states(registry, edits) == [("published", revision, None) for revision in (2, 3, 4)]
+    assert registry.get_edit(edits[1]).supersedes == (edits[0],)
 
 
 def test_edits_of_another_model_are_left_alone(worker: EditorWorker, registry: FaultyRegistry) -> None:

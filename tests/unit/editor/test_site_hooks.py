@@ -1,5 +1,6 @@
 """Hooks on the edit site: queries depend on their prompt alone, values reach answer positions alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.editor.adaptor import ValueLayout
 from horen_vllm.editor.batch import answer_batch, answer_logits
-from horen_vllm.editor.capture import capture_site_inputs, capture_site_outputs, queries
+from horen_vllm.editor.capture import captured_inputs, captured_outputs
+from horen_vllm.editor.clean import queries
 from horen_vllm.editor.contexts import EditContext, PromptForm
 from horen_vllm.editor.inject import inject_values
 from horen_vllm.editor.model import EditableModel, load_editable_model
@@ -24,7 +27,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def test_query_is_the_unit_mean_of_the_window(editable: EditableModel, parameters: MethodParameters) -> None:
-    with capture_site_inputs(editable.module) as captured:
+    with captured_inputs(editable.module) as captured:
         editable.model(input_ids=torch.tensor([PROMPTS[0]]))
     mean = captured[0][0, 2:].mean(dim=0)
     found = queries(editable, CONTEXTS[:1], parameters)
@@ -33,7 +36,7 @@ def test_query_is_the_unit_mean_of_the_window(editable: EditableModel, parameter
 
 
 def test_the_window_is_the_end_of_the_span(editable: EditableModel, parameters: MethodParameters) -> None:
-    with capture_site_inputs(editable.module) as captured:
+    with captured_inputs(editable.module) as captured:
         editable.model(input_ids=torch.tensor([PROMPTS[2]]))
     mean = captured[0][0, 3:6].mean(dim=0)
     found = queries(editable, [replace(CONTEXTS[2], span=(1, 6))], parameters)
@@ -43,7 +46,7 @@ def test_the_window_is_the_end_of_the_span(editable: EditableModel, parameters: 
 def test_queries_do_not_depend_on_their_neighbours(editable: EditableModel, parameters: MethodParameters) -> None:
     together = queries(editable, CONTEXTS, parameters)
     for row, context in enumerate(CONTEXTS):
-        assert torch.equal(bits(queries(editable, [context], parameters)[0]), bits(together[row]))
+        torch.testing.assert_close(queries(editable, [context], parameters)[0], together[row], atol=1e-6, rtol=0.0)
     assert queries(editable, [], parameters).shape == (0, editable.d_in)
 
 
@@ -57,35 +60,34 @@ def test_padding_does_not_change_logits(model_folder: Callable[[str], Path], kin
         torch.testing.assert_close(together[row], whole[0, len(prompt) - 1 :], atol=5e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mode", list(ValueMode))
-def test_values_reach_answer_positions_only(editable: EditableModel, mode: ValueMode) -> None:
+@pytest.mark.parametrize(("span", "chunk"), [(2, 1), (2, 2), (1, 1), (3, 2)])
+def test_values_reach_answer_positions_only(editable: EditableModel, span: int, chunk: int) -> None:
     batch = answer_batch(PROMPTS, ANSWERS, editable.device)
-    span = 1 if mode is ValueMode.LAST else 2
-    values = torch.randn(2 if mode is ValueMode.SEQUENCE else 1, editable.d_out)
+    values = torch.randn(math.ceil(span / chunk), editable.d_out)
     after = editable.model.get_submodule("model.layers.2")
-    with capture_site_outputs(editable.module) as clean, capture_site_inputs(after) as clean_next:
+    with captured_outputs(editable.module) as clean, captured_inputs(after) as clean_next:
         answer_logits(editable, batch)
     with (
-        inject_values(editable, batch, values, mode=mode, span=span),
-        capture_site_outputs(editable.module) as edited,
-        capture_site_inputs(after) as edited_next,
+        inject_values(editable, batch, values, ValueLayout(span, chunk, 0)),
+        captured_outputs(editable.module) as edited,
+        captured_inputs(after) as edited_next,
     ):
         answer_logits(editable, batch)
     written = (batch.offsets >= 0) & (batch.offsets < span)
     assert torch.equal(bits(edited[0][~written]), bits(clean[0][~written]))
     assert torch.equal(bits(edited_next[0][~written]), bits(clean_next[0][~written]))
-    rows = batch.offsets[written] if mode is ValueMode.SEQUENCE else torch.zeros_like(batch.offsets[written])
-    assert torch.equal(edited[0][written], clean[0][written] + values[rows])
+    spread = values.repeat_interleave(chunk, dim=0)[batch.offsets[written]]
+    assert torch.equal(edited[0][written], clean[0][written] + spread)
 
 
 def test_hooks_come_off_after_an_error(editable: EditableModel) -> None:
     batch = answer_batch(PROMPTS, ANSWERS, editable.device)
     with (
         pytest.raises(KeyError),
-        inject_values(editable, batch, torch.ones(1, editable.d_out), mode=ValueMode.LAST, span=1),
+        inject_values(editable, batch, torch.ones(1, editable.d_out), ValueLayout(1, 1, 0)),
     ):
         raise KeyError
-    with pytest.raises(KeyError), capture_site_inputs(editable.module):
+    with pytest.raises(KeyError), captured_inputs(editable.module):
         raise KeyError
     assert not editable.module._forward_hooks
     assert not editable.module._forward_pre_hooks

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import torch
 
 from horen_vllm.core.match import NO_ENTRY
-from horen_vllm.core.presets import ValueMode
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.revisions import VALUE_COLUMNS, RevisionView
 from tests.unit.plugin.entries import Numbered
@@ -37,17 +36,16 @@ def check_view(codebooks: PagedCodebooks, view: RevisionView, expected: Expected
     assert view.revision == expected.revision
     assert sorted(view.edit_ids) == sorted(expected.entries)
     assert view.value_table.shape == (len(expected.entries) + 1, VALUE_COLUMNS)
-    assert view.value_table[-1].tolist() == [NO_ENTRY, 0, 0, 0]
+    assert view.value_table[-1].tolist() == [NO_ENTRY, 0, 1, 0]
     assert torch.equal(table.keys, store.keys[view.key_rows])
     for index, edit_id in enumerate(view.edit_ids):
         number, entry = expected.entries[edit_id]
         assert int(table.sequences[index]) == number
         assert torch.equal(table.keys[table.owners == index], entry.keys)
-        row, span, stride, rank = view.value_table[index].tolist()
-        assert (span, rank) == (entry.manifest.span, entry.manifest.rank)
+        row, span, chunk, rank = view.value_table[index].tolist()
+        assert (span, chunk, rank) == (entry.manifest.span, entry.manifest.chunk, entry.manifest.rank)
         if rank:
             assert torch.equal(store.values[row : row + 2 * rank], entry.values)
             continue
-        for offset in range(span):
-            at = offset if entry.manifest.value_mode is ValueMode.SEQUENCE else 0
-            assert torch.equal(store.values[row + offset * stride], entry.values[at])
+        written = torch.stack([store.values[row + offset // chunk] for offset in range(span)])
+        assert torch.equal(written, entry.values.repeat_interleave(entry.manifest.chunk, dim=0)[:span])

@@ -42,22 +42,25 @@ def make_entry(
     num_keys: int = 1,
     span: int = 2,
     mode: ValueMode = ValueMode.SEQUENCE,
+    chunk: int = 1,
     rank: int = 0,
     keys: torch.Tensor | None = None,
     values: torch.Tensor | None = None,
 ) -> EntryArtifact:
-    """Return an entry with random unit keys and random values unless they are given."""
+    """Return an entry with random unit keys and random values unless they are given; `chunk` is of `sequence`."""
+    chunk = chunk if mode is ValueMode.SEQUENCE and not rank else span
     generator = torch.Generator().manual_seed(seed)
     if keys is None:
         keys = F.normalize(torch.randn(num_keys, D_IN, generator=generator), dim=-1)
     if values is None:
-        values = torch.randn(2 * rank or value_rows(mode, span), D_OUT, generator=generator)
+        values = torch.randn(2 * rank or value_rows(span, chunk), D_OUT, generator=generator)
     manifest = EntryManifest(
         edit_id=edit_id,
         fingerprint="f",
         site="s",
         value_mode=mode,
         span=span,
+        chunk=chunk,
         target_ids=(1,),
         normalised_prompt=edit_id,
         trained_end=False,

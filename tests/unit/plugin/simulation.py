@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from horen_vllm.artifact import EntryArtifact
-from horen_vllm.core.presets import ValueMode
 from horen_vllm.plugin.plan import BatchRow
 from horen_vllm.plugin.site import EditSite
 from horen_vllm.plugin.tag import RequestTag
@@ -89,7 +88,7 @@ class Request:
         if entry.manifest.rank:
             down, up = entry.values.chunk(2)
             return clean + (clean * down).sum(dim=1) @ up
-        return clean + entry.values[offset if entry.manifest.value_mode is ValueMode.SEQUENCE else 0]
+        return clean + entry.values.repeat_interleave(entry.manifest.chunk, dim=0)[offset]
 
 
 @dataclass

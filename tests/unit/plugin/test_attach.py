@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from vllm.model_executor.models.registry import ModelRegistry
 
 from horen_vllm import __version__
+from horen_vllm.core.architectures import SUPPORTED_ARCHITECTURES
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.plugin.attach import _prepare_compilation, find_site
 
@@ -56,6 +58,50 @@ def test_a_layer_that_is_not_one_is_refused_by_name(layer: torch.nn.Module, name
     with pytest.raises(FailedPrecondition, match=repr(name)) as caught:
         find_site(model_with(layer), name)
     assert caught.value.code == code
+
+
+def served_model(architecture: str, path: str, layer: torch.nn.Module) -> torch.nn.Module:
+    """Return a model with vLLM's own name map for `architecture`, and one layer."""
+    owner: torch.nn.Module = layer
+    for part in reversed(path.split(".")):
+        owner = torch.nn.ModuleDict({part: owner})
+    mapper = getattr(ModelRegistry.models[architecture].load_model_cls(), "hf_to_vllm_mapper", None)
+    if mapper is not None:
+        owner.hf_to_vllm_mapper = mapper
+    return owner
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "own_name"),
+    [
+        ("GptOssForCausalLM", "model.layers.2.self_attn.o_proj", "model.layers.2.attn.o_proj"),
+        *(
+            (architecture, f"model.layers.2.{linear}", f"model.layers.2.{linear}")
+            for architecture in SUPPORTED_ARCHITECTURES
+            if architecture != "GptOssForCausalLM"
+            for linear in ("mlp.down_proj", "self_attn.o_proj")
+        ),
+    ],
+)
+def test_the_layer_is_found_under_the_name_that_vllm_gives_it(architecture: str, name: str, own_name: str) -> None:
+    linear = RowParallel()
+    assert find_site(served_model(architecture, own_name, linear), name) is linear
+
+
+def test_a_missing_layer_is_refused_under_both_names() -> None:
+    model = served_model("GptOssForCausalLM", "model.layers.2.attn.o_proj", RowParallel())
+    with pytest.raises(FailedPrecondition) as caught:
+        find_site(model, "model.layers.3.self_attn.o_proj")
+    assert caught.value.code == "unknown_site"
+    for name in ("'model.layers.3.self_attn.o_proj'", "(in vLLM: model.layers.3.attn.o_proj)"):
+        assert name in caught.value.message
+
+
+def test_the_experts_of_gpt_oss_are_no_module_of_that_name() -> None:
+    model = served_model("GptOssForCausalLM", "model.layers.2.mlp.experts", RowParallel())
+    with pytest.raises(FailedPrecondition) as caught:
+        find_site(model, "model.layers.2.mlp.down_proj")
+    assert caught.value.code == "unknown_site"
 
 
 @pytest.mark.parametrize("splitting", [None, [], ["vllm::attention"], ["vllm::attention", "horen::edit"]])

@@ -7,7 +7,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from horen_vllm.artifact import EntryArtifact
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.plugin.codebooks import Update
@@ -25,7 +24,9 @@ from tests.unit.plugin.entries import (
 KEYS, VALUES = 16, 14
 NAMES = st.sampled_from(["a", "b"])
 IDS = ["e1", "e2", "e3", "e4"]
-SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.sampled_from(ValueMode), st.integers(0, 1))
+SHAPES = st.tuples(
+    st.integers(1, 3), st.integers(1, 4), st.sampled_from(ValueMode), st.integers(1, 2), st.integers(0, 1)
+)
 EDITS = st.dictionaries(st.sampled_from(IDS), SHAPES, max_size=3)
 
 
@@ -83,7 +84,7 @@ class CodebooksMachine(RuleBasedStateMachine):
     @rule(name=NAMES, offset=st.integers(1, 3))
     def stage_from_a_revision_that_is_not_here(self, name: str, offset: int) -> None:
         at = self.applied[name].revision if name in self.applied else 0
-        update = update_of(name, at + offset + 1, [self._entry("e1", 1, 1, ValueMode.LAST, 0)], base=at + offset)
+        update = update_of(name, at + offset + 1, [self._entry("e1", 1, 1, ValueMode.LAST, 1, 0)], base=at + offset)
         assert self._attempt(update) == "revision_gap"
 
     @rule(name=NAMES)
@@ -163,10 +164,10 @@ class CodebooksMachine(RuleBasedStateMachine):
         self.made += 1
         return self.made
 
-    def _entry(self, edit_id: str, num_keys: int, span: int, mode: ValueMode, rank: int) -> Numbered:
+    def _entry(self, edit_id: str, num_keys: int, span: int, mode: ValueMode, chunk: int, rank: int) -> Numbered:
         number, span = self._next(), 1 if mode is ValueMode.LAST else span
-        entry: EntryArtifact = make_entry(edit_id, seed=number, num_keys=num_keys, span=span, mode=mode, rank=rank)
-        return number, entry
+        shape: dict[str, Any] = {"num_keys": num_keys, "span": span, "mode": mode, "chunk": chunk, "rank": rank}
+        return number, make_entry(edit_id, seed=number, **shape)
 
 
 TestCodebooks = CodebooksMachine.TestCase

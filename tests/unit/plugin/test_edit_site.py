@@ -1,5 +1,7 @@
 """The edit site on a small linear layer: mixed batches, all kinds of value, revisions that move under load."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,12 +11,14 @@ from tests.unit.plugin.entries import D_IN, Numbered, make_entry, parameters, pu
 from tests.unit.plugin.simulation import SLOTS, Book, Request, Simulation
 
 MODES = [
-    (ValueMode.SEQUENCE, 3, 0),
-    (ValueMode.ANSWER, 4, 0),
-    (ValueMode.LAST, 1, 0),
-    (ValueMode.ANSWER, 3, 2),
-    (ValueMode.SEQUENCE, 1, 0),
+    (ValueMode.SEQUENCE, 3, 1, 0),
+    (ValueMode.ANSWER, 4, 4, 0),
+    (ValueMode.LAST, 1, 1, 0),
+    (ValueMode.ANSWER, 3, 3, 2),
+    (ValueMode.SEQUENCE, 5, 2, 0),
+    (ValueMode.SEQUENCE, 1, 1, 0),
 ]
+"""Mode, span, chunk, rank."""
 
 
 def key_of(request: Request) -> torch.Tensor:
@@ -26,10 +30,11 @@ def entries_for(requests: list[Request], *, seed: int) -> list[Numbered]:
     """Return one entry for every second request, with the kinds of value in turn and a foreign second key."""
     made = []
     for index, request in enumerate(requests[::2]):
-        mode, span, rank = MODES[(index + seed) % len(MODES)]
+        mode, span, chunk, rank = MODES[(index + seed) % len(MODES)]
         other = F.normalize(torch.randn(1, D_IN, generator=torch.Generator().manual_seed(index)))
         keys, number = torch.cat([other, key_of(request)]), 100 * seed + index
-        made.append((number, make_entry(f"e{seed}-{index}", seed=number, keys=keys, span=span, mode=mode, rank=rank)))
+        shape: dict[str, Any] = {"span": span, "mode": mode, "chunk": chunk, "rank": rank}
+        made.append((number, make_entry(f"e{seed}-{index}", seed=number, keys=keys, **shape)))
     return made
 
 
@@ -94,19 +99,21 @@ def test_every_output_row_is_what_the_reference_says(seed: int) -> None:
 
 
 def matching(
-    mode: ValueMode, span: int, *, rank: int = 0, where: tuple[int, int] | None = None
+    mode: ValueMode, span: int, *, chunk: int = 1, rank: int = 0, where: tuple[int, int] | None = None
 ) -> tuple[Simulation, Request]:
     simulation = Simulation(seed=0)
     request = Request("r", "a", 4, simulation.inputs(12), span=where)
-    entry = make_entry("e", keys=key_of(request), span=span, mode=mode, rank=rank, seed=7)
+    entry = make_entry("e", keys=key_of(request), span=span, mode=mode, chunk=chunk, rank=rank, seed=7)
     simulation.publish("a", 1, [(1, entry)])
     return simulation, request
 
 
 @pytest.mark.parametrize("where", [None, (1, 3), (0, 1), (3, 4)])
-@pytest.mark.parametrize(("mode", "span", "rank"), MODES)
-def test_a_value_ends_with_its_span(mode: ValueMode, span: int, rank: int, where: tuple[int, int] | None) -> None:
-    simulation, request = matching(mode, span, rank=rank, where=where)
+@pytest.mark.parametrize(("mode", "span", "chunk", "rank"), MODES)
+def test_a_value_ends_with_its_span(
+    mode: ValueMode, span: int, chunk: int, rank: int, where: tuple[int, int] | None
+) -> None:
+    simulation, request = matching(mode, span, chunk=chunk, rank=rank, where=where)
     simulation.step([(request, 2)])
     simulation.step([(request, 2)])
     for _ in range(8):

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.plugin.entries import EntryStore, ResidentEntry, RowWriter
 from tests.unit.plugin.entries import D_IN, D_OUT, make_entry, make_store, pack_of, unowned_rows_are_poison, used_rows
@@ -113,15 +112,6 @@ def test_other_widths_are_refused(shard: tuple[int, int]) -> None:
         with pytest.raises(FailedPrecondition) as caught:
             store.check_widths(pack_of([(1, entry)]))
         assert caught.value.code == "wrong_shape"
-
-
-@pytest.mark.parametrize(
-    ("mode", "rank", "stride"),
-    [(ValueMode.SEQUENCE, 0, 1), (ValueMode.ANSWER, 0, 0), (ValueMode.LAST, 0, 0), (ValueMode.SEQUENCE, 2, 0)],
-)
-def test_a_lora_value_is_the_same_at_all_positions(mode: ValueMode, rank: int, stride: int) -> None:
-    [row] = pack_of([(1, make_entry("e", span=1, mode=mode, rank=rank))]).rows
-    assert ResidentEntry(row, 0, 0).stride == stride
 
 
 @settings(max_examples=40, deadline=None)

@@ -43,6 +43,7 @@ def entry(edit_id: str, prompt: str, target: str, *, probe: bool = True, fingerp
         site="s",
         value_mode=ValueMode.LAST,
         span=1,
+        chunk=1,
         target_ids=ids(target),
         normalised_prompt=prompt,
         trained_end=False,
@@ -222,12 +223,12 @@ class World:
     def publish(self, name: str, prompt: str, target: str, **manifest: Any) -> EditRecord:
         """Publish an edit whose entry fires on its prompt."""
         edit = self.registry.submit(book(name), EditSpec(prompt=prompt, target=target))
-        claim = self.registry.claim("worker", lease_s=30, fingerprint=FINGERPRINT)
-        assert claim is not None
+        (claim,) = self.registry.claim("worker", lease_s=30, fingerprint=FINGERPRINT)
         artifact = self.artifacts.put(entry(edit.edit_id, prompt, target, **manifest))
         self.engine.prompts[edit.edit_id], self.engine.targets[edit.edit_id] = ids(prompt), ids(target)
         base = self.registry.get_codebook(book(name)).revision
-        return self.registry.publish(claim, Publication(artifact=artifact, base_revision=base))
+        (edit,) = self.registry.publish([(claim, Publication(artifact=artifact, base_revision=base))])
+        return edit
 
     def agent(self, publish: Callable[[AgentState], None] | None = None, **settings: Any) -> SyncAgent:
         options = {"replica_id": "r1", "sync_wait_s": 0.1, "lease_s": 30.0, **settings}

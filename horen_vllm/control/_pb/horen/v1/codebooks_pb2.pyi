@@ -111,20 +111,30 @@ class Revision(_message.Message):
     def __init__(self, name: _Optional[str] = ..., number: _Optional[int] = ..., kind: _Optional[_Union[Revision.Kind, str]] = ..., edit_id: _Optional[str] = ..., restored_revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ...) -> None: ...
 
 class CreateCodebookRequest(_message.Message):
-    __slots__ = ("parent", "codebook_id", "preset", "threshold", "value_mode", "window_ratio")
+    __slots__ = ("parent", "codebook_id", "preset", "threshold", "value_mode", "window_ratio", "rank", "max_value_rows", "train_end", "chat", "prefixes")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     CODEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     PRESET_FIELD_NUMBER: _ClassVar[int]
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     VALUE_MODE_FIELD_NUMBER: _ClassVar[int]
     WINDOW_RATIO_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    MAX_VALUE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    TRAIN_END_FIELD_NUMBER: _ClassVar[int]
+    CHAT_FIELD_NUMBER: _ClassVar[int]
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
     parent: str
     codebook_id: str
     preset: str
     threshold: float
     value_mode: Codebook.ValueMode
     window_ratio: float
-    def __init__(self, parent: _Optional[str] = ..., codebook_id: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ...) -> None: ...
+    rank: int
+    max_value_rows: int
+    train_end: bool
+    chat: bool
+    prefixes: int
+    def __init__(self, parent: _Optional[str] = ..., codebook_id: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ..., rank: _Optional[int] = ..., max_value_rows: _Optional[int] = ..., train_end: _Optional[bool] = ..., chat: _Optional[bool] = ..., prefixes: _Optional[int] = ...) -> None: ...
 
 class GetCodebookRequest(_message.Message):
     __slots__ = ("name",)

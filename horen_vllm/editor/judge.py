@@ -1,0 +1,126 @@
+"""The judge: whether an edit can be published in its codebook, and as what, before it has a value.
+
+Applies the upsert rules of `core.admission`, and looks at every prompt that the edit could take from another entry
+or that it must not take; does not know values, models or the registry.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Final
+
+import torch
+
+from horen_vllm.core.admission import Admission, AdmissionKind, admission
+from horen_vllm.editor.arena import NOBODY, KeyArena
+from horen_vllm.editor.codebook import EditorCodebook
+from horen_vllm.editor.lineup import TIE_MARGIN, Lineup
+from horen_vllm.editor.nearest import nearest_rows
+from horen_vllm.editor.prospect import Captured, Prospect, Verdict, canonical
+from horen_vllm.editor.trial import Trial
+
+_TWINS: Final = 0.999
+"""Cosine over which every key is looked at: keys that can tie with a new one, or with each other there, are nearer."""
+
+
+class Judge:
+    """Judges a batch of edits of one codebook, one after the other, while the codebook grows.
+
+    Without refinement the whole batch is scored against the codebook in one product at the start, and a verdict reads
+    the few rows that can matter to it; what is added later is read as it comes. With refinement every key has a part
+    in every decision, and a verdict reads them all. Either way a verdict is what `core.match` and `core.admission`
+    give for the codebook as it is, without and with the edit, but that scores nearer than `lineup.TIE_MARGIN` are
+    equal; so neither the batch nor the order of the keys in memory decides.
+
+    Parameters
+    ----------
+    book
+        The codebook.
+    prospects
+        The edits of the batch, in the order in which they are to be judged.
+    """
+
+    def __init__(self, book: EditorCodebook, prospects: Sequence[Prospect]) -> None:
+        self._book = book
+        self.prospects = canonical(book, prospects)
+        """The edits with the keys that their entries are to have; see `prospect.canonical`."""
+        self._survey()
+
+    def verdict(self, index: int) -> Verdict:
+        """Judge a prospect against the codebook as it is now.
+
+        Raises
+        ------
+        EditFailed
+            ``key_not_matched``, when one of its own contexts would not reach it; ``must_not_fire_fires``;
+            ``earlier_entry_silenced``, when a context of an earlier entry would be answered otherwise than now: it
+            would go to this edit, which has another target, or reach nothing, or an entry with another target.
+        """
+        prospect = self.prospects[index]
+        same_prompt = self._book.same_prompt(prospect.normalised_prompt)
+        trial = Trial(self._book, prospect, self._lineup(index, same_prompt))
+        admitted = admission(prospect.target_ids, self._book.existing, same_prompt, trial.basins)
+        if admitted.kind is AdmissionKind.SAME:
+            return self._verdict(admitted, ())
+        trial.check_routing()
+        return self._verdict(admitted, trial.captured())
+
+    def _verdict(self, admitted: Admission, captured: tuple[Captured, ...]) -> Verdict:
+        entry = None if admitted.entry is None else self._book.edit_id(admitted.entry)
+        return Verdict(
+            kind=admitted.kind,
+            same_as=entry if admitted.kind is AdmissionKind.SAME else None,
+            alias_of=entry if admitted.kind is AdmissionKind.ALIAS else None,
+            supersedes=tuple(map(self._book.edit_id, admitted.supersedes)),
+            overlaps=tuple(map(self._book.edit_id, admitted.overlaps)),
+            captured=captured,
+        )
+
+    def _survey(self) -> None:
+        """Score every context of the batch against the codebook as it stands."""
+        arena = self._book.arena
+        self._layout, self._surveyed = arena.layout, len(arena)
+        ends = list(accumulate((len(prospect.keys) for prospect in self.prospects), initial=0))
+        self._places = [slice(first, last) for first, last in pairwise(ends)]
+        if self.prospects and not self._book.parameters.steps:
+            floor = min(self._book.parameters.threshold, _TWINS)
+            queries = torch.cat([prospect.keys for prospect in self.prospects])
+            self._nearest = nearest_rows(queries, arena.keys, floor)
+
+    def _lineup(self, index: int, same_prompt: tuple[int, ...]) -> Lineup:
+        arena, prospect = self._book.arena, self.prospects[index]
+        leaving = {sequence: self._book.rows(sequence) for sequence in same_prompt}
+        if self._book.parameters.steps:
+            return Lineup(arena, prospect.keys, prospect.sequence, leaving, None)
+        if self._layout != arena.layout:
+            self._survey()
+        place = self._places[index]
+        listed = self._nearest.rows[place].flatten()
+        near = torch.cat([listed[listed >= 0], torch.arange(self._surveyed, len(arena))])
+        lineup = Lineup(arena, prospect.keys, prospect.sequence, leaving, near)
+        if self._settles(prospect, lineup, self._nearest.bound[place]):
+            return lineup
+        near = _rivals(arena, prospect, [row for rows in leaving.values() for row in rows])
+        return Lineup(arena, prospect.keys, prospect.sequence, leaving, near)
+
+    def _settles(self, prospect: Prospect, lineup: Lineup, bound: torch.Tensor) -> bool:
+        """Return whether no row that is not listed can change a decision."""
+        threshold = self._book.parameters.threshold
+        best = torch.tensor(lineup.now.rule(prospect.keys, self._book.parameters).score)
+        if not ((bound <= _TWINS) & ((bound <= threshold) | (bound < best - TIE_MARGIN))).all():
+            return False
+        # A prompt that scores too little with the new keys cannot fire them, whoever else it reaches.
+        return bool(((prospect.foreign_queries @ prospect.keys.T) <= threshold).all())
+
+
+def _rivals(arena: KeyArena, prospect: Prospect, leaving: Sequence[int]) -> torch.Tensor:
+    """Return the rows that can decide a prompt of the edit: those as good as the best that stays, and all twins."""
+    stays = arena.owners != NOBODY
+    stays[torch.tensor(leaving, dtype=torch.int64)] = False
+    matters = torch.zeros_like(stays)
+    if not len(stays):
+        return matters.nonzero()[:, 0]
+    for query in (*prospect.keys, *prospect.foreign_queries):
+        scores = arena.keys @ query
+        best = torch.where(stays, scores, -torch.inf).amax()
+        matters |= scores >= best.clamp_max(_TWINS) - 2 * TIE_MARGIN
+    return matters.nonzero()[:, 0]

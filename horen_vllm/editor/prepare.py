@@ -1,0 +1,145 @@
+"""Preparation: the contexts of many edits, run through one clean pass, before anything is decided about them.
+
+Does not know codebooks; whatever is wrong with an edit itself is found here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from horen_vllm.artifact import KeyContext
+from horen_vllm.core.admission import normalise_prompt
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.editor.adaptor import ValueLayout, value_layout
+from horen_vllm.editor.clean import CleanRow, Passage, clean_pass, passages
+from horen_vllm.editor.contexts import EditContext, build_contexts, prompt_forms, target_ids
+from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.memory import MemoryLimit
+from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.prospect import Captured, Prospect
+from horen_vllm.errors import HorenError
+from horen_vllm.registry.models import EditRecord
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEdit:
+    """An edit with everything that does not depend on its codebook, its value excepted."""
+
+    prospect: Prospect
+    labels: tuple[int, ...]
+    """Token that each answer position predicts: the target, then the end where it is trained."""
+    layout: ValueLayout
+    rows: tuple[CleanRow, ...]
+    """What the clean pass kept, one row a context."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """An edit as token ids."""
+
+    record: EditRecord
+    target_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    contexts: tuple[EditContext, ...]
+    foreign: tuple[EditContext, ...]
+
+    @property
+    def passages(self) -> list[Passage]:
+        return passages(self.contexts, self.labels) + passages(self.foreign)
+
+
+def prepare_edits(
+    editable: EditableModel, records: Sequence[EditRecord], parameters: MethodParameters, memory: MemoryLimit
+) -> list[PreparedEdit | HorenError]:
+    """Return each edit prepared, or what is wrong with it, in order.
+
+    Errors are those of `contexts.build_contexts`, and EditFailed ``out_of_memory`` or ``non_finite_activations``.
+    """
+    drafts = [_draft(editable, record, parameters) for record in records]
+    wanted = [row for draft in drafts if isinstance(draft, _Draft) for row in draft.passages]
+    rows = iter(clean_pass(editable, wanted, parameters, memory))
+    return [
+        _prepared(draft, [next(rows) for _ in draft.passages], parameters, editable.d_in)
+        if isinstance(draft, _Draft)
+        else draft
+        for draft in drafts
+    ]
+
+
+def clean_captured(
+    editable: EditableModel,
+    edit: PreparedEdit,
+    captured: Sequence[Captured],
+    parameters: MethodParameters,
+    memory: MemoryLimit,
+) -> tuple[CleanRow, ...]:
+    """Return the rows of earlier entries' contexts with the labels of `edit`.
+
+    Raises
+    ------
+    EditFailed
+        ``out_of_memory``; ``earlier_entry_silenced``, when an earlier entry does not say what its context is.
+    """
+    wanted = [Passage(context.prompt_ids, context.span, edit.labels) for context in map(_context, captured)]
+    return tuple(_present(row) for row in clean_pass(editable, wanted, parameters, memory))
+
+
+def _context(captured: Captured) -> KeyContext:
+    if captured.context is None:
+        message = f"a prompt of {captured.edit_id} would reach the new entry, and its entry does not say which."
+        raise EditFailed(message, code="earlier_entry_silenced")
+    return captured.context
+
+
+def _draft(editable: EditableModel, record: EditRecord, parameters: MethodParameters) -> _Draft | HorenError:
+    spec = record.spec
+    try:
+        ids = target_ids(editable, spec)
+        foreign = [context for text in spec.must_not_fire for context in prompt_forms(editable, text, parameters)]
+        return _Draft(
+            record=record,
+            target_ids=ids,
+            labels=(*ids, editable.end_id) if parameters.train_end else ids,
+            contexts=build_contexts(editable, spec, parameters),
+            foreign=tuple(foreign),
+        )
+    except HorenError as exc:
+        return exc
+
+
+def _prepared(
+    draft: _Draft, rows: Sequence[CleanRow | None], parameters: MethodParameters, d_in: int
+) -> PreparedEdit | HorenError:
+    try:
+        whole = [
+            _finite(_present(row), context) for row, context in zip(rows, draft.contexts + draft.foreign, strict=True)
+        ]
+    except EditFailed as exc:
+        return exc
+    own, foreign = whole[: len(draft.contexts)], whole[len(draft.contexts) :]
+    prospect = Prospect(
+        edit_id=draft.record.edit_id,
+        sequence=draft.record.sequence,
+        normalised_prompt=normalise_prompt(draft.record.spec.prompt),
+        target_ids=draft.target_ids,
+        contexts=draft.contexts,
+        keys=torch.stack([row.query for row in own]),
+        foreign=draft.foreign,
+        foreign_queries=torch.stack([row.query for row in foreign]) if foreign else torch.empty(0, d_in),
+    )
+    return PreparedEdit(prospect, draft.labels, value_layout(len(draft.target_ids), parameters), tuple(own))
+
+
+def _present(row: CleanRow | None) -> CleanRow:
+    if row is None:
+        message = "one prompt of the edit with its answer does not fit into memory, not even alone."
+        raise EditFailed(message, code="out_of_memory")
+    return row
+
+
+def _finite(row: CleanRow, context: EditContext) -> CleanRow:
+    if not row.finite:
+        message = f"the model's activations for the {context.form} form of {context.text!r} are not finite numbers."
+        raise EditFailed(message, code="non_finite_activations")
+    return row

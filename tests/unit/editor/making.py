@@ -1,0 +1,61 @@
+"""Edits made in batches against a codebook that grows with them, as the worker does it, without a registry."""
+
+from collections.abc import Sequence
+
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.editing import EditBatch, EditOutcome
+from horen_vllm.editor.memory import MemoryLimit
+from horen_vllm.editor.model import EditableModel
+from horen_vllm.errors import HorenError
+from horen_vllm.registry.models import EditRecord, EntryRef
+
+MIB = 2**20
+
+
+class Book:
+    """A codebook whose entries stay in memory."""
+
+    def __init__(
+        self, editable: EditableModel, parameters: MethodParameters, memory: MemoryLimit | None = None
+    ) -> None:
+        self.editable = editable
+        self.memory = memory or MemoryLimit(64 * MIB)
+        self.entries: dict[str, Entry] = {}
+        self.copy = EditorCodebook(parameters, editable.d_in, lambda ref: self.entries[ref.edit_id].artifact)
+        self.copy.update(1, [], [])
+
+    def batch(self, records: Sequence[EditRecord]) -> EditBatch:
+        return EditBatch(self.editable, records, self.copy, self.memory)
+
+    def add(self, record: EditRecord, outcome: EditOutcome) -> None:
+        assert outcome.artifact is not None
+        ref = EntryRef(edit_id=record.edit_id, sequence=record.sequence, artifact=f"{record.sequence:064x}")
+        self.entries[record.edit_id] = Entry(ref, outcome.artifact)
+        self.copy.add(self.entries[record.edit_id], outcome.supersedes)
+
+    def make(self, records: Sequence[EditRecord], size: int = 1) -> list[EditOutcome | HorenError]:
+        """Make the edits in batches of `size`, as far as they can be made."""
+        outcomes: list[EditOutcome | HorenError] = []
+        for start in range(0, len(records), size):
+            chunk = records[start : start + size]
+            batch = self.batch(chunk)
+            batch.train()
+            outcomes += [self._one(batch, index, record) for index, record in enumerate(chunk)]
+        return outcomes
+
+    def edit(self, record: EditRecord) -> EditOutcome:
+        """Make one edit, or raise what is wrong with it."""
+        [outcome] = self.make([record])
+        if isinstance(outcome, HorenError):
+            raise outcome
+        return outcome
+
+    def _one(self, batch: EditBatch, index: int, record: EditRecord) -> EditOutcome | HorenError:
+        try:
+            outcome = batch.make(index)
+        except HorenError as exc:
+            return exc
+        if outcome.artifact is not None:
+            self.add(record, outcome)
+        return outcome

@@ -1,0 +1,398 @@
+"""The judge: equal to the plain rules on random streams of edits, and every reason to refuse."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext
+from horen_vllm.core.admission import AdmissionKind, Candidate, Existing, admit
+from horen_vllm.core.match import KeyTable, route
+from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
+from horen_vllm.editor import nearest
+from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.contexts import EditContext, PromptForm
+from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.judge import Judge
+from horen_vllm.editor.prospect import Captured, Prospect
+from horen_vllm.ids import EditId
+from horen_vllm.registry.models import EntryRef
+
+WIDTH = 12
+COSINE = preset_parameters("cosine", "tiny", threshold=0.9)
+PRESETS = (
+    COSINE,
+    replace(COSINE, threshold=0.5),
+    preset_parameters("horen-paper", "tiny", threshold=0.9),
+    preset_parameters("horen-reference", "tiny", threshold=0.9),
+    replace(preset_parameters("horen-reference", "tiny", threshold=0.9), steps=3),
+)
+Outcome = tuple[object, ...]
+
+
+def context(number: int) -> EditContext:
+    return EditContext(PromptForm.PLAIN, f"prompt {number}", (7, number), (0, 2))
+
+
+def prospect(
+    sequence: int,
+    target: int,
+    keys: torch.Tensor,
+    *,
+    prompt: str | None = None,
+    contexts: Sequence[int] | None = None,
+    foreign: torch.Tensor | None = None,
+) -> Prospect:
+    """An edit with one context a key; contexts are its own unless numbers are given."""
+    numbers = range(1000 * sequence, 1000 * sequence + len(keys)) if contexts is None else contexts
+    others = torch.empty(0, keys.shape[1]) if foreign is None else foreign
+    return Prospect(
+        edit_id=EditId(f"e{sequence}"),
+        sequence=sequence,
+        normalised_prompt=prompt or f"p{sequence}",
+        target_ids=(target,),
+        contexts=tuple(map(context, numbers)),
+        keys=keys,
+        foreign=tuple(context(-1 - index) for index in range(len(others))),
+        foreign_queries=others,
+    )
+
+
+def entry(of: Prospect) -> Entry:
+    manifest = EntryManifest(
+        edit_id=of.edit_id,
+        fingerprint="f",
+        site="s",
+        value_mode=ValueMode.LAST,
+        span=1,
+        chunk=1,
+        target_ids=of.target_ids,
+        normalised_prompt=of.normalised_prompt,
+        trained_end=False,
+        loss=0.1,
+        steps=1,
+        contexts=tuple(KeyContext(item.prompt_ids, item.span) for item in of.contexts),
+    )
+    ref = EntryRef(edit_id=of.edit_id, sequence=of.sequence, artifact=of.edit_id)
+    return Entry(ref, EntryArtifact(keys=of.keys, values=torch.zeros(1, 2), manifest=manifest))
+
+
+def book_of(parameters: MethodParameters, *entries: Prospect) -> EditorCodebook:
+    book = EditorCodebook(parameters, WIDTH, Stored().load)
+    for item in entries:
+        book.add(entry(item))
+    return book
+
+
+def judged(book: EditorCodebook, candidate: Prospect) -> Outcome:
+    return outcome(Judge(book, [candidate]), 0)
+
+
+def outcome(judge: Judge, index: int) -> Outcome:
+    try:
+        verdict = judge.verdict(index)
+    except EditFailed as exc:
+        return (exc.code,)
+    named = tuple((item.edit_id, item.context) for item in verdict.captured)
+    return (verdict.kind, verdict.same_as, verdict.alias_of, verdict.supersedes, verdict.overlaps, named)
+
+
+def axis(index: int) -> torch.Tensor:
+    return torch.eye(WIDTH)[index]
+
+
+def turned(degrees: float, *, towards: int = 1) -> torch.Tensor:
+    """A key so many degrees away from axis 0."""
+    angle = math.radians(degrees)
+    return math.cos(angle) * axis(0) + math.sin(angle) * axis(towards)
+
+
+class Stored:
+    """The files of entries."""
+
+    def __init__(self) -> None:
+        self.artifacts: dict[str, EntryArtifact] = {}
+
+    def put(self, item: Prospect) -> Entry:
+        made = entry(item)
+        self.artifacts[made.ref.artifact] = made.artifact
+        return made
+
+    def load(self, ref: EntryRef) -> EntryArtifact:
+        return self.artifacts[ref.artifact]
+
+
+@dataclass
+class Plain:
+    """The same rules, slowly: a new table for every question, all earlier keys routed before and after."""
+
+    parameters: MethodParameters
+    live: list[Prospect] = field(default_factory=list)
+
+    def table(self, entries: Sequence[Prospect]) -> KeyTable:
+        newest: dict[bytes, int] = {}
+        for index in sorted(range(len(entries)), key=lambda index: entries[index].sequence):
+            newest |= {key.numpy().tobytes(): index for key in entries[index].keys}
+        pairs = {
+            key.numpy().tobytes(): (key, index)
+            for index, item in enumerate(entries)
+            for key in item.keys
+            if newest[key.numpy().tobytes()] == index
+        }.values()
+        return KeyTable(
+            torch.stack([key for key, _ in pairs]) if pairs else torch.empty(0, WIDTH),
+            torch.tensor([index for _, index in pairs], dtype=torch.int64),
+            torch.tensor([item.sequence for item in entries], dtype=torch.int64),
+        )
+
+    def routed(self, queries: torch.Tensor, entries: Sequence[Prospect]) -> list[Prospect | None]:
+        decisions = route(queries, self.table(entries), self.parameters)
+        return [None if decision.entry is None else entries[decision.entry] for decision in decisions]
+
+    def judged(self, new: Prospect) -> Outcome:
+        existing = [Existing(it.edit_id, it.sequence, it.normalised_prompt, it.target_ids) for it in self.live]
+        candidate = Candidate(new.normalised_prompt, new.target_ids, new.keys)
+        verdict = admit(candidate, existing, self.table(self.live), self.parameters)
+        lender = None if verdict.entry is None else self.live[verdict.entry].edit_id
+        if verdict.kind is AdmissionKind.SAME:
+            return (verdict.kind, lender, None, (), (), ())
+        supersedes, overlaps = (
+            tuple(self.live[index].edit_id for index in indexes) for indexes in (verdict.supersedes, verdict.overlaps)
+        )
+        kept = [item for item in self.live if item.edit_id not in supersedes]
+        if any(found is not new for found in self.routed(new.keys, [*kept, new])):
+            return ("key_not_matched",)
+        if any(found is new for found in self.routed(new.foreign_queries, [*kept, new])):
+            return ("must_not_fire_fires",)
+        captured = self.captured(new, kept)
+        if captured is None:
+            return ("earlier_entry_silenced",)
+        return (verdict.kind, None, lender, supersedes, overlaps, captured)
+
+    def captured(self, new: Prospect, kept: list[Prospect]) -> tuple[tuple[EditId, KeyContext], ...] | None:
+        table = self.table(kept)
+        before, after = self.routed(table.keys, self.live), self.routed(table.keys, [*kept, new])
+        found = []
+        for key, index, earlier, later in zip(table.keys, table.owners.tolist(), before, after, strict=True):
+            owner = kept[index]
+            if later is new:
+                if owner.target_ids != new.target_ids:
+                    return None
+                place = [torch.equal(key, other) for other in owner.keys].index(True)
+                found.append((owner.sequence, place, owner))
+            elif earlier is not None and (later is None or later.target_ids != earlier.target_ids):
+                return None
+        return tuple(
+            (owner.edit_id, KeyContext(owner.contexts[place].prompt_ids, owner.contexts[place].span))
+            for _, place, owner in sorted(found, key=lambda item: item[:2])
+        )
+
+
+def stream(seed: int, length: int, spread: float) -> list[Prospect]:
+    """Edits around a few directions, with shared contexts whose keys differ in their last bits."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(limit: int) -> int:
+        return int(torch.randint(limit, (1,), generator=generator))
+
+    centres = F.normalize(torch.randn(5, WIDTH, generator=generator), dim=1)
+    pool = centres[torch.arange(60) % 5] + spread * torch.randn(60, WIDTH, generator=generator) / WIDTH**0.5
+    result = []
+    for sequence in range(1, length + 1):
+        numbers = list(dict.fromkeys(draw(60) for _ in range(1 + draw(3))))
+        noise = 1e-7 * torch.randn(len(numbers), WIDTH, generator=generator)
+        foreign = F.normalize(pool[[draw(60) for _ in range(draw(3) // 2)]], dim=1)
+        keys = F.normalize(pool[numbers] + noise, dim=1)
+        prompt = f"p{numbers[0]}"
+        result.append(prospect(sequence, draw(3), keys, prompt=prompt, contexts=numbers, foreign=foreign))
+    return result
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**31),
+    parameters=st.sampled_from(PRESETS),
+    batch=st.sampled_from([1, 7, 40]),
+    spread=st.sampled_from([0.15, 0.4]),
+    listed=st.sampled_from([2, 32]),
+)
+def test_verdicts_are_those_of_the_plain_rules(
+    seed: int, parameters: MethodParameters, batch: int, spread: float, listed: int
+) -> None:
+    with patch.object(nearest, "_LISTED", listed):
+        play(stream(seed, 30, spread), parameters, batch)
+
+
+def play(edits: Sequence[Prospect], parameters: MethodParameters, batch: int) -> None:
+    """Judge edits both ways and add those that pass; now and then an entry leaves."""
+    stored, plain = Stored(), Plain(parameters)
+    book = EditorCodebook(parameters, WIDTH, stored.load)
+    for start in range(0, len(edits), batch):
+        judge = Judge(book, edits[start : start + batch])
+        for index, new in enumerate(judge.prospects):
+            got = outcome(judge, index)
+            assert got == plain.judged(new)
+            if len(got) > 1 and got[0] is not AdmissionKind.SAME:
+                supersedes = [item.edit_id for item in plain.live if item.edit_id in got[3]]  # type: ignore[operator]
+                book.add(stored.put(new), supersedes)
+                plain.live = [*(item for item in plain.live if item.edit_id not in supersedes), new]
+            if new.sequence % 9 == 0 and plain.live:
+                gone = plain.live.pop(new.sequence % len(plain.live))
+                kept = [entry(item) for item in plain.live]
+                book.update(book.revision + 1, kept, [gone.edit_id])
+    assert book.entries == len(plain.live)
+
+
+def test_a_context_that_is_shared_takes_over_the_key_that_is_there() -> None:
+    earlier = prospect(1, 5, axis(0)[None], contexts=[4])
+    nearly = F.normalize(axis(0) + 1e-6 * axis(1), dim=0)
+    edits = [
+        prospect(2, 5, torch.stack([nearly, axis(3)]), contexts=[4, 8]),
+        prospect(3, 5, F.normalize(axis(3) + 1e-6 * axis(1), dim=0)[None], contexts=[8]),
+    ]
+    first, second = Judge(book_of(COSINE, earlier), edits).prospects
+    assert torch.equal(first.keys, torch.stack([axis(0), axis(3)]))
+    assert torch.equal(second.keys, axis(3)[None])
+
+
+def test_other_contexts_keep_their_own_keys() -> None:
+    edit = prospect(2, 5, turned(0.001)[None], contexts=[5])
+    [same] = Judge(book_of(COSINE, prospect(1, 5, axis(0)[None], contexts=[4])), [edit]).prospects
+    assert torch.equal(same.keys, edit.keys)
+
+
+@pytest.mark.parametrize("parameters", PRESETS)
+def test_a_context_of_an_earlier_edit_with_another_target_is_refused(parameters: MethodParameters) -> None:
+    book = book_of(parameters, prospect(1, 5, torch.stack([axis(1), axis(0)])))
+    new = prospect(2, 6, torch.stack([axis(0), axis(2)]))
+    with pytest.raises(
+        EditFailed, match=r"edit e1 .* 1\.0000 now and 1\.0000 with this edit, threshold 0\.[59]"
+    ) as caught:
+        Judge(book, [new]).verdict(0)
+    assert caught.value.code == "earlier_entry_silenced"
+
+
+@pytest.mark.parametrize("parameters", PRESETS)
+def test_a_context_of_an_earlier_edit_with_the_same_target_is_reported(parameters: MethodParameters) -> None:
+    earlier = prospect(1, 5, torch.stack([axis(1), axis(0)]))
+    new = prospect(2, 5, torch.stack([axis(0), axis(2)]))
+    verdict = Judge(book_of(parameters, earlier), [new]).verdict(0)
+    assert (verdict.kind, verdict.alias_of) == (AdmissionKind.ALIAS, "e1")
+    assert verdict.captured == (Captured(EditId("e1"), KeyContext((7, 1001), (0, 2))),)
+
+
+def test_equal_contexts_whose_keys_differ_by_rounding_are_equal() -> None:
+    """Artifacts that do not name their contexts keep the keys that they were made with."""
+    nearly = axis(0) * (1 + 2e-7)
+    book = book_of(COSINE, prospect(1, 5, nearly[None]))
+    assert judged(book, prospect(2, 6, axis(0)[None])) == ("earlier_entry_silenced",)
+    assert judged(book, prospect(2, 5, axis(0)[None]))[0] is AdmissionKind.ALIAS
+
+
+def test_an_edit_may_take_the_contexts_of_what_it_supersedes() -> None:
+    book = book_of(COSINE, prospect(1, 5, axis(0)[None], prompt="p"), prospect(2, 5, axis(1)[None]))
+    verdict = Judge(book, [prospect(3, 6, axis(0)[None], prompt="p")]).verdict(0)
+    assert (verdict.kind, verdict.supersedes, verdict.captured) == (AdmissionKind.SUPERSEDE, ("e1",), ())
+
+
+def test_an_edit_that_an_entry_of_a_later_edit_hides() -> None:
+    book = book_of(COSINE, prospect(7, 5, axis(0)[None]))
+    with pytest.raises(
+        EditFailed, match=r"'prompt 3000' .* best score 1\.0000 with another entry, threshold 0\.9"
+    ) as caught:
+        Judge(book, [prospect(3, 6, axis(0)[None])]).verdict(0)
+    assert caught.value.code == "key_not_matched"
+
+
+def test_a_must_not_fire_prompt_that_fires() -> None:
+    foreign = torch.stack([axis(1), turned(20)])
+    with pytest.raises(
+        EditFailed, match=r"'prompt -2' must not fire, but scores 0\.9397 \(threshold 0\.9000\)"
+    ) as caught:
+        Judge(book_of(COSINE), [prospect(1, 6, axis(0)[None], foreign=foreign)]).verdict(0)
+    assert caught.value.code == "must_not_fire_fires"
+
+
+def test_a_must_not_fire_prompt_may_reach_a_nearer_entry() -> None:
+    book = book_of(COSINE, prospect(1, 5, turned(24)[None]))
+    assert judged(book, prospect(2, 6, axis(0)[None], foreign=turned(20)[None]))[0] is AdmissionKind.NEW
+
+
+def test_an_entry_that_falls_under_the_threshold_when_the_softmax_changes() -> None:
+    """Two keys at 20 degrees turn the earlier key's refined query by .7 degrees, their own by less than .3."""
+    parameters = replace(preset_parameters("horen-reference", "tiny", threshold=0.99995))
+    pair = torch.stack([turned(20), turned(21)])
+    book = book_of(parameters, prospect(1, 5, axis(0)[None]))
+    with pytest.raises(EditFailed, match=r"edit e1 .* 1\.0000 now and 0\.9999 with") as caught:
+        Judge(book, [prospect(2, 5, pair)]).verdict(0)
+    assert caught.value.code == "earlier_entry_silenced"
+    looser = book_of(replace(parameters, threshold=0.9), prospect(1, 5, axis(0)[None]))
+    assert judged(looser, prospect(2, 5, pair))[0] is AdmissionKind.ALIAS
+
+
+@pytest.mark.parametrize("parameters", [COSINE, PRESETS[3]])
+def test_any_batching_gives_the_same_verdicts(parameters: MethodParameters) -> None:
+    edits = Judge(book_of(parameters), stream(5, 60, 0.3)).prospects
+
+    def run(batch: int) -> list[Outcome]:
+        stored = Stored()
+        book, outcomes = EditorCodebook(parameters, WIDTH, stored.load), []
+        for start in range(0, len(edits), batch):
+            judge = Judge(book, edits[start : start + batch])
+            for index, edit in enumerate(judge.prospects):
+                got = outcome(judge, index)
+                outcomes.append(got)
+                if len(got) > 1 and got[0] is not AdmissionKind.SAME:
+                    book.add(stored.put(edit), got[3])  # type: ignore[arg-type]
+        return outcomes
+
+    alone = run(1)
+    assert run(60) == alone
+    assert run(13) == alone
+    assert {got[0] for got in alone} >= {*AdmissionKind, "earlier_entry_silenced"}
+
+
+def test_the_order_of_the_keys_in_memory_does_not_matter() -> None:
+    edits = stream(8, 40, 0.4)
+    book, stored = EditorCodebook(COSINE, WIDTH, Stored().load), Stored()
+    accepted = []
+    for edit in edits:
+        got = judged(book, edit)
+        if got[0] is AdmissionKind.NEW:
+            accepted.append(Judge(book, [edit]).prospects[0])
+            book.add(stored.put(accepted[-1]))
+    turned_round = EditorCodebook(COSINE, WIDTH, stored.load)
+    turned_round.update(9, map(entry, reversed(accepted)), ())
+    book = EditorCodebook(COSINE, WIDTH, stored.load)
+    book.update(9, map(entry, accepted), ())
+    late = [replace(edit, sequence=edit.sequence + 100) for edit in edits]
+    assert [judged(book, edit) for edit in late] == [judged(turned_round, edit) for edit in late]
+
+
+def test_a_judge_outlives_a_change_of_the_codebook_that_moves_its_rows() -> None:
+    keys = F.normalize(torch.randn(400, WIDTH, generator=torch.Generator().manual_seed(1)), dim=1)
+    entries = [prospect(index + 1, index, keys[index][None]) for index in range(400)]
+    stored = Stored()
+    book = EditorCodebook(COSINE, WIDTH, stored.load)
+    book.update(1, map(stored.put, entries), ())
+    last = entries[-1]
+    judge = Judge(book, [prospect(500, 399, last.keys), prospect(501, 7, last.keys)])
+    book.update(2, (), [item.edit_id for item in entries[:-1]])
+    assert len(book.arena) == 1
+    assert judge.verdict(0).alias_of == last.edit_id
+    with pytest.raises(EditFailed, match="edit e400"):
+        judge.verdict(1)
+
+
+def test_refinement_can_carry_an_earlier_key_over_to_a_new_one_that_is_near() -> None:
+    """Six keys at 15 degrees turn both by more than half of the degree that is between them."""
+    crowd = torch.stack([turned(15 + 0.2 * index) for index in range(6)])
+    earlier = (prospect(1, 5, turned(0)[None]), prospect(2, 7, crowd))
+    assert judged(book_of(PRESETS[3], *earlier), prospect(3, 6, turned(1)[None])) == ("earlier_entry_silenced",)
+    assert judged(book_of(COSINE, *earlier), prospect(3, 6, turned(1)[None]))[0] is AdmissionKind.NEW
