@@ -3,6 +3,7 @@
 ``python -m bench.carry_over MODEL EDITS.jsonl`` trains the values of edits (prompt, target, rephrase) with the
 product's editor, then asks the whole model, with the value added at the site, behind the edit's own prompt and behind
 its rephrase: an answer counts when greedy decoding gives exactly the target and its end. Routing has no part in it.
+The rephrases must be unseen: choose rows by ``--first`` and ``--every`` that the model was not trained on.
 ``--passages`` does the same for long targets (question, answer, paraphrase).
 Writes ``bench/results/carry_over.json``.
 """
@@ -55,12 +56,11 @@ class Made:
 
 
 def recipes() -> dict[str, MethodParameters]:
-    """Return what is compared: the preset, and the preset with one thing changed."""
+    """Return what is compared: the preset, and what it is with something changed."""
     preset = preset_parameters("cosine", "", threshold=0.9)
-    plain = replace(preset, noise=0.0, learning_rate=0.3)
     return {
-        "one context, no noise": replace(plain, chat=False),
-        "no noise": plain,
+        "preset, one context, no noise, learning rate 0.3": replace(preset, noise=0.0, learning_rate=0.3, chat=False),
+        "preset, no noise": replace(preset, noise=0.0),
         "preset": preset,
         "preset, 2 prefixes": replace(preset, prefixes=2),
         "preset, answer": replace(preset, value_mode=ValueMode.ANSWER),
@@ -105,13 +105,15 @@ def answers(editable: EditableModel, context: EditContext, made: Made) -> bool:
     return tuple(chosen.tolist()) == made.labels
 
 
-def share_right(editable: EditableModel, made: Sequence[Made], parameters: MethodParameters, *, own: bool) -> Any:
+def share_right(
+    editable: EditableModel, made: Sequence[Made], parameters: MethodParameters, *, own: bool, asked: int
+) -> Any:
     """Return, by prompt form, the share of exact answers behind own prompts or rephrases, the end included."""
     right: dict[PromptForm, list[bool]] = {}
     for one in made:
         for context in prompt_forms(editable, one.fact.prompt if own else one.fact.rephrase, parameters):
             right.setdefault(context.form, []).append(answers(editable, context, one))
-    return {form.value: round(sum(hits) / len(hits), 4) for form, hits in right.items()}
+    return {form.value: round(sum(hits) / asked, 4) for form, hits in right.items()}
 
 
 def measure(editable: EditableModel, facts: Sequence[Fact], parameters: MethodParameters) -> dict[str, Any]:
@@ -125,8 +127,8 @@ def measure(editable: EditableModel, facts: Sequence[Fact], parameters: MethodPa
         "vectors": round(sum(one.layout.rows for one in made) / len(made), 1),
         "target_tokens": round(sum(len(one.labels) for one in made) / len(made), 1),
         "reached": round(sum(one.trained.greedy_ok for one in made) / len(facts), 4),
-        "own": share_right(editable, made, parameters, own=True),
-        "rephrase": share_right(editable, made, parameters, own=False),
+        "own": share_right(editable, made, parameters, own=True, asked=len(facts)),
+        "rephrase": share_right(editable, made, parameters, own=False, asked=len(facts)),
         "training_seconds_an_edit": round(seconds / len(facts), 4),
     }
 

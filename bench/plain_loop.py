@@ -1,4 +1,7 @@
-"""The paper's training loop, re-implemented plainly: batch 1, the whole model forward and backward in every step.
+"""The paper's training loop, re-implemented plainly: batch 1, every step through the whole model.
+
+Forward through all layers and the output head, on prompt and target; backward as far as the gradient goes, which with a
+frozen model is from the loss to the edit site.
 
 What `horen_vllm.editor.train` is measured against and tested against, so it shares neither its tail nor its batches:
 values reach the site by a forward hook, and the optimiser is torch's.
@@ -73,8 +76,13 @@ def plain_train(
     scale = _scale(editable, contexts, labels, layout)
     start = start_value(layout, editable.d_out, scale, name, parameters).to(editable.device)
     rates = row_rates(layout, editable.d_out, scale, parameters)
-    rows = [row.clone().requires_grad_() for row in start]
-    optimiser = torch.optim.Adam([{"params": [row], "lr": float(rate)} for row, rate in zip(rows, rates, strict=True)])
+    # One parameter, or the two factors of a LoRA value, which learn at rates of their own.
+    cuts = [layout.rank, layout.rank] if layout.rank else [len(start)]
+    rows = [part.clone().requires_grad_() for part in torch.split(start, cuts)]
+    parts = torch.split(rates, cuts)
+    optimiser = torch.optim.Adam(
+        [{"params": [row], "lr": float(rate[0])} for row, rate in zip(rows, parts, strict=True)]
+    )
     losses: list[float] = []
     kept: tuple[bool, float, torch.Tensor] | None = None
     while True:
@@ -84,7 +92,7 @@ def plain_train(
         task = _Task(editable, labels, layout, rows)
         loss, wrong = task.accumulate(contexts, noise, gradients=step < parameters.max_steps)
         if kept is None or parameters.keep_last or (wrong, loss) < kept[:2]:
-            kept = (wrong, loss, torch.stack(rows).detach().cpu())
+            kept = (wrong, loss, torch.cat(rows).detach().cpu())
         losses.append(loss)
         if len(losses) > parameters.max_steps or (stop and _stops(losses, wrong=wrong, parameters=parameters)):
             return PlainResult(kept[2], tuple(losses), not kept[0])
@@ -136,13 +144,12 @@ def _written(
     module: nn.Module, rows: Sequence[torch.Tensor], start: int, layout: ValueLayout, noise: torch.Tensor | None
 ) -> Iterator[None]:
     def add(_module: nn.Module, _args: object, output: torch.Tensor) -> torch.Tensor:
-        parts = [output[:, :start]]
-        for position in range(start, output.shape[1]):
-            own, offset = output[:, position], position - start
-            parts.append((own + _value(rows, own, offset, layout))[:, None] if offset < layout.span else own[:, None])
+        answer = output[:, start:]
+        written = _value(rows, answer[0, : layout.span], layout)
         if noise is not None:
-            parts = [parts[0], *(part + noise[number].to(part.dtype) for number, part in enumerate(parts[1:]))]
-        return torch.cat(parts, dim=1)
+            written = written + noise[: len(written)].to(written.dtype)
+        stop = start + len(written)
+        return torch.cat([output[:, :start], output[:, start:stop] + written, output[:, stop:]], dim=1)
 
     handle = module.register_forward_hook(add)
     try:
@@ -151,11 +158,12 @@ def _written(
         handle.remove()
 
 
-def _value(rows: Sequence[torch.Tensor], own: torch.Tensor, offset: int, layout: ValueLayout) -> torch.Tensor:
-    if layout.rank == 0:
-        return rows[offset // layout.chunk].to(own.dtype)
-    down, up = torch.stack(list(rows[: layout.rank])), torch.stack(list(rows[layout.rank :]))
-    return (own.float() @ down.T @ up).to(own.dtype)
+def _value(rows: Sequence[torch.Tensor], own: torch.Tensor, layout: ValueLayout) -> torch.Tensor:
+    """Return what is added to the site's own output [positions, d_out]."""
+    if layout.rank:
+        down, up = rows
+        return (own.float() @ down.T @ up).to(own.dtype)
+    return rows[0].repeat_interleave(layout.chunk, dim=0)[: len(own)].to(own.dtype)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 Knows parameters only; who applies them is ``core.match`` in the server and ``editor`` in training.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Final
@@ -94,7 +95,9 @@ class MethodParameters:
             "gamma": 0.0 <= self.gamma < 1.0,
             "steps": 0 <= self.steps <= 64,
             "epsilon": self.epsilon >= 0.0,
-            "learning_rate": self.learning_rate > 0.0,
+            "learning_rate": 0.0 < self.learning_rate < math.inf,
+            "stop_loss": self.stop_loss is None or 0.0 < self.stop_loss < math.inf,
+            "patience": self.patience is None or self.patience >= 1,
             "max_steps": self.max_steps >= 1,
             "noise": 0.0 <= self.noise <= 4.0,
             "rank": 0 <= self.rank <= 64,
@@ -181,7 +184,7 @@ PRESETS: Final = ("horen-paper", "horen-reference", "cosine")
 def known_model(model: str) -> KnownModel | None:
     """Return the published settings of `model` (a hub name or a folder), or None when there are none."""
     name = model.rstrip("/").rsplit("/", 1)[-1].lower()
-    return KNOWN_MODELS.get(name) or KNOWN_MODELS.get(f"meta-{name}")
+    return KNOWN_MODELS.get(name) or KNOWN_MODELS.get(f"meta-{name}") or KNOWN_MODELS.get(name.removeprefix("meta-"))
 
 
 def preset_parameters(preset: str, model: str, threshold: float | None = None) -> MethodParameters:

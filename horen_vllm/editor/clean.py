@@ -60,7 +60,7 @@ class CleanRow:
     """[L] int64."""
     prefix: Prefix
     finite: bool
-    """Whether the query and everything kept at the answer positions is finite."""
+    """Whether the query and everything else that is kept is finite."""
 
 
 def passages(contexts: Sequence[EditContext], labels: tuple[int, ...] = ()) -> list[Passage]:
@@ -146,7 +146,8 @@ def _kept(
     stop = start + len(row.labels)
     prefix = Prefix(tuple((keys[:, :start].clone(), values[:, :start].clone()) for keys, values in pairs), start)
     residual, output = residual_SH[start:stop].clone(), output_SH[start:stop].clone()
-    finite = bool(query.isfinite().all() and residual.isfinite().all() and output.isfinite().all())
+    tensors = [query, residual, output, *(states for pair in prefix.pairs for states in pair)]
+    finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
     return CleanRow(query, residual, output, torch.tensor(row.labels, device=output.device), prefix, finite)
 
 

@@ -166,7 +166,7 @@ def target_ids(editable: EditableModel, spec: EditSpec) -> tuple[int, ...]:
     ------
     InvalidArgument
         ``empty_target``, ``target_too_long``, or ``target_not_encodable`` when the tokenizer has no tokens for some of
-        its characters.
+        its characters, or reads a special token in it.
     """
     separate = spec.target[:1].isspace() or spec.prompt[-1:].isspace()
     text = spec.target if separate else f" {spec.target}"
@@ -179,6 +179,13 @@ def target_ids(editable: EditableModel, spec: EditSpec) -> tuple[int, ...]:
     if editable.tokenizer.unk_token_id in ids:
         # Every answer with a character that the tokenizer does not know would count as this one.
         message = f"the model's tokenizer has no tokens for some characters of the target {_quoted(spec.target)}."
+        raise InvalidArgument(message, code="target_not_encodable")
+    added = editable.tokenizer.added_tokens_decoder
+    special = {*editable.end_ids, *(token for token, entry in added.items() if entry.special)}.intersection(ids)
+    if special:
+        # An end token would end the answer there; no endpoint shows the others.
+        token = editable.tokenizer.convert_ids_to_tokens(min(special))
+        message = f"the target {_quoted(spec.target)} has the model's special token {token!r} in it."
         raise InvalidArgument(message, code="target_not_encodable")
     return ids
 

@@ -42,7 +42,7 @@ class EditOutcome:
     overlaps: tuple[EditId, ...] = ()
     """Edits with another target into whose basin one of its contexts falls."""
     already_answered: bool = False
-    """Whether the base model gives the target in every context without any value."""
+    """Whether the base model gives the target in every context already, with a loss below the preset's bound."""
 
 
 class EditBatch:
@@ -69,6 +69,7 @@ class EditBatch:
     ) -> None:
         self._editable = editable
         self._parameters = book.parameters
+        memory.recover()
         self._passes = EditPasses(editable, records, book.parameters, memory)
         self._edits = self._passes.edits
         self._values: dict[int, TrainedValue | HorenError] = {}
@@ -113,7 +114,7 @@ class EditBatch:
             alias_of=verdict.alias_of if lender else None,
             supersedes=verdict.supersedes,
             overlaps=verdict.overlaps,
-            already_answered=lender is None and value.steps == 0 and not bool(value.values.any()),
+            already_answered=lender is None and value.steps == 0 and not self._parameters.uniform_start,
         )
 
     def _wanted(self) -> list[int]:

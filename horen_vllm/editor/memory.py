@@ -24,15 +24,20 @@ class MemoryLimit:
     Parameters
     ----------
     limit_bytes
-        Estimated bytes of a chunk; halved when a chunk does not fit all the same.
+        Estimated bytes of a chunk; lowered when a chunk does not fit all the same.
     ranks
         Who else does the same work: what does not fit on one of them fits on none.
     """
 
     def __init__(self, limit_bytes: int, ranks: Ranks = ALONE) -> None:
         self.limit_bytes = limit_bytes
+        self._most_bytes = limit_bytes
         self._ranks = ranks
         self._log = structlog.get_logger()
+
+    def recover(self) -> None:
+        """Double a limit that was lowered, up to what it was: whatever took the memory may be gone."""
+        self.limit_bytes = min(2 * self.limit_bytes, self._most_bytes)
 
     def chunks(self, costs: Sequence[int], *, padding: float = math.inf) -> list[list[int]]:
         """Return the rows (indexes of `costs`) in chunks within the limit, those of like cost together.

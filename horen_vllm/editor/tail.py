@@ -20,6 +20,8 @@ from horen_vllm.errors import FailedPrecondition
 IGNORED: Final = -100
 """Label of a position that is only padding."""
 _ATTENTION: Final = "self_attn.o_proj"
+_LENGTH_DEPENDENT: Final = frozenset({"dynamic", "longrope"})
+"""Types of rotary embeddings whose frequencies follow from the longest row of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def tail_of(editable: EditableModel) -> Tail:
     Raises
     ------
     FailedPrecondition
-        ``unsupported_site``, when the site is not a decoder layer's ``mlp.down_proj`` or ``self_attn.o_proj``.
+        ``unsupported_site``, when the site is not a decoder layer's ``mlp.down_proj`` or ``self_attn.o_proj``;
+        ``unsupported_architecture``, when the rotary embedding depends on the longest row of a batch.
     """
     # Any: the library leaves the modules of a model without usable annotations.
     model: Any = editable.model
@@ -94,6 +97,9 @@ def tail_of(editable: EditableModel) -> Tail:
     if not owner.isdigit() or linear not in {"mlp.down_proj", _ATTENTION}:
         message = f"{editable.site} is not the mlp.down_proj or self_attn.o_proj of a decoder layer."
         raise FailedPrecondition(message, code="unsupported_site")
+    if getattr(decoder.rotary_emb, "rope_type", None) in _LENGTH_DEPENDENT:
+        message = f"rotary embeddings of type {decoder.rotary_emb.rope_type!r} depend on what else is in a batch."
+        raise FailedPrecondition(message, code="unsupported_architecture")
     index = int(owner)
     layers = tuple(decoder.layers)[index + 1 :]
     return Tail(

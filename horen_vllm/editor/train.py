@@ -82,7 +82,8 @@ def train_values(
         return []
     run = _Run(editable, tasks, parameters, memory)
     for step in range(parameters.max_steps + 1):
-        evaluation = run.groups.evaluate(run.values, step, gradients=step < parameters.max_steps)
+        # The start is looked at without noise: some targets need no edit.
+        evaluation = run.groups.evaluate(run.values, step or None, gradients=step < parameters.max_steps)
         run.judge(evaluation, step)
         if not run.moving.any():
             break
@@ -164,14 +165,16 @@ class _Run:
         asked = torch.zeros_like(self.moving)
         asked[list(reasons)] = True
         converged = [edit for edit, reason in reasons.items() if reason is StopReason.CONVERGED]
-        self.best[converged] = self.values[converged]
-        clean = self.groups.check(self.best, asked)
+        candidates = self.best.clone()
+        candidates[converged] = self.values[converged]
+        clean = self.groups.check(candidates, asked)
         confirmed = {}
         for edit, reason in reasons.items():
             loss, right = clean.losses[edit], clean.right[edit]
             holds = reason is not StopReason.CONVERGED or self._reached(loss, right)
             if holds or step == self.parameters.max_steps:
                 self.kept[edit].loss, self.kept[edit].greedy_ok = loss, right
+                self.best[edit] = candidates[edit]
                 confirmed[edit] = reason if holds else StopReason.MAX_STEPS
         return confirmed
 

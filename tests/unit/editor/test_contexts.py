@@ -162,7 +162,7 @@ def test_a_target_that_the_tokenizer_cannot_write_is_refused(editable: EditableM
     words = Tokenizer(models.WordLevel(vocab={"<unk>": 0, "Ann": 1, "Who": 2, "?": 3}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")  # type: ignore[no-untyped-call]
-    poor = replace(editable, tokenizer=tokenizer)
+    poor = replace(editable, tokenizer=tokenizer, end_ids=frozenset({3}))
     assert target_ids(poor, EditSpec(prompt="Who?", target="Ann")) == (1,)
     with pytest.raises(InvalidArgument, match="艾达") as caught:
         target_ids(poor, EditSpec(prompt="Who?", target="Ann 艾达"))

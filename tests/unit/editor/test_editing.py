@@ -161,10 +161,11 @@ def test_a_paraphrase_may_repeat_an_edit_with_the_same_target(first: Book, make_
     assert torch.equal(keys[0].view(torch.int32), keys[1].view(torch.int32))
 
 
+@pytest.mark.parametrize("change", [{}, {"noise": 0.75}, {"rank": 4}])
 def test_a_target_that_needs_no_edit_is_said_to(
-    editable: EditableModel, parameters: MethodParameters, make_record: MakeRecord
+    editable: EditableModel, parameters: MethodParameters, make_record: MakeRecord, change: dict[str, Any]
 ) -> None:
-    easy = replace(parameters, train_end=False, stop_loss=100.0, chat=False)
+    easy = replace(parameters, train_end=False, stop_loss=100.0, chat=False, **change)
     layout, nothing = ValueLayout(1, 1, 0), torch.zeros(1, editable.d_out)
     for prompt in (f"{word} " for word in string.ascii_letters):
         [context] = build_contexts(editable, make_record(prompt, "x").spec, easy)
@@ -175,7 +176,16 @@ def test_a_target_that_needs_no_edit_is_said_to(
     outcome = Book(editable, easy).edit(make_record(prompt, own))
     assert outcome.already_answered
     assert outcome.artifact is not None
-    assert not outcome.artifact.values.any()
+    assert outcome.artifact.manifest.steps == 0
+    other = Book(editable, easy).edit(make_record(prompt, "x" if own != "x" else "y"))
+    assert not other.already_answered
+
+
+@pytest.mark.parametrize("target", ["Ann</s>", "</s>", "<user>Ann"])
+def test_a_target_with_a_special_token_is_refused(book: Book, make_record: MakeRecord, target: str) -> None:
+    with pytest.raises(InvalidArgument, match="special token") as caught:
+        book.edit(make_record(PROMPT, target))
+    assert caught.value.code == "target_not_encodable"
 
 
 def test_activations_that_are_not_finite_fail_the_edit(

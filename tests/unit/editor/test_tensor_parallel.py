@@ -1,13 +1,12 @@
 """One model shared by two processes (transformers' tensor parallelism over gloo): the edits come out as with one."""
 
-import multiprocessing
 import os
-import pickle
-import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from horen_vllm.artifact import EntryArtifact
+from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor import clean
 from horen_vllm.editor.adaptor import ValueLayout
@@ -25,8 +25,9 @@ from horen_vllm.editor.model import EditableModel, load_editable_model
 from horen_vllm.editor.model_size import stored_tensors
 from horen_vllm.editor.passes import follow
 from horen_vllm.editor.ranks import Ranks, TensorParallelRanks, join_ranks
+from horen_vllm.editor.rows import RowGroups
 from horen_vllm.editor.self_check import check_tail
-from horen_vllm.editor.shards import shards_of
+from horen_vllm.editor.shards import local_part, shards_of
 from horen_vllm.editor.verify import generate
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.registry.migrate import upgrade
@@ -34,20 +35,22 @@ from horen_vllm.registry.models import EditSpec, EditState
 
 from .conftest import ModelFolder, edit_record
 from .making import MIB, Book
+from .two_ranks import Work, on_two_ranks
 from .workplace import LEASE_S, Place
 
 SITES = ("model.layers.1.mlp.down_proj", "model.layers.1.self_attn.o_proj")
 EDITS = [
     edit_record(prompt, target, sequence=1 + number, paraphrases=paraphrases)
-    for number, (prompt, target, *paraphrases) in enumerate(
+    for number, (prompt, target, paraphrases) in enumerate(
         [
-            ("The sky is", "red", "What colour has the sky?"),
-            ("The sky is", "green"),
-            ("What colour has the sky?  ", "green"),
+            ("The sky is", "red", ()),
+            ("The sky is", "green", ("What colour has the sky?",)),
+            ("What colour has the sky?", "green", ()),
         ]
     )
 ]
-Work = Callable[[Ranks], Any]
+KINDS = [AdmissionKind.NEW, AdmissionKind.SUPERSEDE, AdmissionKind.ALIAS]
+"""The last one's context is one of the entry before it: both ways to check a value that was trained already."""
 
 
 @dataclass
@@ -66,35 +69,9 @@ def parameters(parameters: MethodParameters) -> MethodParameters:
 @pytest.fixture
 def on_ranks(tmp_path: Path) -> Callable[[Work], list[Any]]:
     """Do something on two ranks and return what each returned, or its exit code."""
-
-    def run(work: Work) -> list[Any]:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = found.getsockname()[1]
-        processes = [
-            multiprocessing.get_context("fork").Process(target=_be_rank, args=(rank, port, work, tmp_path / str(rank)))
-            for rank in range(2)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(timeout=60)
-            process.kill()
-            process.join()
-        return [
-            pickle.loads((tmp_path / str(rank)).read_bytes()) if process.exitcode == 0 else process.exitcode
-            for rank, process in enumerate(processes)
-        ]
-
-    return run
-
-
-def _be_rank(rank: int, port: int, work: Work, result: Path) -> None:
-    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in places.items()}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks, _ = join_ranks("cpu")
-    result.write_bytes(pickle.dumps(work(ranks)))
+    if torch.accelerator.is_available():
+        pytest.skip("transformers would share the model on the accelerator")
+    return partial(on_two_ranks, tmp_path)
 
 
 def make(editable: EditableModel, parameters: MethodParameters, memory: MemoryLimit) -> Made:
@@ -125,8 +102,8 @@ def check_same(found: Made, expected: Made) -> None:
     def decisions(made: Made) -> list[Any]:
         return [replace(outcome, artifact=None) for outcome in made.outcomes]
 
+    assert [outcome.kind for outcome in expected.outcomes] == KINDS
     assert decisions(found) == decisions(expected)
-    assert len(entries_of(found)) == len(EDITS)
     for entry, other in zip(entries_of(found), entries_of(expected), strict=True):
         torch.testing.assert_close(entry.keys, other.keys, rtol=0, atol=1e-6)
         assert entry.manifest.loss == pytest.approx(other.manifest.loss, abs=1e-4)
@@ -148,14 +125,38 @@ def test_two_ranks_make_what_one_process_makes(
     def work(ranks: Ranks) -> Any:
         editable = load_editable_model(folder, site, ranks=ranks)
         check_tail(editable)
-        held = sum(weight.to_local().numel() for weight in [editable.module.weight])  # type: ignore[operator]
         made = make(editable, parameters, MemoryLimit(MIB, ranks))
-        return held, made, answers(editable, parameters, entries_of(expected))
+        return local_part(editable.module.weight).numel(), made, answers(editable, parameters, entries_of(expected))
 
     (part, made, answered), (other_part, _, also_answered) = on_ranks(work)
     assert part == other_part == whole.module.weight.numel() // 2
     check_same(made, expected)
     assert answered == also_answered == said
+
+
+def test_what_another_rank_computes_decides_nothing(
+    editable: EditableModel,
+    model_folder: ModelFolder,
+    parameters: MethodParameters,
+    on_ranks: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = make(editable, parameters, MemoryLimit(MIB))
+    folder, real = str(model_folder("llama")), RowGroups._add
+
+    def wrong(self: RowGroups, group: Any, values: torch.Tensor, step: int | None, totals: Any) -> None:
+        real(self, group, values, step, totals)
+        totals.losses.add_(5.0)
+        totals.wrong.add_(1)
+        if totals.gradients is not None:
+            totals.gradients.neg_()
+
+    def work(ranks: Ranks) -> Made:
+        if not ranks.leads:
+            monkeypatch.setattr(RowGroups, "_add", wrong)
+        return make(load_editable_model(folder, ranks=ranks), parameters, MemoryLimit(MIB, ranks))
+
+    check_same(on_ranks(work)[0], expected)
 
 
 def short_of_memory(rank: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,19 +171,33 @@ def short_of_memory(rank: int, most: int, monkeypatch: pytest.MonkeyPatch) -> No
 
 def short_of_memory_at_the_end(rank: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let one rank run out of memory when it has passed so many rows through the model."""
+    real = clean._clean
+
+    def passed(editable: EditableModel, tail: Any, rows: Sequence[Any], ratio: float) -> Any:
+        found = real(editable, tail, rows, ratio)
+        if editable.ranks.rank == rank and len(rows) > most:
+            raise torch.OutOfMemoryError("no room")
+        return found
+
+    monkeypatch.setattr(clean, "_clean", passed)
+
+
+def short_of_memory_in_the_middle(_rank: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every rank run out of memory while it passes more rows than that through the model."""
     real = clean._queries
 
     def queries(inputs: torch.Tensor, rows: Sequence[Any], ratio: float, ranks: Ranks) -> torch.Tensor:
-        found = real(inputs, rows, ratio, ranks)
-        if ranks.rank == rank and len(rows) > most:
+        if ranks.size > 1 and len(rows) > most:
             raise torch.OutOfMemoryError("no room")
-        return found
+        return real(inputs, rows, ratio, ranks)
 
     monkeypatch.setattr(clean, "_queries", queries)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize(("shorten", "most"), [(short_of_memory, 200_000), (short_of_memory_at_the_end, 2)])
+@pytest.mark.parametrize(
+    ("rank", "shorten", "most"),
+    [(1, short_of_memory, 500_000), (0, short_of_memory_at_the_end, 3), (0, short_of_memory_in_the_middle, 3)],
+)
 def test_what_does_not_fit_on_one_rank_is_halved_on_all(
     rank: int,
     shorten: Callable[..., None],
@@ -245,17 +260,29 @@ def test_the_worker_leads_and_the_other_rank_needs_no_registry(
         assert entry.manifest.loss == pytest.approx(expected[sequence].manifest.loss, abs=1e-4)
 
 
-def test_a_rank_that_dies_ends_the_others_and_its_edits_are_made_again(
-    place: Place, parameters: MethodParameters, model_folder: ModelFolder, on_ranks: Callable[..., list[Any]]
+def exhausted(*_args: Any) -> None:
+    raise torch.OutOfMemoryError("no room")
+
+
+@pytest.mark.parametrize(("end", "code"), [(lambda *_args: os._exit(9), 9), (exhausted, 1)], ids=["dead", "exhausted"])
+def test_a_rank_that_is_lost_in_a_pass_ends_the_others_and_its_edits_are_made_again(
+    end: Callable[..., None],
+    code: int,
+    place: Place,
+    parameters: MethodParameters,
+    model_folder: ModelFolder,
+    on_ranks: Callable[..., list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("horen_vllm.editor.ranks._VOTE_WAIT", timedelta(seconds=2))
     place.submit(parameters, SPECS)
 
     def work(ranks: Ranks) -> None:
         if not ranks.leads:
-            pytest.MonkeyPatch().setattr(clean, "_queries", lambda *_args: os._exit(9))
+            monkeypatch.setattr(clean, "_queries", end)
         work_as_worker(place, str(model_folder("llama")), ranks)
 
-    assert on_ranks(work) == [1, 9]
+    assert on_ranks(work) == [1, code]
     assert {record.state for record in place.records()} == {EditState.TRAINING}
     assert place.fork(ahead_s=LEASE_S + 1) == 0
     assert [record.state for record in place.records()] == [*[EditState.PUBLISHED] * len(EDITS), EditState.FAILED]
@@ -271,12 +298,11 @@ def test_a_leader_that_dies_ends_the_others(
 
 def test_a_rank_that_ends_otherwise_ends_all(on_ranks: Callable[..., list[Any]]) -> None:
     def work(ranks: Ranks) -> None:
-        try:
-            with ranks.together("order"):
-                if not ranks.leads:
-                    raise ValueError("a defect of one rank")
-        except Exception:
-            pytest.fail("a broken set of ranks must end the process, whatever is caught on the way")
+        if not ranks.leads:
+            ranks.hear()
+        # A broken set of ranks ends the process, whatever is caught on the way.
+        with suppress(Exception), ranks.together("order"):
+            assert ranks.leads, "a defect of one rank"
 
     assert on_ranks(work) == [1, 1]
 

@@ -133,6 +133,8 @@ def test_noise_is_what_the_plain_loop_is_disturbed_by(
         kept = [row for row in clean_pass(demo, passages(contexts, labels), parameters, memory) if row]
         size = torch.cat([row.residual + row.site_output for row in kept]).square().mean(dim=0).sqrt()
         noise = [[draw(step, pair, len(labels), demo.d_out) * size * 0.75 for pair in range(2)] for step in range(9)]
+        # The first look is without noise.
+        noise[0] = [torch.zeros_like(one) for one in noise[0]]
         alone = plain_train(
             demo,
             contexts,
