@@ -18,9 +18,9 @@ class AdmissionKind(StrEnum):
     """What becomes of an edit."""
 
     SAME = "same"
-    """Same prompt, same target: already there, no new entry."""
+    """Same prompt, same target, no new paraphrase: already there, no new entry."""
     SUPERSEDE = "supersede"
-    """Same prompt, other target: the new entry replaces the old one."""
+    """Same prompt, other target or new paraphrases: the new entry replaces the old one."""
     ALIAS = "alias"
     """Other prompt in the basin of an entry with the same target: own keys, that entry's value."""
     NEW = "new"
@@ -83,6 +83,7 @@ def admission(
     existing: Mapping[int, Existing],
     same_prompt: Sequence[int],
     basins: Callable[[], Sequence[int]],
+    holds: Callable[[int], bool] = lambda _index: True,
 ) -> Admission:
     """Decide as `admit`, for a caller that has looked up entries and basins itself.
 
@@ -97,9 +98,12 @@ def admission(
     basins
         Gives the entries that the new edit's contexts match now, in the contexts' order; called only when the
         verdict depends on them.
+    holds
+        Whether an entry with the same prompt and target has keys for all that the new edit asks for; one that has not
+        is superseded.
     """
     for index in same_prompt:
-        if existing[index].target_ids == target_ids:
+        if existing[index].target_ids == target_ids and holds(index):
             return Admission(AdmissionKind.SAME, entry=index)
     hits = basins()
     overlaps = tuple(index for index in hits if index not in same_prompt and existing[index].target_ids != target_ids)

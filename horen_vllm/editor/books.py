@@ -7,6 +7,7 @@ from typing import Final
 
 from horen_vllm.artifact import ArtifactFolder, EntryArtifact, decode_entry
 from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.failure import surroundings
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import EntryRef
 from horen_vllm.registry.ports import CodebookStore
@@ -41,15 +42,17 @@ class BookShelf:
 
         Raises
         ------
-        NotFound, DataLoss
-            As `ArtifactFolder.read` and `decode_entry`; NotFound ``unknown_codebook``.
+        Unavailable
+            When the registry does not answer; ``editor_surroundings``, when the codebook or one of its files cannot be
+            read. Reading a file again for the copy (`EditorCodebook.entry`) raises the same.
         """
         # Away while it changes: an update that fails half-way must not leave a copy that no revision equals.
         book = self._books.pop(name, None)
-        delta = self._store.delta(name, 0 if book is None else book.revision)
-        if book is None:
-            book = EditorCodebook(delta.codebook.parameters, self._d_in, self._read)
-        book.update(delta.revision, (Entry(ref, self._read(ref)) for ref in delta.added), delta.removed)
+        with surroundings(f"reading codebook {name}"):
+            delta = self._store.delta(name, 0 if book is None else book.revision)
+            if book is None:
+                book = EditorCodebook(delta.codebook.parameters, self._d_in, self._read)
+            book.update(delta.revision, (Entry(ref, self._read(ref)) for ref in delta.added), delta.removed)
         self._books[name] = book
         while len(self._books) > _KEPT_BOOKS:
             del self._books[next(iter(self._books))]
@@ -60,4 +63,5 @@ class BookShelf:
         self._books.pop(name, None)
 
     def _read(self, ref: EntryRef) -> EntryArtifact:
-        return decode_entry(self._artifacts.read(ref.artifact))
+        with surroundings(f"reading the entry of edit {ref.edit_id}"):
+            return decode_entry(self._artifacts.read(ref.artifact))

@@ -117,6 +117,11 @@ class EditorCodebook:
         ref = self._held[self._sequences[edit_id]].ref
         return self._fresh.get(edit_id) or Entry(ref, self._load(ref))
 
+    def holds(self, sequence: int, contexts: Iterable[bytes]) -> bool:
+        """Return whether an entry has keys for all these contexts (`context_name`); True if it does not say."""
+        held = self._held[sequence].contexts
+        return not held or set(contexts) <= set(held)
+
     def context(self, sequence: int, row: int) -> KeyContext | None:
         """Return where an entry's key came from; None for an artifact that does not say."""
         held = self._held[sequence]
@@ -197,7 +202,8 @@ class EditorCodebook:
 
     def _compact(self) -> None:
         moved = self.arena.compact()
-        self._contexts = {name: moved[row] for name, row in self._contexts.items()}
+        # The last holder of a row may not say what its contexts are, so a name can outlive its row until here.
+        self._contexts = {name: moved[row] for name, row in self._contexts.items() if moved[row] != NOBODY}
         for held in self._held.values():
             held.rows = tuple(moved[row] for row in held.rows)
 

@@ -10,9 +10,11 @@ from typing import Final
 
 import torch
 
-from horen_vllm.core.admission import Admission, AdmissionKind, admission
+from horen_vllm.core.admission import Admission, AdmissionKind, admission, normalise_prompt
 from horen_vllm.editor.arena import NOBODY, KeyArena
-from horen_vllm.editor.codebook import EditorCodebook
+from horen_vllm.editor.codebook import EditorCodebook, context_name
+from horen_vllm.editor.contexts import PromptForm
+from horen_vllm.editor.failure import EditFailed
 from horen_vllm.editor.lineup import TIE_MARGIN, Lineup
 from horen_vllm.editor.nearest import nearest_rows
 from horen_vllm.editor.prospect import Captured, Prospect, Verdict, canonical
@@ -51,18 +53,41 @@ class Judge:
         Raises
         ------
         EditFailed
-            ``key_not_matched``, when one of its own contexts would not reach it; ``must_not_fire_fires``;
+            ``newer_edit_published``, when it would replace an edit that was submitted after it;
+            ``key_not_matched``, when one of its own contexts would not reach it; ``must_not_fire_fires``, also when the
+            entry that says the same already would answer such a prompt;
             ``earlier_entry_silenced``, when a context of an earlier entry would be answered otherwise than now: it
             would go to this edit, which has another target, or reach nothing, or an entry with another target.
         """
         prospect = self.prospects[index]
         same_prompt = self._book.same_prompt(prospect.normalised_prompt)
         trial = Trial(self._book, prospect, self._lineup(index, same_prompt))
-        admitted = admission(prospect.target_ids, self._book.existing, same_prompt, trial.basins)
+        admitted = admission(
+            prospect.target_ids,
+            self._book.existing,
+            same_prompt,
+            trial.basins,
+            lambda entry: self._book.holds(entry, _paraphrases(prospect)),
+        )
         if admitted.kind is AdmissionKind.SAME:
+            self._check_same(prospect, admitted)
             return self._verdict(admitted, ())
+        self._check_age(prospect, admitted.supersedes)
         trial.check_routing()
         return self._verdict(admitted, trial.captured())
+
+    def _check_same(self, prospect: Prospect, admitted: Admission) -> None:
+        assert admitted.entry is not None, "SAME names the entry"
+        if len(prospect.foreign):
+            # Every row: the line-up of a new entry has those that are near its keys, and these are another's.
+            lineup = Lineup(self._book.arena, prospect.keys, prospect.sequence, {}, None)
+            Trial(self._book, prospect, lineup).check_silent(admitted.entry)
+
+    def _check_age(self, prospect: Prospect, supersedes: Sequence[int]) -> None:
+        newer = [self._book.edit_id(sequence) for sequence in supersedes if sequence > prospect.sequence]
+        if newer:
+            message = f"edit {newer[0]} of the same prompt was submitted after this one and is published already."
+            raise EditFailed(message, code="newer_edit_published")
 
     def _verdict(self, admitted: Admission, captured: tuple[Captured, ...]) -> Verdict:
         entry = None if admitted.entry is None else self._book.edit_id(admitted.entry)
@@ -110,6 +135,15 @@ class Judge:
             return False
         # A prompt that scores too little with the new keys cannot fire them, whoever else it reaches.
         return bool(((prospect.foreign_queries @ prospect.keys.T) <= threshold).all())
+
+
+def _paraphrases(prospect: Prospect) -> list[bytes]:
+    """Return the names of the contexts that are not the prompt's own, which may be spelled in another way."""
+    return [
+        context_name(context.prompt_ids, context.span)
+        for context in prospect.contexts
+        if context.form is not PromptForm.PREFIXED and normalise_prompt(context.text) != prospect.normalised_prompt
+    ]
 
 
 def _rivals(arena: KeyArena, prospect: Prospect, leaving: Sequence[int]) -> torch.Tensor:

@@ -95,3 +95,6 @@ class LeaseKeeper:
                 self.refresh()
             except HorenError as exc:
                 structlog.get_logger().warning("leases not extended", code=exc.code, reason=exc.message)
+            except Exception:  # noqa: BLE001 - told in the log
+                # A keeper that ended would let every claim of the batch run out.
+                structlog.get_logger().exception("leases not extended")

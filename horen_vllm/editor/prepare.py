@@ -14,7 +14,7 @@ from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.adaptor import ValueLayout, value_layout
 from horen_vllm.editor.clean import CleanRow, Passage, clean_pass, passages
 from horen_vllm.editor.contexts import EditContext, build_contexts, prompt_forms, target_ids
-from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.failure import EditFailed, quoted
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.editor.model import EditableModel
 from horen_vllm.editor.prospect import Captured, Prospect
@@ -140,6 +140,8 @@ def _present(row: CleanRow | None) -> CleanRow:
 
 def _finite(row: CleanRow, context: EditContext) -> CleanRow:
     if not row.finite:
-        message = f"the model's activations for the {context.form} form of {context.text!r} are not finite numbers."
+        message = (
+            f"the model's activations for the {context.form} form of {quoted(context.text)} are not finite numbers."
+        )
         raise EditFailed(message, code="non_finite_activations")
     return row

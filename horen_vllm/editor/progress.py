@@ -35,7 +35,6 @@ class BatchProgress:
         self._metrics = metrics
         self._edits = edits
         self._outcomes: Counter[str] = Counter()
-        self._behind = 0
         self._started = self._told = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -57,7 +56,6 @@ class BatchProgress:
             given_up=self._edits - closed,
             seconds=round(seconds, 2),
             edits_per_second=round(closed / max(seconds, 1e-9), 1),
-            queue=self._behind,
         )
 
     @contextmanager
@@ -93,10 +91,6 @@ class BatchProgress:
         for edit_id in edits:
             self._close(_LOST)
             self._log.info("edit dropped", edit_id=edit_id, code=code)
-
-    def behind(self, edits: int) -> None:
-        """Note how many edits of the codebook wait behind the batch."""
-        self._behind = edits
 
     def _close(self, outcome: str) -> None:
         self._outcomes[outcome] += 1

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.editor.failure import surroundings
 from horen_vllm.editor.lease import LeaseKeeper
 from horen_vllm.editor.metrics import Phase
 from horen_vllm.editor.progress import BatchProgress
@@ -32,19 +33,13 @@ class _Made:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    claim: Claim
-    code: str
-    reason: str
-
-
 @dataclass(slots=True)
 class Closings:
     """Closes the edits of a batch in the registry.
 
-    Publications wait for each other and become revisions in one transaction, in order. A failure waits for the
-    publications before it, because they may be its reason.
+    Publications wait for each other and become revisions in one transaction, in order. Whatever else becomes of an
+    edit is stored at once, behind the publications before it and ahead of those after it: an edit that an outage left
+    open must not be made again when its successors are published.
     """
 
     queue: EditQueue
@@ -52,7 +47,6 @@ class Closings:
     lease: LeaseKeeper
     progress: BatchProgress
     _made: list[_Made] = field(default_factory=list)
-    _failures: list[_Failure] = field(default_factory=list)
     _flushed: float = field(default_factory=time.monotonic)
 
     @property
@@ -64,39 +58,53 @@ class Closings:
         """Store an entry's file and publish it with the next group; `kind` is what the edit is counted as."""
         self._made.append(_Made(claim, publication, data, kind))
 
-    def fail(self, claim: Claim, code: str, reason: str) -> None:
-        """Close an edit as failed behind the next group."""
-        self._failures.append(_Failure(claim, code, reason))
+    def fail(self, claim: Claim, code: str, reason: str, *, base_revision: int | None = None) -> None:
+        """Close an edit as failed, now; raises as `flush`.
+
+        Parameters
+        ----------
+        base_revision
+            Revision that it was judged against, where that may be the reason.
+        """
+        self.flush()
+        edit_id = claim.edit.edit_id
+        try:
+            with self.progress.phase(Phase.PUBLISH):
+                self.queue.fail(claim, code, reason, base_revision=base_revision)
+        except HorenError as exc:
+            if isinstance(exc, Unavailable) or exc.code == "revision_moved":
+                raise
+            # Somebody else has the edit now, or it is closed: either way it is not this worker's to fail.
+            self.progress.lost([edit_id], exc.code)
+        else:
+            self.progress.failed(edit_id, code)
+        self.lease.release([edit_id])
 
     def same(self, claim: Claim, same_as: EditId, kind: str) -> None:
         """Close an edit as already there, now: a later one may supersede what it is the same as; raises as `flush`."""
         self.flush()
-        with self.progress.phase(Phase.PUBLISH):
+        with self.progress.phase(Phase.PUBLISH), surroundings("closing an edit as already there"):
             self.queue.finish_same(claim, same_as)
         self.lease.release([claim.edit.edit_id])
         self.progress.closed([kind])
 
     def flush(self) -> None:
-        """Close everything that waits.
+        """Publish everything that waits.
 
         Raises
         ------
         FailedPrecondition
             ``claim_lost`` or ``revision_moved``: nothing of the group was published.
         Unavailable
-            When the registry does not answer.
+            When the registry does not answer; ``editor_surroundings``, when an entry cannot be stored or published.
         """
-        with self.progress.phase(Phase.PUBLISH):
+        with self.progress.phase(Phase.PUBLISH), surroundings("publishing entries"):
             self._publish_group()
-            while self._failures:
-                self._fail(self._failures[0])
-                del self._failures[0]
         self._flushed = time.monotonic()
 
     def forget(self) -> None:
         """Drop everything that waits: it is to be decided again."""
         self._made.clear()
-        self._failures.clear()
 
     def _publish_group(self) -> None:
         if not self._made:
@@ -112,16 +120,3 @@ class Closings:
     def _store(self, files: Sequence[bytes]) -> None:
         with ThreadPoolExecutor(min(_WRITERS, len(files))) as writers:
             list(writers.map(self.artifacts.put, files))
-
-    def _fail(self, failure: _Failure) -> None:
-        edit_id = failure.claim.edit.edit_id
-        try:
-            self.queue.fail(failure.claim, failure.code, failure.reason)
-        except Unavailable:
-            raise
-        except HorenError as exc:
-            # Somebody else has the edit now, or it is closed: either way it is not this worker's to fail.
-            self.progress.lost([edit_id], exc.code)
-        else:
-            self.progress.failed(edit_id, failure.code)
-        self.lease.release([edit_id])

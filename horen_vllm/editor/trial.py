@@ -12,7 +12,7 @@ from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.arena import NOBODY
 from horen_vllm.editor.codebook import EditorCodebook
 from horen_vllm.editor.contexts import EditContext
-from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.failure import EditFailed, quoted
 from horen_vllm.editor.lineup import TIE_MARGIN, Lineup, Ruling
 from horen_vllm.editor.prospect import Captured, Prospect
 
@@ -43,7 +43,17 @@ class Trial:
         queries = torch.cat([self.prospect.keys, self.prospect.foreign_queries])
         ruling = self.lineup.then.rule(queries, self.book.parameters)
         self._check_own(ruling)
-        self._check_foreign(ruling)
+        self._check_foreign(ruling, len(self.prospect.contexts), self.prospect.sequence)
+
+    def check_silent(self, entry: int) -> None:
+        """Refuse an edit that says what `entry` says already, if one of its must-not-fire prompts reaches that one.
+
+        Raises
+        ------
+        EditFailed
+            ``must_not_fire_fires``.
+        """
+        self._check_foreign(self.lineup.now.rule(self.prospect.foreign_queries, self.book.parameters), 0, entry)
 
     def _check_own(self, ruling: Ruling) -> None:
         prospect, threshold = self.prospect, self.book.parameters.threshold
@@ -56,10 +66,10 @@ class Trial:
                 )
                 raise EditFailed(message, code="key_not_matched")
 
-    def _check_foreign(self, ruling: Ruling) -> None:
-        prospect, threshold = self.prospect, self.book.parameters.threshold
-        for index, context in enumerate(prospect.foreign, start=len(prospect.contexts)):
-            if ruling.entry[index] == prospect.sequence:
+    def _check_foreign(self, ruling: Ruling, first: int, entry: int) -> None:
+        threshold = self.book.parameters.threshold
+        for index, context in enumerate(self.prospect.foreign, start=first):
+            if ruling.entry[index] == entry:
                 message = (
                     f"{_named(context)} must not fire, but scores {ruling.score[index]:.4f} "
                     f"(threshold {threshold:.4f})."
@@ -135,4 +145,4 @@ def reach(turn: float) -> float:
 
 
 def _named(context: EditContext) -> str:
-    return f"the {context.form} form of {context.text!r}"
+    return f"the {context.form} form of {quoted(context.text)}"

@@ -17,7 +17,7 @@ from horen_vllm.editor.metrics import Phase
 from horen_vllm.editor.model import EditableModel
 from horen_vllm.editor.progress import BatchProgress
 from horen_vllm.editor.publishing import Closings
-from horen_vllm.errors import FailedPrecondition, HorenError
+from horen_vllm.errors import FailedPrecondition, HorenError, InvalidArgument, Unavailable
 from horen_vllm.registry.models import Claim, EntryRef, Publication
 from horen_vllm.registry.ports import Registry
 
@@ -77,9 +77,8 @@ class BatchWork:
         EditFailed
             ``out_of_memory``, of one edit among several: what the others hold may be what it lacks.
         Unavailable
-            When the registry does not answer.
-        NotFound, DataLoss
-            When the codebook cannot be read (`BookShelf.current`).
+            When the registry does not answer, the codebook cannot be read (`BookShelf.current`), or an entry cannot be
+            stored (`Closings.flush`).
         """
         book = self._book()
         batch = self._prepared(book)
@@ -97,7 +96,6 @@ class BatchWork:
                 tries = tries + 1 if len(self.open) == before else 1
                 if tries == _TRIES:
                     self._closings.fail(self.open[0], exc.code, exc.message)
-                    self._closings.flush()
                     tries = 1
                 book = self._book()
                 batch.against(book)
@@ -107,7 +105,6 @@ class BatchWork:
         self._closings.forget()
         for claim in self.open:
             self._closings.fail(claim, code, reason)
-        self._closings.flush()
 
     def _book(self) -> EditorCodebook:
         with self._progress.phase(Phase.LOAD):
@@ -136,10 +133,13 @@ class BatchWork:
             with self._progress.phase(Phase.MAKE):
                 outcome = batch.make(index)
         except HorenError as exc:
-            if exc.code == "out_of_memory" and len(self._claims) > 1:
+            crowded = exc.code == "out_of_memory" and len(self._claims) > 1
+            if crowded or isinstance(exc, Unavailable):
                 self._closings.flush()
                 raise
-            self._closings.fail(claim, exc.code, exc.message)
+            # Any other failure may be due to an entry of this revision.
+            inherent = isinstance(exc, InvalidArgument)
+            self._closings.fail(claim, exc.code, exc.message, base_revision=None if inherent else book.revision)
         except Exception:
             # The edits before this one are as they should be.
             self._closings.flush()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import structlog
+import torch
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.editor.books import BookShelf
@@ -24,8 +25,6 @@ from horen_vllm.registry.ports import Registry
 DEFAULT_BATCH: Final = 64
 """Edits that are made together at most, unless the worker is told otherwise."""
 _MAX_BACKOFF_S: Final = 5.0
-_COUNTED: Final = 1000
-"""Edits that wait behind a batch are counted up to here."""
 
 
 class EditorWorker:
@@ -85,14 +84,19 @@ class EditorWorker:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; a batch in hand is finished first.
 
-        A registry that does not answer is asked again after a growing pause of at most 5 s.
+        A registry that does not answer, or a disk that is full, is tried again after a growing pause of at most 5 s.
+
+        Raises
+        ------
+        torch.AcceleratorError
+            When the device is of no use any more; so is the process, and the claims run out.
         """
         pause_s = self._poll_s
         while not stop.is_set():
             try:
                 worked = self.run_once()
             except Unavailable as exc:
-                self._log.warning("registry unavailable", reason=exc.message, pause_s=pause_s)
+                self._log.warning("worker waits", code=exc.code, reason=exc.message, pause_s=pause_s)
                 stop.wait(pause_s)
                 pause_s = min(2 * pause_s, _MAX_BACKOFF_S)
                 continue
@@ -106,7 +110,10 @@ class EditorWorker:
         Raises
         ------
         Unavailable
-            When the registry does not answer; the claims then run out and the edits are handed out again.
+            When the registry does not answer, or entries cannot be read or stored; the edits are handed out again when
+            their leases end, and where the registry can be told so the attempt does not count.
+        torch.AcceleratorError
+            As `run`.
         """
         registry, fingerprint = self._tools.registry, self._tools.editable.fingerprint
         claims = registry.claim(self._worker_id, lease_s=self._lease_s, fingerprint=fingerprint, limit=self._batch)
@@ -115,10 +122,20 @@ class EditorWorker:
         name = claims[0].edit.codebook
         progress = BatchProgress(self._log.bind(codebook=str(name)), self._metrics, len(claims))
         with progress, LeaseKeeper(registry, claims, lease_s=self._lease_s) as lease:
-            self._finish(claims, lease, progress)
+            try:
+                self._finish(claims, lease, progress)
+            except Unavailable:
+                self._give_back([claim for claim in claims if claim in lease])
+                raise
             progress.lost(lease.lost)
-            progress.behind(len(registry.list_edits(name, after_sequence=claims[-1].edit.sequence, limit=_COUNTED)))
         return True
+
+    def _give_back(self, claims: Sequence[Claim]) -> None:
+        try:
+            self._tools.registry.give_back(claims)
+        except HorenError as exc:
+            # The attempt counts, then: it may be the registry itself that does not answer.
+            self._log.warning("edits not given back", edits=len(claims), code=exc.code)
 
     def _finish(self, claims: Sequence[Claim], lease: LeaseKeeper, progress: BatchProgress) -> None:
         waiting = [tuple(claims)]
@@ -135,7 +152,7 @@ class EditorWorker:
         except Exception as exc:
             # It may be ahead of the registry, with entries that were never published.
             self._tools.shelf.drop(claims[0].edit.codebook)
-            if isinstance(exc, Unavailable):
+            if isinstance(exc, Unavailable) or _device_lost(exc):
                 raise
             return self._divide(work, exc)
         finally:
@@ -152,6 +169,11 @@ class EditorWorker:
         self._log.warning("batch is made in parts", edits=len(left), code=code)
         middle = (len(left) + 1) // 2
         return [left[:1], left[1:middle], left[middle:]]
+
+
+def _device_lost(exc: Exception) -> bool:
+    """Whether every later call to the device would fail, too, whatever edit it is for."""
+    return isinstance(exc, torch.AcceleratorError) and "out of memory" not in str(exc)
 
 
 def _reason(exc: Exception) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from horen_vllm.registry.claims import find_held, lock_codebook, require_held
 from horen_vllm.registry.edit_rows import claimable, is_active, queue_front, require_edits
 from horen_vllm.registry.edit_submissions import SqlEditSubmissions
 from horen_vllm.registry.models import MAX_ATTEMPTS, Claim, EditRecord, EditState, Publication
-from horen_vllm.registry.publishing import finish_row, mark_published, publish_all
+from horen_vllm.registry.publishing import finish_row, mark_published, publish_all, require_revision
 from horen_vllm.registry.records import codebook_name, edit_record
 from horen_vllm.registry.schema import CodebookRow, EditRow
 
@@ -76,6 +76,23 @@ class SqlEditQueue(SqlEditSubmissions):
                 row.state = EditState.TRAINED
                 row.updated_at = now
 
+    def give_back(self, claims: Sequence[Claim]) -> None:
+        """Make the edits of the claims that still hold COMMITTED again, an attempt less; their leases stay.
+
+        Raises
+        ------
+        InvalidArgument
+            ``mixed_codebooks``, when the claims are of several codebooks.
+        """
+        if not claims:
+            return
+        with self._database.write() as session:
+            now = self._clock()
+            for row in find_held(session, lock_codebook(session, claims), claims).values():
+                row.state = EditState.COMMITTED
+                row.attempt -= 1
+                row.updated_at = now
+
     def publish(self, batch: Sequence[tuple[Claim, Publication]]) -> tuple[EditRecord, ...]:
         """Make one revision an edit, in order: with its new entry, without the superseded ones; all or none of them.
 
@@ -127,16 +144,19 @@ class SqlEditQueue(SqlEditSubmissions):
             mark_published(row, codebook.revision, self._clock())
             return edit_record(row, claim.edit.codebook, active=False)
 
-    def fail(self, claim: Claim, code: str, reason: str) -> EditRecord:
+    def fail(self, claim: Claim, code: str, reason: str, *, base_revision: int | None = None) -> EditRecord:
         """Close the edit as FAILED with its reason.
 
         Raises
         ------
         FailedPrecondition
-            ``claim_lost``.
+            ``claim_lost``; ``revision_moved``, when the codebook is not at `base_revision` (None: at whichever).
         """
         with self._database.write() as session:
-            (row,) = require_held(session, lock_codebook(session, (claim,)), (claim,))
+            codebook = lock_codebook(session, (claim,))
+            (row,) = require_held(session, codebook, (claim,))
+            if base_revision is not None:
+                require_revision(codebook, base_revision)
             _fail(row, code=code, reason=reason, now=self._clock())
             return edit_record(row, claim.edit.codebook, active=False)
 

@@ -102,6 +102,14 @@ class EditQueue(Protocol):
         """
         ...
 
+    def give_back(self, claims: Sequence[Claim]) -> None:
+        """Let the attempts of those claims that still hold not count: what ended them was no edit's fault.
+
+        The edits are COMMITTED again, and are handed out when the lease ends. All claims are of one codebook, else
+        InvalidArgument ``mixed_codebooks``.
+        """
+        ...
+
     def publish(self, batch: Sequence[tuple[Claim, Publication]]) -> tuple[EditRecord, ...]:
         """Make one revision an edit, in order: with its new entry, without the superseded ones; all or none of them.
 
@@ -116,8 +124,12 @@ class EditQueue(Protocol):
         """Close the edit as already there: PUBLISHED, no entry, ``same_as`` set, no new revision."""
         ...
 
-    def fail(self, claim: Claim, code: str, reason: str) -> EditRecord:
-        """Close the edit as FAILED with its reason; FailedPrecondition ``claim_lost``."""
+    def fail(self, claim: Claim, code: str, reason: str, *, base_revision: int | None = None) -> EditRecord:
+        """Close the edit as FAILED with its reason.
+
+        Raises FailedPrecondition ``claim_lost``, or ``revision_moved`` when the reason is one of `base_revision` and
+        the codebook is not at it any more.
+        """
         ...
 
 

@@ -50,6 +50,11 @@ def publish_all(
     return set(opened)
 
 
+def require_revision(codebook: CodebookRow, base_revision: int) -> None:
+    """Check that the codebook is at the revision that an edit was judged against; ``revision_moved``."""
+    _require_equal(codebook, base_revision, codebook.revision)
+
+
 def mark_published(row: EditRow, revision: int, now: datetime) -> None:
     """Close the edit as PUBLISHED at `revision`."""
     row.published_revision = revision
@@ -67,12 +72,16 @@ def finish_row(row: EditRow, state: EditState, now: datetime) -> None:
 
 def _require_chain(codebook: CodebookRow, publications: Sequence[Publication]) -> None:
     for revision, publication in enumerate(publications, start=codebook.revision):
-        if publication.base_revision != revision:
-            message = (
-                f"{codebook_name(codebook)} moved from revision {publication.base_revision} to {revision} "
-                "while its edits were made; verify them again."
-            )
-            raise FailedPrecondition(message, code="revision_moved")
+        _require_equal(codebook, publication.base_revision, revision)
+
+
+def _require_equal(codebook: CodebookRow, base_revision: int, revision: int) -> None:
+    if base_revision != revision:
+        message = (
+            f"{codebook_name(codebook)} moved from revision {base_revision} to {revision} "
+            "while its edits were made; verify them again."
+        )
+        raise FailedPrecondition(message, code="revision_moved")
 
 
 def _named(publication: Publication) -> Iterator[EditId]:

@@ -198,3 +198,21 @@ def take_after_submitting(registry: Registry, book: CodebookName, count: int) ->
     claims = take(registry, limit=count)
     assert edits_of(claims) == edits
     return claims
+
+
+def test_what_is_given_back_waits_for_the_lease_and_comes_again_together(
+    registry: Registry, book: CodebookName, advance: Advance
+) -> None:
+    edits = submit(registry, book, 3)
+    first, *others = take(registry)
+    registry.fail(first, "code", "reason")
+    registry.give_back([first, *others])
+    records = [registry.get_edit(edit) for edit in edits]
+    assert [(it.state, it.attempt) for it in records] == [(EditState.FAILED, 1), *[(EditState.COMMITTED, 0)] * 2]
+    assert registry.extend(others, lease_s=30) == ()
+    assert take(registry, worker="second") == ()
+    advance(31)
+    again = take(registry, worker="second")
+    assert [(claim.edit.edit_id, claim.attempt) for claim in again] == [(edit, 1) for edit in edits[1:]]
+    registry.give_back(others)
+    assert registry.extend(again, lease_s=30), "nobody gives back what another one holds"

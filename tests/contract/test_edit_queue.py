@@ -177,9 +177,21 @@ def test_an_edit_is_not_already_there_once_the_other_has_gone(
 
 def test_a_failed_edit_keeps_its_reason(registry: Registry, book: CodebookName) -> None:
     registry.submit(book, SPEC)
-    edit = registry.fail(claimed(registry), "not_learned", "The loss stayed at 3.1 after 60 steps.")
+    edit = registry.fail(claimed(registry), "not_learned", "The loss stayed at 3.1 after 60 steps.", base_revision=1)
     assert (edit.state, edit.reason_code) == (EditState.FAILED, "not_learned")
     assert edit.reason == "The loss stayed at 3.1 after 60 steps."
     assert (edit.active, edit.published_at, edit.published_revision) == (False, None, None)
     assert registry.get_edit(edit.edit_id) == edit
     assert registry.get_codebook(book).revision == 1
+
+
+def test_a_reason_of_another_revision_is_refused(registry: Registry, book: CodebookName, publish: Publish) -> None:
+    publish(book)
+    registry.submit(book, SPEC)
+    claim = claimed(registry)
+    registry.rollback(book, 1)
+    with pytest.raises(FailedPrecondition, match="from revision 2 to 3") as caught:
+        registry.fail(claim, "key_not_matched", "An entry was in the way.", base_revision=2)
+    assert caught.value.code == "revision_moved"
+    assert registry.get_edit(claim.edit.edit_id).state is EditState.TRAINING
+    assert registry.fail(claim, "key_not_matched", "It still is.").state is EditState.FAILED

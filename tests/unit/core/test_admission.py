@@ -33,6 +33,12 @@ def test_same_prompt_other_target_supersedes() -> None:
     assert (verdict.kind, verdict.supersedes, verdict.overlaps) == (AdmissionKind.SUPERSEDE, (0,), ())
 
 
+def test_what_lacks_a_key_of_the_edit_is_superseded_by_the_same_target() -> None:
+    existing = {7: Existing("e2", 7, "p", (9,)), 8: Existing("e3", 8, "q", (5,))}
+    verdict = admission((9,), existing, [7], lambda: [7, 8], lambda entry: entry != 7)
+    assert (verdict.kind, verdict.supersedes, verdict.overlaps) == (AdmissionKind.SUPERSEDE, (7,), (8,))
+
+
 def test_other_prompt_same_basin_same_target_is_an_alias() -> None:
     verdict = admit(candidate("a's capital", (7, 8), 0, 3), EXISTING, TABLE, PARAMETERS)
     assert (verdict.kind, verdict.entry) == (AdmissionKind.ALIAS, 0)

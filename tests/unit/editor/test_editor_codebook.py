@@ -140,6 +140,17 @@ def test_compaction_keeps_every_entry_and_its_keys() -> None:
     assert len(book.arena) == 202
 
 
+def test_a_context_whose_row_is_gone_has_no_key_after_compaction() -> None:
+    others = [entry(number, [number]) for number in range(3, 403)]
+    book = book_of(entry(1, [0]), entry(2, [0], named=False), *others)
+    book.update(4, (), [EditId("e1")])
+    book.update(5, (), [EditId("e2")])
+    layout = book.arena.layout
+    book.update(6, (), [item.ref.edit_id for item in others[:300]])
+    assert book.arena.layout != layout
+    assert book.key_of((3, 0), (0, 2)) is None
+
+
 def test_keys_of_another_width_are_refused() -> None:
     book = EditorCodebook(PARAMETERS, WIDTH + 1, Files().load)
     with pytest.raises(FailedPrecondition, match=r"\(1, 8\).* 9 wide") as caught:

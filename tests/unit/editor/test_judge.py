@@ -161,7 +161,16 @@ class Plain:
         verdict = admit(candidate, existing, self.table(self.live), self.parameters)
         lender = None if verdict.entry is None else self.live[verdict.entry].edit_id
         if verdict.kind is AdmissionKind.SAME:
-            return (verdict.kind, lender, None, (), (), ())
+            said = next(item for item in self.live if item.edit_id == lender)
+            if set(new.contexts) <= set(said.contexts):
+                fires = any(found is said for found in self.routed(new.foreign_queries, self.live))
+                return ("must_not_fire_fires",) if fires else (verdict.kind, lender, None, (), (), ())
+            other = [
+                replace(it, target_ids=(-1,)) if it.normalised_prompt == new.normalised_prompt else it
+                for it in existing
+            ]
+            verdict = admit(candidate, other, self.table(self.live), self.parameters)
+            lender = None
         supersedes, overlaps = (
             tuple(self.live[index].edit_id for index in indexes) for indexes in (verdict.supersedes, verdict.overlaps)
         )
@@ -299,6 +308,60 @@ def test_an_edit_may_take_the_contexts_of_what_it_supersedes() -> None:
     book = book_of(COSINE, prospect(1, 5, axis(0)[None], prompt="p"), prospect(2, 5, axis(1)[None]))
     verdict = Judge(book, [prospect(3, 6, axis(0)[None], prompt="p")]).verdict(0)
     assert (verdict.kind, verdict.supersedes, verdict.captured) == (AdmissionKind.SUPERSEDE, ("e1",), ())
+
+
+def test_what_an_entry_with_the_same_target_lacks_is_made_anew() -> None:
+    earlier = prospect(1, 5, torch.stack([axis(0), axis(1)]), prompt="p", contexts=[4, 8])
+    other = prospect(2, 6, turned(30, towards=2)[None])
+    book = book_of(replace(COSINE, threshold=0.8), earlier, other)
+    part = prospect(3, 5, axis(1)[None], prompt="p", contexts=[8])
+    assert judged(book, part)[:2] == (AdmissionKind.SAME, "e1")
+    more = prospect(3, 5, torch.stack([axis(0), turned(40, towards=2)]), prompt="p", contexts=[4, 9])
+    assert judged(book, more) == (AdmissionKind.SUPERSEDE, None, None, ("e1",), ("e2",), ())
+
+
+@pytest.mark.parametrize("form", [PromptForm.PLAIN, PromptForm.PREFIXED])
+def test_another_spelling_of_the_prompt_is_already_there(form: PromptForm) -> None:
+    book = book_of(COSINE, prospect(1, 5, axis(0)[None], prompt="p"))
+    text = "  P " if form is PromptForm.PLAIN else "Say: P"
+    new = replace(prospect(2, 5, axis(3)[None], prompt="p"), contexts=(EditContext(form, text, (9,), (0, 1)),))
+    assert judged(book, new)[:2] == (AdmissionKind.SAME, "e1")
+
+
+def test_an_entry_that_does_not_say_its_contexts_is_already_there() -> None:
+    made = entry(prospect(1, 5, axis(0)[None], prompt="p"))
+    manifest = replace(made.artifact.manifest, contexts=())
+    book = book_of(COSINE)
+    book.add(replace(made, artifact=replace(made.artifact, manifest=manifest)))
+    assert judged(book, prospect(2, 5, axis(3)[None], prompt="p"))[:2] == (AdmissionKind.SAME, "e1")
+
+
+@pytest.mark.parametrize("parameters", PRESETS)
+def test_a_must_not_fire_prompt_that_reaches_what_is_already_there(parameters: MethodParameters) -> None:
+    """One that reaches another, nearer entry is none of its business."""
+    earlier = prospect(1, 5, torch.stack([axis(0), axis(1)]), prompt="p", contexts=[4, 8])
+    book = book_of(parameters, earlier, prospect(2, 6, turned(9, towards=2)[None]))
+    edit = prospect(3, 5, axis(0)[None], prompt="p", contexts=[4], foreign=turned(88)[None])
+    with pytest.raises(EditFailed, match=r"'prompt -1' must not fire, but scores") as caught:
+        Judge(book, [edit]).verdict(0)
+    assert caught.value.code == "must_not_fire_fires"
+    assert judged(book, replace(edit, foreign_queries=turned(8, towards=2)[None]))[0] is AdmissionKind.SAME
+    assert judged(book, replace(edit, foreign_queries=axis(5)[None]))[0] is AdmissionKind.SAME
+
+
+def test_a_newer_edit_is_never_replaced_by_an_older_one() -> None:
+    book = book_of(COSINE, prospect(7, 5, axis(0)[None], prompt="p"))
+    with pytest.raises(EditFailed, match="edit e7 of the same prompt was submitted after this one") as caught:
+        Judge(book, [prospect(3, 6, axis(0)[None], prompt="p")]).verdict(0)
+    assert caught.value.code == "newer_edit_published"
+
+
+def test_a_long_prompt_is_quoted_in_part() -> None:
+    edit = prospect(3, 6, axis(0)[None])
+    [short] = edit.contexts
+    edit = replace(edit, contexts=(replace(short, text="x" * 500),))
+    with pytest.raises(EditFailed, match=f"form of '{'x' * 60}...' does not reach"):
+        Judge(book_of(COSINE, prospect(7, 5, axis(0)[None])), [edit]).verdict(0)
 
 
 def test_an_edit_that_an_entry_of_a_later_edit_hides() -> None:

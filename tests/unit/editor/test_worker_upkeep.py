@@ -80,7 +80,7 @@ def test_log_and_metrics_tell_what_was_done(
     assert events["batch claimed"]["edits"] == 6
     assert 0 < events["training"]["still_training"] <= 4
     done = events["batch done"]
-    assert (done["new"], done["same"], done["failed"], done["given_up"], done["queue"]) == (4, 1, 1, 0, 0)
+    assert (done["new"], done["same"], done["failed"], done["given_up"]) == (4, 1, 1, 0)
     value = metrics.registry.get_sample_value
     assert value("horen_editor_edits_total", {"outcome": "new"}) == 4
     assert value("horen_editor_failures_total", {"code": "prompt_too_long"}) == 1

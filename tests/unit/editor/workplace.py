@@ -50,9 +50,9 @@ class MortalRegistry(SqlRegistry):
         self._pass("finish_same", after=False)
         return super().finish_same(claim, same_as)
 
-    def fail(self, claim: Claim, code: str, reason: str) -> EditRecord:
+    def fail(self, claim: Claim, code: str, reason: str, *, base_revision: int | None = None) -> EditRecord:
         self._pass("fail", after=False)
-        return super().fail(claim, code, reason)
+        return super().fail(claim, code, reason, base_revision=base_revision)
 
     def _pass(self, method: str, *, after: bool) -> None:
         if (method, after) == (self._deadly, self._after):
