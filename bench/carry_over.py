@@ -22,14 +22,14 @@ from rich.table import Table
 
 from bench.provenance import provenance, write_result
 from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
-from horen_vllm.editor.adaptor import ValueLayout, value_layout
-from horen_vllm.editor.batch import answer_batch, answer_logits
-from horen_vllm.editor.clean import clean_pass, passages
 from horen_vllm.editor.contexts import EditContext, PromptForm, build_contexts, prompt_forms, target_ids
-from horen_vllm.editor.inject import inject_values
+from horen_vllm.editor.forward.batch import answer_batch, answer_logits
+from horen_vllm.editor.forward.clean import clean_pass, passages
+from horen_vllm.editor.forward.inject import inject_values
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel, load_editable_model
-from horen_vllm.editor.train import TrainedValue, ValueTask, train_values
+from horen_vllm.editor.training.adaptor import ValueLayout, value_layout
+from horen_vllm.editor.training.train import TrainedValue, ValueTask, train_values
 from horen_vllm.registry.models import EditSpec
 
 BATCH: Final = 64

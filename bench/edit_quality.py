@@ -28,7 +28,7 @@ from horen_vllm.core.presets import preset_parameters
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import Fact, World, build_world
 from horen_vllm.editor.calibrate import FittedThreshold, fit_threshold
-from horen_vllm.editor.model import load_editable_model
+from horen_vllm.editor.loading.model import load_editable_model
 from horen_vllm.evals.endpoint import Answer, Endpoint
 from horen_vllm.registry.models import EditSpec
 

@@ -18,8 +18,8 @@ from rich.progress import track
 from bench.editing_model import Subject, load_subject
 from bench.editing_pairs import Setting
 from bench.editing_sides import Book
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
 from horen_vllm.registry.models import EditSpec
 
 _MIB: Final = 2**20

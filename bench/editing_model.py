@@ -21,7 +21,7 @@ from horen_vllm.cli.demo_choice import spread
 from horen_vllm.core.presets import MethodParameters, preset_parameters
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import build_world
-from horen_vllm.editor.model import EditableModel, load_editable_model
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.models import EditRecord, EditSpec, EditState
 

@@ -34,7 +34,7 @@ class Setting:
     batch: int
     """Most edits that the editor makes together."""
     limit_bytes: int
-    """Memory limit of a chunk (`editor.memory`)."""
+    """Memory limit of a chunk (`horen_vllm.editor.memory`)."""
 
 
 @dataclass(slots=True)

@@ -14,9 +14,9 @@ from bench.editing_pairs import Setting, spread
 from bench.editing_sides import Book, SideRun
 from horen_vllm.artifact import EntryArtifact, EntryManifest
 from horen_vllm.core.presets import ValueMode
-from horen_vllm.editor.clean import queries
-from horen_vllm.editor.codebook import Entry
+from horen_vllm.editor.codebook.book import Entry
 from horen_vllm.editor.contexts import build_contexts
+from horen_vllm.editor.forward.clean import queries
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef

@@ -15,14 +15,14 @@ from bench.plain_loop import plain_train
 from horen_vllm.artifact import encode_entry
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor import passes
-from horen_vllm.editor.adaptor import value_layout
-from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.codebook.book import EditorCodebook, Entry
+from horen_vllm.editor.codebook.judge import Judge
 from horen_vllm.editor.contexts import build_contexts, target_ids
 from horen_vllm.editor.editing import EditBatch
-from horen_vllm.editor.judge import Judge
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.verify import generate
+from horen_vllm.editor.training.adaptor import value_layout
+from horen_vllm.editor.training.verify import generate
 from horen_vllm.errors import HorenError
 from horen_vllm.registry.models import EditRecord, EntryRef
 

@@ -3,7 +3,7 @@
 Forward through all layers and the output head, on prompt and target; backward as far as the gradient goes, which with a
 frozen model is from the loss to the edit site.
 
-What `horen_vllm.editor.train` is measured against and tested against, so it shares neither its tail nor its batches:
+What the editor's own training is measured against and tested against, so it shares neither its tail nor its batches:
 values reach the site by a forward hook, and the optimiser is torch's.
 """
 
@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.adaptor import ValueLayout, row_rates, start_value
 from horen_vllm.editor.contexts import EditContext
-from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.loading.model import EditableModel
+from horen_vllm.editor.training.adaptor import ValueLayout, row_rates, start_value
 
 Disturb = Callable[[int, int], torch.Tensor]
 

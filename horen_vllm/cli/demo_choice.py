@@ -12,7 +12,7 @@ from horen_vllm.core.presets import preset_parameters
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import Fact, World, build_world
 from horen_vllm.editor.calibrate import fit_threshold
-from horen_vllm.editor.model import load_editable_model
+from horen_vllm.editor.loading.model import load_editable_model
 
 BACKGROUND: Final = 600
 FALSE_FIRE_RATE: Final = 0.01

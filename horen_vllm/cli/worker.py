@@ -20,8 +20,8 @@ from horen_vllm.cli.ports import LOOPBACK, claim_port
 if TYPE_CHECKING:
     import torch
 
-    from horen_vllm.editor.metrics import EditorMetrics
-    from horen_vllm.editor.ranks import Ranks
+    from horen_vllm.editor.loading.ranks import Ranks
+    from horen_vllm.editor.working.metrics import EditorMetrics
 
 _MIB: Final = 1 << 20
 _MEMORY_SHARE: Final = 4
@@ -78,13 +78,13 @@ def worker(
     import torch  # noqa: PLC0415
 
     from horen_vllm.artifact import ArtifactFolder  # noqa: PLC0415
+    from horen_vllm.editor.loading.model import load_editable_model  # noqa: PLC0415
+    from horen_vllm.editor.loading.ranks import ALONE, join_ranks  # noqa: PLC0415
+    from horen_vllm.editor.loading.self_check import check_tail  # noqa: PLC0415
     from horen_vllm.editor.memory import MemoryLimit  # noqa: PLC0415
-    from horen_vllm.editor.metrics import EditorMetrics  # noqa: PLC0415
-    from horen_vllm.editor.model import load_editable_model  # noqa: PLC0415
     from horen_vllm.editor.passes import follow  # noqa: PLC0415
-    from horen_vllm.editor.ranks import ALONE, join_ranks  # noqa: PLC0415
-    from horen_vllm.editor.self_check import check_tail  # noqa: PLC0415
-    from horen_vllm.editor.worker import EditorWorker  # noqa: PLC0415
+    from horen_vllm.editor.working.metrics import EditorMetrics  # noqa: PLC0415
+    from horen_vllm.editor.working.worker import EditorWorker  # noqa: PLC0415
     from horen_vllm.registry.store import SqlRegistry  # noqa: PLC0415
 
     configure_logs()
@@ -132,7 +132,7 @@ def worker(
 
 def _memory_mib(chosen: int | None, device: "torch.device", ranks: "Ranks") -> int:
     """Return what was chosen, or a quarter of the memory that is free on `device` now."""
-    from horen_vllm.editor.model_size import available_bytes  # noqa: PLC0415 - torch
+    from horen_vllm.editor.loading.model_size import available_bytes  # noqa: PLC0415 - torch
 
     if chosen is not None:
         return chosen

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from horen_vllm.core.presets import MethodParameters, SpanMode
 from horen_vllm.core.span import content_marks, content_range, content_tokens, marked_messages, text_span
-from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.prefixes import openings
 from horen_vllm.errors import FailedPrecondition, InvalidArgument
 from horen_vllm.registry.models import EditSpec

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext
 from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.presets import ValueMode
-from horen_vllm.editor.codebook import EditorCodebook
-from horen_vllm.editor.judge import Judge
+from horen_vllm.editor.codebook.book import EditorCodebook
+from horen_vllm.editor.codebook.judge import Judge
+from horen_vllm.editor.codebook.prospect import Captured, Prospect, Verdict
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
 from horen_vllm.editor.passes import EditPasses
 from horen_vllm.editor.prepare import PreparedEdit
-from horen_vllm.editor.prospect import Captured, Prospect, Verdict
-from horen_vllm.editor.train import Progress, TrainedValue
-from horen_vllm.editor.verify import require_captured
+from horen_vllm.editor.training.train import Progress, TrainedValue
+from horen_vllm.editor.training.verify import require_captured
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EditRecord

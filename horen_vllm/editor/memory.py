@@ -12,7 +12,7 @@ import structlog
 import torch
 
 from horen_vllm.editor.failure import EditFailed
-from horen_vllm.editor.ranks import ALONE, Ranks
+from horen_vllm.editor.loading.ranks import ALONE, Ranks
 
 _CPU_MESSAGES: Final = ("can't allocate memory", "not enough memory", "could not create a primitive")
 """What torch says in a plain RuntimeError when the CPU's allocator fails; the last one is oneDNN's for its kernels."""

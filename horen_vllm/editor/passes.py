@@ -12,13 +12,13 @@ import structlog
 import torch
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.adaptor import ValueLayout
+from horen_vllm.editor.codebook.prospect import Captured
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
 from horen_vllm.editor.prepare import PreparedEdit, clean_captured, prepare_edits
-from horen_vllm.editor.prospect import Captured
-from horen_vllm.editor.train import Progress, TrainedValue, ValueTask, train_values
-from horen_vllm.editor.verify import check_values, require_target
+from horen_vllm.editor.training.adaptor import ValueLayout
+from horen_vllm.editor.training.train import Progress, TrainedValue, ValueTask, train_values
+from horen_vllm.editor.training.verify import check_values, require_target
 from horen_vllm.errors import HorenError
 from horen_vllm.registry.models import EditRecord
 

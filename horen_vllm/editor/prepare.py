@@ -11,13 +11,13 @@ import torch
 from horen_vllm.artifact import KeyContext
 from horen_vllm.core.admission import normalise_prompt
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.adaptor import ValueLayout, value_layout
-from horen_vllm.editor.clean import CleanRow, Passage, clean_pass, passages
+from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.contexts import EditContext, build_contexts, prompt_forms, target_ids
 from horen_vllm.editor.failure import EditFailed, quoted
+from horen_vllm.editor.forward.clean import CleanRow, Passage, clean_pass, passages
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.prospect import Captured, Prospect
+from horen_vllm.editor.training.adaptor import ValueLayout, value_layout
 from horen_vllm.errors import HorenError
 from horen_vllm.registry.models import EditRecord
 

@@ -12,11 +12,11 @@ from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.presets import preset_parameters
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import World, build_world
-from horen_vllm.editor.adaptor import ValueLayout
 from horen_vllm.editor.contexts import EditContext, PromptForm
 from horen_vllm.editor.editing import EditOutcome
-from horen_vllm.editor.model import EditableModel, load_editable_model
-from horen_vllm.editor.verify import generate
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
+from horen_vllm.editor.training.adaptor import ValueLayout
+from horen_vllm.editor.training.verify import generate
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.models import EditRecord, EditSpec, EditState

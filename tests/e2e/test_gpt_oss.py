@@ -10,7 +10,7 @@ import pytest
 from horen_vllm.artifact import ArtifactFolder, EntryArtifact, encode_entry
 from horen_vllm.core.architectures import default_site
 from horen_vllm.core.presets import MethodParameters, SpanMode, preset_parameters
-from horen_vllm.editor.model import EditableModel, load_editable_model
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.ids import CodebookName
 from horen_vllm.static import StaticDescription, StaticEntry, write_static
 from tests.e2e import mixed

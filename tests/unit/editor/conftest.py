@@ -27,11 +27,11 @@ from transformers import (
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters, preset_parameters
 from horen_vllm.editor import passes
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.metrics import EditorMetrics
-from horen_vllm.editor.model import EditableModel, load_editable_model
-from horen_vllm.editor.train import TrainedValue, train_values
-from horen_vllm.editor.worker import EditorWorker
+from horen_vllm.editor.training.train import TrainedValue, train_values
+from horen_vllm.editor.working.metrics import EditorMetrics
+from horen_vllm.editor.working.worker import EditorWorker
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.migrate import upgrade

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.errors import Unavailable
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.models import Claim, Delta, EditRecord, EditSpec, EditState, Publication

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.codebook.book import EditorCodebook, Entry
 from horen_vllm.editor.editing import EditBatch, EditOutcome
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
 from horen_vllm.errors import HorenError
 from horen_vllm.registry.models import EditRecord, EntryRef
 

@@ -8,9 +8,9 @@ from horen_vllm.core.presets import SpanMode, preset_parameters
 from horen_vllm.core.span import content_marks, content_range, content_tokens, marked_messages
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import build_world
-from horen_vllm.editor.clean import queries
 from horen_vllm.editor.contexts import EditContext, PromptForm, prompt_forms
-from horen_vllm.editor.model import EditableModel, load_editable_model
+from horen_vllm.editor.forward.clean import queries
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 
 Messages = Sequence[dict[str, str]]
 SYSTEM = {"role": "system", "content": "You are a careful assistant. Answer with the name only, please. " * 2}

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from horen_vllm.core.presets import MethodParameters, SpanMode
 from horen_vllm.editor.contexts import EditContext, PromptForm, build_contexts, prompt_forms, target_ids
-from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.prefixes import OPENINGS, openings
 from horen_vllm.errors import InvalidArgument
 from horen_vllm.registry.models import EditSpec

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from horen_vllm.editor.model import load_editable_model
+from horen_vllm.editor.loading.model import load_editable_model
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.fingerprint import model_fingerprint
 
@@ -195,7 +195,9 @@ def test_refuses_a_model_that_does_not_fit(folder: Path) -> None:
 def test_the_type_decides_the_size(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_huge_tensor(folder, 1)
     room = int(1.5 * (1 << 30))
-    monkeypatch.setattr("horen_vllm.editor.model_size.psutil.virtual_memory", lambda: SimpleNamespace(available=room))
+    monkeypatch.setattr(
+        "horen_vllm.editor.loading.model_size.psutil.virtual_memory", lambda: SimpleNamespace(available=room)
+    )
     error = refusal(folder)
     assert (error.code, "1.50 GiB are left" in error.message) == ("model_too_large", True)
     assert load_editable_model(str(folder), dtype=torch.bfloat16)

@@ -11,13 +11,13 @@ import torch
 from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.editor import passes
-from horen_vllm.editor.adaptor import ValueLayout
 from horen_vllm.editor.contexts import build_contexts, target_ids
 from horen_vllm.editor.editing import EditOutcome
 from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.verify import generate
+from horen_vllm.editor.training.adaptor import ValueLayout
+from horen_vllm.editor.training.verify import generate
 from horen_vllm.errors import HorenError, InvalidArgument
 from horen_vllm.registry.models import EditRecord
 from tests.unit.editor.making import Book

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext
 from horen_vllm.core.presets import ValueMode, preset_parameters
-from horen_vllm.editor.arena import NOBODY
-from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.codebook.arena import NOBODY
+from horen_vllm.editor.codebook.book import EditorCodebook, Entry
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef

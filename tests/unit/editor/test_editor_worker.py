@@ -12,12 +12,13 @@ import torch
 
 from horen_vllm.artifact import ArtifactFolder, decode_entry
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor import passes, publishing
-from horen_vllm.editor.metrics import EditorMetrics
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.train import TrainedValue, train_values
-from horen_vllm.editor.verify import require_target
-from horen_vllm.editor.worker import EditorWorker
+from horen_vllm.editor import passes
+from horen_vllm.editor.loading.model import EditableModel
+from horen_vllm.editor.training.train import TrainedValue, train_values
+from horen_vllm.editor.training.verify import require_target
+from horen_vllm.editor.working import publishing
+from horen_vllm.editor.working.metrics import EditorMetrics
+from horen_vllm.editor.working.worker import EditorWorker
 from horen_vllm.errors import HorenError, Unavailable
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.models import Claim, EditSpec, EditState

@@ -8,9 +8,9 @@ import torch
 from horen_vllm.core.match import KeyTable, route
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.calibrate import FittedThreshold, fit_threshold
-from horen_vllm.editor.clean import queries
 from horen_vllm.editor.contexts import prompt_forms
-from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.forward.clean import queries
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.errors import InvalidArgument
 
 

@@ -15,12 +15,12 @@ from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext
 from horen_vllm.core.admission import AdmissionKind, Candidate, Existing, admit
 from horen_vllm.core.match import KeyTable, route
 from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
-from horen_vllm.editor import nearest
-from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.codebook import nearest
+from horen_vllm.editor.codebook.book import EditorCodebook, Entry
+from horen_vllm.editor.codebook.judge import Judge
+from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.contexts import EditContext, PromptForm
 from horen_vllm.editor.failure import EditFailed
-from horen_vllm.editor.judge import Judge
-from horen_vllm.editor.prospect import Captured, Prospect
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from horen_vllm.editor.model_size import StoredTensor, available_bytes, check_fits
+from horen_vllm.editor.loading.model_size import StoredTensor, available_bytes, check_fits
 from horen_vllm.errors import FailedPrecondition
 
 GIB = 1 << 30
@@ -19,7 +19,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Let a test say how many GiB are free on the host and on the GPU."""
     free = SimpleNamespace(host=0.0, gpu=0.0)
     host = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=int(free.host * GIB)))
-    monkeypatch.setattr("horen_vllm.editor.model_size.psutil", host)
+    monkeypatch.setattr("horen_vllm.editor.loading.model_size.psutil", host)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free.gpu * GIB), 80 * GIB))
     return free
 

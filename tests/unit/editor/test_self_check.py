@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from horen_vllm.editor.model import EditableModel, load_editable_model
-from horen_vllm.editor.self_check import check_tail
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
+from horen_vllm.editor.loading.self_check import check_tail
 from horen_vllm.errors import FailedPrecondition
 from tests.unit.editor.conftest import save_tiny
 

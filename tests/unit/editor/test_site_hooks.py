@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.adaptor import ValueLayout
-from horen_vllm.editor.batch import answer_batch, answer_logits
-from horen_vllm.editor.capture import captured_inputs, captured_outputs
-from horen_vllm.editor.clean import queries
 from horen_vllm.editor.contexts import EditContext, PromptForm
-from horen_vllm.editor.inject import inject_values
-from horen_vllm.editor.model import EditableModel, load_editable_model
+from horen_vllm.editor.forward.batch import answer_batch, answer_logits
+from horen_vllm.editor.forward.capture import captured_inputs, captured_outputs
+from horen_vllm.editor.forward.clean import queries
+from horen_vllm.editor.forward.inject import inject_values
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
+from horen_vllm.editor.training.adaptor import ValueLayout
 
 PROMPTS = [(0, 10, 11, 12, 13), (0, 20, 21), (0, 30, 31, 32, 33, 34, 35, 36)]
 CONTEXTS = [EditContext(PromptForm.PLAIN, "", prompt, (0, len(prompt))) for prompt in PROMPTS]

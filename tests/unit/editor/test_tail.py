@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from horen_vllm.core.presets import preset_parameters
-from horen_vllm.editor.adaptor import ValueLayout, added
-from horen_vllm.editor.batch import answer_batch
-from horen_vllm.editor.clean import Passage, clean_pass, stack_clean
-from horen_vllm.editor.inject import inject_values
+from horen_vllm.editor.forward.batch import answer_batch
+from horen_vllm.editor.forward.clean import Passage, clean_pass, stack_clean
+from horen_vllm.editor.forward.inject import inject_values
+from horen_vllm.editor.forward.tail import tail_logits, tail_of
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel, load_editable_model
-from horen_vllm.editor.tail import tail_logits, tail_of
+from horen_vllm.editor.training.adaptor import ValueLayout, added
 from tests.unit.editor.conftest import save_tiny
 
 WINDOW = 8

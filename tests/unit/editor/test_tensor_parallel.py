@@ -16,19 +16,19 @@ import torch
 from horen_vllm.artifact import EntryArtifact
 from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor import clean
-from horen_vllm.editor.adaptor import ValueLayout
 from horen_vllm.editor.contexts import build_contexts
 from horen_vllm.editor.editing import EditOutcome
+from horen_vllm.editor.forward import clean
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
+from horen_vllm.editor.loading.model_size import stored_tensors
+from horen_vllm.editor.loading.ranks import Ranks, TensorParallelRanks, join_ranks
+from horen_vllm.editor.loading.self_check import check_tail
+from horen_vllm.editor.loading.shards import local_part, shards_of
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel, load_editable_model
-from horen_vllm.editor.model_size import stored_tensors
 from horen_vllm.editor.passes import follow
-from horen_vllm.editor.ranks import Ranks, TensorParallelRanks, join_ranks
-from horen_vllm.editor.rows import RowGroups
-from horen_vllm.editor.self_check import check_tail
-from horen_vllm.editor.shards import local_part, shards_of
-from horen_vllm.editor.verify import generate
+from horen_vllm.editor.training.adaptor import ValueLayout
+from horen_vllm.editor.training.rows import RowGroups
+from horen_vllm.editor.training.verify import generate
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.registry.migrate import upgrade
 from horen_vllm.registry.models import EditSpec, EditState
@@ -274,7 +274,7 @@ def test_a_rank_that_is_lost_in_a_pass_ends_the_others_and_its_edits_are_made_ag
     on_ranks: Callable[..., list[Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("horen_vllm.editor.ranks._VOTE_WAIT", timedelta(seconds=2))
+    monkeypatch.setattr("horen_vllm.editor.loading.ranks._VOTE_WAIT", timedelta(seconds=2))
     place.submit(parameters, SPECS)
 
     def work(ranks: Ranks) -> None:
@@ -310,7 +310,7 @@ def test_a_rank_that_ends_otherwise_ends_all(on_ranks: Callable[..., list[Any]])
 def test_the_others_wait_for_orders_as_long_as_it_takes(
     on_ranks: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("horen_vllm.editor.ranks._VOTE_WAIT", timedelta(milliseconds=100))
+    monkeypatch.setattr("horen_vllm.editor.loading.ranks._VOTE_WAIT", timedelta(milliseconds=100))
 
     def work(ranks: Ranks) -> Any:
         if not ranks.leads:

@@ -12,19 +12,19 @@ from torch.nn.functional import cross_entropy
 from bench.plain_loop import PlainResult, plain_train
 from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
 from horen_vllm.demo.paths import demo_model_dir
-from horen_vllm.editor import rows
-from horen_vllm.editor.adaptor import ValueLayout, value_layout
-from horen_vllm.editor.batch import answer_batch, answer_logits
-from horen_vllm.editor.clean import clean_pass, passages
 from horen_vllm.editor.contexts import EditContext, build_contexts, target_ids
 from horen_vllm.editor.failure import EditFailed
-from horen_vllm.editor.inject import inject_values
+from horen_vllm.editor.forward.batch import answer_batch, answer_logits
+from horen_vllm.editor.forward.clean import clean_pass, passages
+from horen_vllm.editor.forward.inject import inject_values
+from horen_vllm.editor.forward.tail import Tail, TailBatch, tail_logits
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel, load_editable_model
-from horen_vllm.editor.noise import draw
-from horen_vllm.editor.tail import Tail, TailBatch, tail_logits
-from horen_vllm.editor.train import StopReason, TrainedValue, ValueTask, train_values
-from horen_vllm.editor.verify import generate
+from horen_vllm.editor.training import rows
+from horen_vllm.editor.training.adaptor import ValueLayout, value_layout
+from horen_vllm.editor.training.noise import draw
+from horen_vllm.editor.training.train import StopReason, TrainedValue, ValueTask, train_values
+from horen_vllm.editor.training.verify import generate
 from horen_vllm.registry.models import EditSpec
 
 MIB = 2**20

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.editor import passes
-from horen_vllm.editor.lease import LeaseKeeper
 from horen_vllm.editor.prepare import prepare_edits
-from horen_vllm.editor.worker import EditorWorker
+from horen_vllm.editor.working.lease import LeaseKeeper
+from horen_vllm.editor.working.worker import EditorWorker
 from horen_vllm.errors import Unavailable
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import MAX_ATTEMPTS, Claim, EditRecord, EditSpec

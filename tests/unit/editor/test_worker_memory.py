@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from horen_vllm.core.presets import preset_parameters
+from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel, load_editable_model
 from horen_vllm.registry.migrate import upgrade
 from horen_vllm.registry.models import EditSpec
 

@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.core.presets import preset_parameters
 from horen_vllm.editor import passes
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.train import train_values
+from horen_vllm.editor.loading.model import EditableModel
+from horen_vllm.editor.training.train import train_values
 from horen_vllm.registry.models import MAX_ATTEMPTS, EditSpec, EditState
 
 from .workplace import LEASE_S, Place, Story, die

@@ -10,10 +10,11 @@ from structlog.testing import capture_logs
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor import passes, progress, work
-from horen_vllm.editor.metrics import EditorMetrics
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.worker import EditorWorker
+from horen_vllm.editor import passes
+from horen_vllm.editor.loading.model import EditableModel
+from horen_vllm.editor.working import progress, work
+from horen_vllm.editor.working.metrics import EditorMetrics
+from horen_vllm.editor.working.worker import EditorWorker
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 
 from .faulty_registry import NAME, OTHERS, SPEC, FaultyRegistry, create, states

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from horen_vllm.editor.ranks import Ranks, join_ranks
+from horen_vllm.editor.loading.ranks import Ranks, join_ranks
 
 Work = Callable[[Ranks], Any]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from horen_vllm.artifact import ArtifactFolder, EntryArtifact, decode_entry
 from horen_vllm.core.presets import MethodParameters
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.worker import EditorWorker
+from horen_vllm.editor.working.worker import EditorWorker
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.models import Claim, EditRecord, EditSpec, EditState, Publication, RevisionKind
 from horen_vllm.registry.store import SqlRegistry

@@ -11,13 +11,13 @@ import structlog
 import torch
 
 from horen_vllm.artifact import ArtifactFolder
-from horen_vllm.editor.books import BookShelf
-from horen_vllm.editor.lease import LeaseKeeper
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit, is_out_of_memory
-from horen_vllm.editor.metrics import EditorMetrics
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.progress import BatchProgress
-from horen_vllm.editor.work import BatchWork, Tools
+from horen_vllm.editor.working.books import BookShelf
+from horen_vllm.editor.working.lease import LeaseKeeper
+from horen_vllm.editor.working.metrics import EditorMetrics
+from horen_vllm.editor.working.progress import BatchProgress
+from horen_vllm.editor.working.work import BatchWork, Tools
 from horen_vllm.errors import HorenError, Unavailable
 from horen_vllm.registry.models import Claim
 from horen_vllm.registry.ports import Registry

@@ -12,7 +12,7 @@ import torch
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.refine import refine
-from horen_vllm.editor.arena import NOBODY, KeyArena
+from horen_vllm.editor.codebook.arena import NOBODY, KeyArena
 
 TIE_MARGIN: Final = 1e-6
 """Scores nearer than this count as equal, and the newest edit wins: rounding must not decide between equal contexts."""

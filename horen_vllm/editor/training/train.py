@@ -12,13 +12,13 @@ from enum import StrEnum
 import torch
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.adam import BatchedAdam
-from horen_vllm.editor.adaptor import ValueLayout, row_rates, start_value
-from horen_vllm.editor.clean import CleanRow
 from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.forward.clean import CleanRow
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.rows import Evaluation, RowGroups
+from horen_vllm.editor.training.adam import BatchedAdam
+from horen_vllm.editor.training.adaptor import ValueLayout, row_rates, start_value
+from horen_vllm.editor.training.rows import Evaluation, RowGroups
 
 Progress = Callable[[int, int], None]
 """Told the steps taken and the number of edits that are still trained."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from horen_vllm.artifact import ArtifactFolder, digest_of, encode_entry
-from horen_vllm.editor.books import BookShelf
-from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.codebook.book import EditorCodebook, Entry
 from horen_vllm.editor.editing import EditBatch, EditOutcome
-from horen_vllm.editor.lease import LeaseKeeper
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.metrics import Phase
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.progress import BatchProgress
-from horen_vllm.editor.publishing import Closings
+from horen_vllm.editor.working.books import BookShelf
+from horen_vllm.editor.working.lease import LeaseKeeper
+from horen_vllm.editor.working.metrics import Phase
+from horen_vllm.editor.working.progress import BatchProgress
+from horen_vllm.editor.working.publishing import Closings
 from horen_vllm.errors import FailedPrecondition, HorenError, InvalidArgument, Unavailable
 from horen_vllm.registry.models import Claim, EntryRef, Publication
 from horen_vllm.registry.ports import Registry

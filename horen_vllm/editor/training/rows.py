@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from horen_vllm.editor.adaptor import ValueLayout, added
-from horen_vllm.editor.clean import CleanRow
 from horen_vllm.editor.failure import EditFailed
-from horen_vllm.editor.groups import Group, Member, cross_entropy
+from horen_vllm.editor.forward.clean import CleanRow
+from horen_vllm.editor.forward.tail import IGNORED, tail_logits, tail_of
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.noise import perturbed
-from horen_vllm.editor.tail import IGNORED, tail_logits, tail_of
+from horen_vllm.editor.training.adaptor import ValueLayout, added
+from horen_vllm.editor.training.groups import Group, Member, cross_entropy
+from horen_vllm.editor.training.noise import perturbed
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Knows the registry's port and the artifact folder; does not decide anything.
 from typing import Final
 
 from horen_vllm.artifact import ArtifactFolder, EntryArtifact, decode_entry
-from horen_vllm.editor.codebook import EditorCodebook, Entry
+from horen_vllm.editor.codebook.book import EditorCodebook, Entry
 from horen_vllm.editor.failure import surroundings
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import EntryRef

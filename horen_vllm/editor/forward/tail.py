@@ -1,7 +1,7 @@
 """The tail of the model: what comes after the edit site, run on answer positions only.
 
 A value is added at the edit site and nowhere before an answer position, so everything up to the site, and the keys
-and values that later layers attend to in the prompt, stay what one clean pass gave (`editor.clean`).
+and values that later layers attend to in the prompt, stay what one clean pass gave (`editor.forward.clean`).
 Shapes: R rows, L answer positions, P prefix length, H width of the site's output, V vocabulary.
 """
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.errors import FailedPrecondition
 
 IGNORED: Final = -100

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from horen_vllm.editor.adaptor import ValueLayout
-from horen_vllm.editor.clean import stack_clean
-from horen_vllm.editor.noise import Perturbed, draw
-from horen_vllm.editor.tail import Tail, TailBatch
+from horen_vllm.editor.forward.clean import stack_clean
+from horen_vllm.editor.forward.tail import Tail, TailBatch
+from horen_vllm.editor.training.adaptor import ValueLayout
+from horen_vllm.editor.training.noise import Perturbed, draw
 
 
 @dataclass(frozen=True, slots=True)

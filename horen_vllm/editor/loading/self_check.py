@@ -1,6 +1,6 @@
 """The check, when a worker starts, that the layers after the site give alone what the whole model gives.
 
-Why: `editor.tail` knows how the supported architectures are built; another release of transformers, or a model with
+Why: `editor.forward.tail` knows how the supported architectures are built; another release, or a model with
 code of its own, may do more between the site and the logits. Values would then be trained for another model.
 Shapes: A answer positions, V vocabulary.
 """
@@ -11,13 +11,13 @@ import structlog
 import torch
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.adaptor import ValueLayout, added
-from horen_vllm.editor.batch import answer_batch, answer_logits
-from horen_vllm.editor.clean import CleanRow, Passage, clean_pass, stack_clean
-from horen_vllm.editor.inject import inject_values
+from horen_vllm.editor.forward.batch import answer_batch, answer_logits
+from horen_vllm.editor.forward.clean import CleanRow, Passage, clean_pass, stack_clean
+from horen_vllm.editor.forward.inject import inject_values
+from horen_vllm.editor.forward.tail import Tail, tail_logits, tail_of
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.tail import Tail, tail_logits, tail_of
+from horen_vllm.editor.training.adaptor import ValueLayout, added
 from horen_vllm.errors import FailedPrecondition
 
 TOLERANCES: Final = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}

@@ -13,10 +13,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from horen_vllm.core.architectures import check_architecture, check_site, default_site
+from horen_vllm.editor.loading.model_size import StoredTensor, check_fits, stored_tensors
+from horen_vllm.editor.loading.ranks import ALONE, Ranks
+from horen_vllm.editor.loading.shards import Shards, local_part, shards_of
 from horen_vllm.editor.memory import is_out_of_memory
-from horen_vllm.editor.model_size import StoredTensor, check_fits, stored_tensors
-from horen_vllm.editor.ranks import ALONE, Ranks
-from horen_vllm.editor.shards import Shards, local_part, shards_of
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.fingerprint import model_fingerprint, read_config
 

@@ -13,7 +13,7 @@ import torch
 from horen_vllm.artifact import EntryArtifact, KeyContext
 from horen_vllm.core.admission import Existing
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.arena import NOBODY, KeyArena
+from horen_vllm.editor.codebook.arena import NOBODY, KeyArena
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Self
 
-from horen_vllm.editor.metrics import EditorMetrics, Phase
+from horen_vllm.editor.working.metrics import EditorMetrics, Phase
 
 _EVERY_S: Final = 5.0
 """Seconds between two lines about training."""

@@ -11,9 +11,9 @@ from typing import Final
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.editor.failure import surroundings
-from horen_vllm.editor.lease import LeaseKeeper
-from horen_vllm.editor.metrics import Phase
-from horen_vllm.editor.progress import BatchProgress
+from horen_vllm.editor.working.lease import LeaseKeeper
+from horen_vllm.editor.working.metrics import Phase
+from horen_vllm.editor.working.progress import BatchProgress
 from horen_vllm.errors import HorenError, Unavailable
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import Claim, Publication

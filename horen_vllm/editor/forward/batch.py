@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.loading.model import EditableModel
 
 _PADDING: Final = 0
 """Any token will do: the models are causal, so what stands behind a row's end cannot reach it."""

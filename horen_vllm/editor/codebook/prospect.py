@@ -10,7 +10,7 @@ import torch
 
 from horen_vllm.artifact import KeyContext
 from horen_vllm.core.admission import AdmissionKind
-from horen_vllm.editor.codebook import EditorCodebook, context_name
+from horen_vllm.editor.codebook.book import EditorCodebook, context_name
 from horen_vllm.editor.contexts import EditContext
 from horen_vllm.ids import EditId
 

@@ -11,14 +11,14 @@ from typing import Final
 import torch
 
 from horen_vllm.core.admission import Admission, AdmissionKind, admission, normalise_prompt
-from horen_vllm.editor.arena import NOBODY, KeyArena
-from horen_vllm.editor.codebook import EditorCodebook, context_name
+from horen_vllm.editor.codebook.arena import NOBODY, KeyArena
+from horen_vllm.editor.codebook.book import EditorCodebook, context_name
+from horen_vllm.editor.codebook.lineup import TIE_MARGIN, Lineup
+from horen_vllm.editor.codebook.nearest import nearest_rows
+from horen_vllm.editor.codebook.prospect import Captured, Prospect, Verdict, canonical
+from horen_vllm.editor.codebook.trial import Trial
 from horen_vllm.editor.contexts import PromptForm
 from horen_vllm.editor.failure import EditFailed
-from horen_vllm.editor.lineup import TIE_MARGIN, Lineup
-from horen_vllm.editor.nearest import nearest_rows
-from horen_vllm.editor.prospect import Captured, Prospect, Verdict, canonical
-from horen_vllm.editor.trial import Trial
 
 _TWINS: Final = 0.999
 """Cosine over which every key is looked at: keys that can tie with a new one, or with each other there, are nearer."""

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 import torch
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.adaptor import ValueLayout
-from horen_vllm.editor.batch import answer_batch, answer_logits
-from horen_vllm.editor.clean import CleanRow
+from horen_vllm.editor.codebook.prospect import Captured
 from horen_vllm.editor.contexts import EditContext
 from horen_vllm.editor.failure import EditFailed
-from horen_vllm.editor.inject import inject_values
+from horen_vllm.editor.forward.batch import answer_batch, answer_logits
+from horen_vllm.editor.forward.clean import CleanRow
+from horen_vllm.editor.forward.inject import inject_values
+from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
 from horen_vllm.editor.prepare import PreparedEdit
-from horen_vllm.editor.prospect import Captured
-from horen_vllm.editor.rows import RowGroups
-from horen_vllm.editor.train import StopReason, TrainedValue
+from horen_vllm.editor.training.adaptor import ValueLayout
+from horen_vllm.editor.training.rows import RowGroups
+from horen_vllm.editor.training.train import StopReason, TrainedValue
 
 
 def check_values(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from horen_vllm.editor.clean import CleanRow
+from horen_vllm.editor.forward.clean import CleanRow
 
 
 @dataclass(frozen=True, slots=True)

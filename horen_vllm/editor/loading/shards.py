@@ -12,8 +12,8 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from horen_vllm.editor.model_size import StoredTensor
-from horen_vllm.editor.ranks import Ranks
+from horen_vllm.editor.loading.model_size import StoredTensor
+from horen_vllm.editor.loading.ranks import Ranks
 from horen_vllm.errors import FailedPrecondition
 
 _BY_OUTPUTS: Final = frozenset({"colwise", "colwise_gather_output"})

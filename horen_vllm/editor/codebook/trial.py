@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.editor.arena import NOBODY
-from horen_vllm.editor.codebook import EditorCodebook
+from horen_vllm.editor.codebook.arena import NOBODY
+from horen_vllm.editor.codebook.book import EditorCodebook
+from horen_vllm.editor.codebook.lineup import TIE_MARGIN, Lineup, Ruling
+from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.contexts import EditContext
 from horen_vllm.editor.failure import EditFailed, quoted
-from horen_vllm.editor.lineup import TIE_MARGIN, Lineup, Ruling
-from horen_vllm.editor.prospect import Captured, Prospect
 
 
 @dataclass(frozen=True, slots=True)

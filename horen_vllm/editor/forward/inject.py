@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from horen_vllm.core.values import value_index
-from horen_vllm.editor.adaptor import ValueLayout, added
-from horen_vllm.editor.batch import AnswerBatch
-from horen_vllm.editor.model import EditableModel
+from horen_vllm.editor.forward.batch import AnswerBatch
+from horen_vllm.editor.loading.model import EditableModel
+from horen_vllm.editor.training.adaptor import ValueLayout, added
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The clean pass: one forward pass of prompts and their answers without any value.
 
-It gives the queries, and everything that stays the same while values are trained (`editor.tail`).
+It gives the queries, and everything that stays the same while values are trained (`editor.forward.tail`).
 Shapes: R rows, S padded length, L answer positions, D width of the site's input, H width of its output.
 """
 
@@ -14,13 +14,13 @@ from transformers import DynamicCache
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.query import query_window
-from horen_vllm.editor.capture import captured_inputs, captured_outputs
 from horen_vllm.editor.contexts import EditContext
 from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.forward.capture import captured_inputs, captured_outputs
+from horen_vllm.editor.forward.tail import Prefix, Tail, TailBatch, stack_rows, tail_of
+from horen_vllm.editor.loading.model import EditableModel
+from horen_vllm.editor.loading.ranks import Ranks
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.editor.model import EditableModel
-from horen_vllm.editor.ranks import Ranks
-from horen_vllm.editor.tail import Prefix, Tail, TailBatch, stack_rows, tail_of
 
 _PADDING: Final = 0
 """Any token will do: the models are causal, so what stands behind a row's end cannot reach it."""

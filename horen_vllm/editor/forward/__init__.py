@@ -1,0 +1,1 @@
+"""Running the model: clean passes, the layers after the edit site, values forced by a hook."""

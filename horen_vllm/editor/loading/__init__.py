@@ -1,0 +1,1 @@
+"""The base model: loaded, checked, spread over ranks."""

@@ -1,0 +1,1 @@
+"""The worker: edits from the queue in batches, entries into the registry."""
