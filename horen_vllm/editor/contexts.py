@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from horen_vllm.core.presets import MethodParameters, SpanMode
 from horen_vllm.core.span import content_marks, content_range, content_tokens, marked_messages, text_span
+from horen_vllm.editor.failure import quoted
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.prefixes import openings
 from horen_vllm.errors import FailedPrecondition, InvalidArgument
@@ -17,8 +18,6 @@ from horen_vllm.registry.models import EditSpec
 
 MAX_TARGET_TOKENS: Final = 2_048
 """Longest target: training and verification keep states for every one of its tokens."""
-_MOST_QUOTED: Final = 60
-"""Characters of a prompt that an error repeats."""
 
 
 class PromptForm(StrEnum):
@@ -178,14 +177,14 @@ def target_ids(editable: EditableModel, spec: EditSpec) -> tuple[int, ...]:
         raise InvalidArgument(message, code="target_too_long")
     if editable.tokenizer.unk_token_id in ids:
         # Every answer with a character that the tokenizer does not know would count as this one.
-        message = f"the model's tokenizer has no tokens for some characters of the target {_quoted(spec.target)}."
+        message = f"the model's tokenizer has no tokens for some characters of the target {quoted(spec.target)}."
         raise InvalidArgument(message, code="target_not_encodable")
     added = editable.tokenizer.added_tokens_decoder
     special = {*editable.end_ids, *(token for token, entry in added.items() if entry.special)}.intersection(ids)
     if special:
         # An end token would end the answer there; no endpoint shows the others.
         token = editable.tokenizer.convert_ids_to_tokens(min(special))
-        message = f"the target {_quoted(spec.target)} has the model's special token {token!r} in it."
+        message = f"the target {quoted(spec.target)} has the model's special token {token!r} in it."
         raise InvalidArgument(message, code="target_not_encodable")
     return ids
 
@@ -194,9 +193,5 @@ def _check_length(editable: EditableModel, context: EditContext, answer: int = 0
     total = len(context.prompt_ids) + answer
     if total > editable.max_length:
         size = f"has {len(context.prompt_ids)} tokens" + (f" and its answer {answer}" if answer else "")
-        message = f"the {context.form} form of {_quoted(context.text)} {size}; the model takes {editable.max_length}."
+        message = f"the {context.form} form of {quoted(context.text)} {size}; the model takes {editable.max_length}."
         raise InvalidArgument(message, code="prompt_too_long")
-
-
-def _quoted(text: str) -> str:
-    return repr(text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}...")

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -18,9 +18,8 @@ from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.training.adaptor import ValueLayout
 from horen_vllm.editor.training.verify import generate
 from horen_vllm.errors import HorenError
-from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
-from horen_vllm.registry.models import EditRecord, EditSpec, EditState
-from tests.unit.editor.making import Book
+from horen_vllm.registry.models import EditSpec
+from tests.unit.editor.making import Book, edit_record
 
 EDITS: Final = 1000
 SIZES: Final = (7, 64, EDITS)
@@ -52,30 +51,6 @@ def specs(world: World) -> Iterator[EditSpec]:
         yield generator.choices(kinds, weights=[12, 3, 3, 2, 2, 2, 1, 1])[0]
 
 
-def record(number: int, spec: EditSpec) -> EditRecord:
-    now = datetime.now(UTC)
-    return EditRecord(
-        edit_id=EditId(f"e{number}"),
-        codebook=CodebookName(DEFAULT_TENANT, "facts"),
-        sequence=number,
-        spec=spec,
-        state=EditState.TRAINING,
-        reason_code=None,
-        reason=None,
-        attempt=1,
-        artifact=None,
-        same_as=None,
-        alias_of=None,
-        supersedes=(),
-        overlaps=(),
-        published_revision=None,
-        active=False,
-        created_at=now,
-        updated_at=now,
-        published_at=None,
-    )
-
-
 def story(outcome: EditOutcome | HorenError) -> Any:
     if isinstance(outcome, HorenError):
         return outcome.code
@@ -105,7 +80,10 @@ def test_a_thousand_edits_come_out_alike_in_every_batching() -> None:
     torch.set_num_threads(1)
     editable = load_editable_model(str(demo_model_dir()))
     parameters = preset_parameters("cosine", "demo", threshold=THRESHOLD)
-    records = [record(number, spec) for number, spec in enumerate(specs(build_world()), 1)]
+    records = [
+        replace(edit_record(spec.prompt, spec.target, sequence=number), spec=spec)
+        for number, spec in enumerate(specs(build_world()), 1)
+    ]
     expected = Book(editable, parameters).make(records)
     told = [story(outcome) for outcome in expected]
     assert {one[0] for one in told if isinstance(one, tuple)} == set(AdmissionKind)

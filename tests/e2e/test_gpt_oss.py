@@ -18,8 +18,8 @@ from tests.e2e.bits import check_bit_identity
 from tests.e2e.engines import engine
 from tests.e2e.oracle import Oracle, OracleBook, OracleEntry
 from tests.e2e.test_static_mode import REVISION, save
-from tests.unit.editor.conftest import edit_record, save_tiny
-from tests.unit.editor.making import Book
+from tests.unit.editor.conftest import save_tiny
+from tests.unit.editor.making import Book, edit_record
 
 pytestmark = [pytest.mark.engine, pytest.mark.matrix]
 SITE = default_site("tiny", "GptOssForCausalLM", 4)

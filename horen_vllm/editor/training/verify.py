@@ -11,7 +11,7 @@ import torch
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.prospect import Captured
 from horen_vllm.editor.contexts import EditContext
-from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.failure import EditFailed, quoted
 from horen_vllm.editor.forward.batch import answer_batch, answer_logits
 from horen_vllm.editor.forward.clean import CleanRow
 from horen_vllm.editor.forward.inject import inject_values
@@ -63,11 +63,11 @@ def require_target(
         answer = generate(editable, context, value.values, edit.layout, len(edit.labels))
         if answer != edit.labels:
             message = (
-                f"{lead} the {context.form} form of {context.text!r} answers {decode(list(answer))!r} "
-                f"instead of {decode(target)!r}{' and its end' if parameters.train_end else ''}."
+                f"{lead} the {context.form} form of {quoted(context.text)} answers {quoted(str(decode(list(answer))))} "
+                f"instead of {quoted(str(decode(target)))}{' and its end' if parameters.train_end else ''}."
             )
             raise EditFailed(message, code="target_not_reached")
-    message = f"{lead} the answer {decode(target)!r} is as likely as another one, within rounding."
+    message = f"{lead} the answer {quoted(str(decode(target)))} is as likely as another one, within rounding."
     raise EditFailed(message, code="target_not_reached")
 
 

@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,10 @@ from horen_vllm.editor.training.train import TrainedValue, train_values
 from horen_vllm.editor.working.metrics import EditorMetrics
 from horen_vllm.editor.working.worker import EditorWorker
 from horen_vllm.errors import HorenError
-from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
+from horen_vllm.ids import EditId
 from horen_vllm.registry.migrate import upgrade
-from horen_vllm.registry.models import EditRecord, EditSpec, EditState
+from horen_vllm.registry.models import EditRecord
+from tests.unit.editor.making import edit_record
 
 from .faulty_registry import NAME, FaultyRegistry, create
 
@@ -122,30 +122,6 @@ def parameters() -> MethodParameters:
     # Random models are so rugged that noise throws training about.
     preset = preset_parameters("cosine", "tiny", threshold=0.995)
     return replace(preset, max_steps=200, stop_loss=0.2, learning_rate=0.3, noise=0.0)
-
-
-def edit_record(prompt: str, target: str, *, sequence: int = 1, **spec: tuple[str, ...]) -> EditRecord:
-    now = datetime.now(UTC)
-    return EditRecord(
-        edit_id=EditId(f"e{sequence}"),
-        codebook=CodebookName(DEFAULT_TENANT, "facts"),
-        sequence=sequence,
-        spec=EditSpec(prompt=prompt, target=target, **spec),  # type: ignore[arg-type]
-        state=EditState.TRAINING,
-        reason_code=None,
-        reason=None,
-        attempt=1,
-        artifact=None,
-        same_as=None,
-        alias_of=None,
-        supersedes=(),
-        overlaps=(),
-        published_revision=None,
-        active=False,
-        created_at=now,
-        updated_at=now,
-        published_at=None,
-    )
 
 
 @pytest.fixture

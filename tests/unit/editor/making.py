@@ -1,6 +1,7 @@
 """Edits made in batches against a codebook that grows with them, as the worker does it, without a registry."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.book import EditorCodebook, Entry
@@ -8,9 +9,34 @@ from horen_vllm.editor.editing import EditBatch, EditOutcome
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.errors import HorenError
-from horen_vllm.registry.models import EditRecord, EntryRef
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
+from horen_vllm.registry.models import EditRecord, EditSpec, EditState, EntryRef
 
 MIB = 2**20
+
+
+def edit_record(prompt: str, target: str, *, sequence: int = 1, **spec: tuple[str, ...]) -> EditRecord:
+    now = datetime.now(UTC)
+    return EditRecord(
+        edit_id=EditId(f"e{sequence}"),
+        codebook=CodebookName(DEFAULT_TENANT, "facts"),
+        sequence=sequence,
+        spec=EditSpec(prompt=prompt, target=target, **spec),  # type: ignore[arg-type]
+        state=EditState.TRAINING,
+        reason_code=None,
+        reason=None,
+        attempt=1,
+        artifact=None,
+        same_as=None,
+        alias_of=None,
+        supersedes=(),
+        overlaps=(),
+        published_revision=None,
+        active=False,
+        created_at=now,
+        updated_at=now,
+        published_at=None,
+    )
 
 
 class Book:

@@ -33,8 +33,8 @@ from horen_vllm.errors import FailedPrecondition
 from horen_vllm.registry.migrate import upgrade
 from horen_vllm.registry.models import EditSpec, EditState
 
-from .conftest import ModelFolder, edit_record
-from .making import MIB, Book
+from .conftest import ModelFolder
+from .making import MIB, Book, edit_record
 from .two_ranks import Work, on_two_ranks
 from .workplace import LEASE_S, Place
 
