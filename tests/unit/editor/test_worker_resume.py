@@ -112,7 +112,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_database: Path, 
 def test_a_killed_worker_loses_and_repeats_nothing(place: Place, undisturbed: Story, death: dict[str, Any]) -> None:
     place.submit(PARAMETERS, specs())
     assert place.fork(**death) == -signal.SIGKILL
-    assert any(record.state in {EditState.TRAINING, EditState.TRAINED} for record in place.records())
+    # How many edits a group has depends on the time they take, so the batch in hand may just be over.
+    assert any(record.state not in {EditState.PUBLISHED, EditState.FAILED} for record in place.records())
     assert place.fork(ahead_s=2 * LEASE_S) == 0
     assert place.story() == undisturbed
 
