@@ -14,6 +14,7 @@ from horen_vllm.cli.server_command import ServerDtype
 from horen_vllm.cli.stack import Stack, StackSettings
 from horen_vllm.control.client import EditProgress, EditView, HorenClient
 from horen_vllm.demo.paths import demo_model_dir
+from horen_vllm.editor.prefixes import openings
 from horen_vllm.evals.endpoint import Endpoint
 from horen_vllm.registry.models import EditSpec
 
@@ -161,6 +162,25 @@ def test_the_server_explains_a_decision_and_counts_it(stack: Stack, client: Hore
     metrics = httpx.get(f"{stack.base_url}/metrics").text
     labels = '{codebook="explained",tenant="default"}'
     assert f"horen_requests_matched_total{labels} 1.0" in metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("lora", {"rank": 4}), ("chunked", {"max_value_rows": 2}), ("prefixed", {"prefixes": 2})]
+)
+def test_every_kind_of_value_and_context_is_trained_and_served(
+    client: HorenClient, endpoint: Endpoint, name: str, options: dict[str, Any]
+) -> None:
+    client.create_codebook(name, preset="cosine", threshold=0.97, **options)
+    model, chosen = f"demo@{name}", CHOICES[:3]
+    for choice in chosen:
+        edit(client, name, choice)
+    prompts = [choice.prompt for choice in chosen]
+    targets = [choice.target for choice in chosen]
+    assert [answer.text for answer in endpoint.ask_all(model, prompts)] == targets
+    assert [answer.text for answer in endpoint.chat_all(model, prompts)] == targets
+    for prompt, target in zip(prompts, targets, strict=True):
+        behind = [f"{opening} {prompt}" for opening in openings(prompt, options.get("prefixes", 0))]
+        assert [answer.text for answer in endpoint.ask_all(model, behind)] == [target] * len(behind)
 
 
 def test_superseding_and_rolling_back_restore_each_answer(client: HorenClient, endpoint: Endpoint) -> None:
