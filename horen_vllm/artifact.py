@@ -29,6 +29,8 @@ class KeyContext:
     """Token ids of the whole prompt, as the model saw it."""
     span: tuple[int, int]
     """The query span: first token, and the one behind the last."""
+    masked: tuple[tuple[int, int], ...] = ()
+    """Token ranges of the subject that are left out of the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,14 @@ class EntryManifest:
     """Token ids of the edit's prompt in its first context, by which a replica asks itself whether the edit holds."""
     contexts: tuple[KeyContext, ...] = ()
     """Where each key row came from, in order; empty in files that do not say."""
+    anchors: tuple[str, ...] = ()
+    """Names of the subject as words with single spaces (``core.anchors``); empty: the entry fires without."""
+    floor: float | None = None
+    """Highest score of a must-not-fire prompt: the codebook's threshold may not come down to less."""
+    radius: float | None = None
+    """Distance up to which a GRACE key fires; None: cosine decides."""
+    splits: tuple[tuple[str, float], ...] = ()
+    """Edits whose radius ends here as long as this entry is there, and at what distance (GRACE's split)."""
     format_version: int = FORMAT_VERSION
 
 
@@ -112,12 +122,17 @@ def decode_entry(data: bytes) -> EntryArtifact:
 
 def _manifest(fields: dict[str, Any]) -> EntryManifest:
     mode = ValueMode(fields["value_mode"])
-    contexts = (KeyContext(tuple(it["prompt_ids"]), tuple(it["span"])) for it in fields.get("contexts", ()))
-    known = {"value_mode": mode, "contexts": tuple(contexts)}
-    known |= {name: tuple(fields.get(name, ())) for name in ("target_ids", "probe_ids")}
+    known: dict[str, Any] = {"value_mode": mode, "contexts": tuple(map(_context, fields.get("contexts", ())))}
+    known |= {name: tuple(fields.get(name, ())) for name in ("target_ids", "probe_ids", "anchors")}
+    known["splits"] = tuple((str(edit_id), float(radius)) for edit_id, radius in fields.get("splits", ()))
     # What was written before chunks has one vector a position, or one for all.
     chunk = 1 if mode is ValueMode.SEQUENCE and not fields.get("rank") else fields["span"]
     return EntryManifest(**{"chunk": chunk, **fields, **known})
+
+
+def _context(fields: dict[str, Any]) -> KeyContext:
+    masked = tuple((first, last) for first, last in fields.get("masked", ()))
+    return KeyContext(tuple(fields["prompt_ids"]), tuple(fields["span"]), masked)
 
 
 def digest_of(data: bytes) -> str:

@@ -16,8 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from horen_vllm.artifact import EntryArtifact
+from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.core.values import value_rows
 from horen_vllm.errors import DataLoss, FailedPrecondition
+from horen_vllm.spaces import read_space, space_tensors
 
 _DIGEST_BYTES: Final = 16
 _PIECE_BYTES: Final = 1 << 17
@@ -45,6 +47,12 @@ class PackRow:
     """Number of value rows."""
     key_digests: tuple[str, ...]
     """Hash of each key's bytes, by which identical keys are found."""
+    anchors: tuple[str, ...] = ()
+    """Names of the subject, one of which must occur; each as words with single spaces."""
+    radius: float | None = None
+    """Distance up to which a GRACE key fires; None: cosine decides."""
+    splits: tuple[tuple[str, float], ...] = ()
+    """Edits whose radius ends at some distance as long as this entry is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +67,18 @@ class EntryPack:
         [V, d_out] float32, likewise.
     rows
         One an entry.
+    space
+        The codebook's fitted routing space, in an update from nothing; else the reader has it already.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     rows: tuple[PackRow, ...]
+    space: RoutingSpace | None = None
 
 
-def build_pack(entries: Sequence[tuple[int, str, EntryArtifact]]) -> EntryPack:
-    """Return the pack of (edit sequence number, artifact digest, entry) triples.
+def build_pack(entries: Sequence[tuple[int, str, EntryArtifact]], space: RoutingSpace | None = None) -> EntryPack:
+    """Return the pack of (edit sequence number, artifact digest, entry) triples, with the routing space if given.
 
     Raises
     ------
@@ -80,7 +91,7 @@ def build_pack(entries: Sequence[tuple[int, str, EntryArtifact]]) -> EntryPack:
         values = torch.cat([entry.values.float() for _, _, entry in entries]) if entries else torch.empty(0, 0)
     except RuntimeError as exc:
         raise FailedPrecondition("the entries of one update differ in width.", code="wrong_shape") from exc
-    return EntryPack(keys, values, rows)
+    return EntryPack(keys, values, rows, space)
 
 
 def encode_pack(pack: EntryPack) -> bytes:
@@ -88,7 +99,8 @@ def encode_pack(pack: EntryPack) -> bytes:
     # A tensor of JSON lines: a reader can take them one by one, which it could not with the file's own header.
     lines = "\n".join(json.dumps(asdict(row)) for row in pack.rows).encode()
     rows = torch.frombuffer(bytearray(lines), dtype=torch.uint8) if lines else torch.empty(0, dtype=torch.uint8)
-    data: bytes = save({"keys": pack.keys.contiguous(), "values": pack.values.contiguous(), "rows": rows})
+    tensors = {"keys": pack.keys.contiguous(), "values": pack.values.contiguous(), "rows": rows}
+    data: bytes = save(tensors | (space_tensors(pack.space) if pack.space is not None else {}))
     return data
 
 
@@ -117,8 +129,9 @@ def read_pack(path: Path, sha256: str, pace: Pace = iter) -> EntryPack:
             raise DataLoss(message, code="pack_unreadable")
         with safe_open(path, framework="pt") as tensors:
             keys, values, rows = (tensors.get_tensor(name) for name in ("keys", "values", "rows"))
+            space = read_space(tensors)
         # Line by line: one call that splits them all would hold the interpreter's lock for long.
-        return EntryPack(keys, values, _read_rows(io.BytesIO(rows.numpy().tobytes()), pace, keys, values))
+        return EntryPack(keys, values, _read_rows(io.BytesIO(rows.numpy().tobytes()), pace, keys, values), space)
     except OSError as exc:
         raise DataLoss(f"the pack {path.name} cannot be read: {exc.strerror}.", code="pack_unreadable") from exc
     except (KeyError, TypeError, ValueError, SafetensorError) as exc:
@@ -139,6 +152,9 @@ def _row(sequence: int, digest: str, entry: EntryArtifact) -> PackRow:
         keys=entry.keys.shape[0],
         values=entry.values.shape[0],
         key_digests=tuple(_digest(key) for key in entry.keys),
+        anchors=manifest.anchors,
+        radius=manifest.radius,
+        splits=manifest.splits,
     )
 
 
@@ -166,7 +182,8 @@ def _digest(key: torch.Tensor) -> str:
 
 
 def _read_row(fields: dict[str, Any]) -> PackRow:
-    return PackRow(**{**fields, "key_digests": tuple(fields["key_digests"])})
+    lists = {name: tuple(fields[name]) for name in ("key_digests", "anchors")}
+    return PackRow(**{**fields, **lists, "splits": tuple((edit, radius) for edit, radius in fields["splits"])})
 
 
 def _hash(path: Path, pace: Pace) -> str:

@@ -20,6 +20,8 @@ class ValueMode(StrEnum):
     """One vector, at every answer position of the span (the paper's section 2.4)."""
     LAST = "last"
     """One vector, at the prompt's last token only (the paper's released code)."""
+    REPLACE = "replace"
+    """One vector that stands in for the output at the prompt's last token (GRACE)."""
 
 
 class SpanMode(StrEnum):
@@ -31,6 +33,8 @@ class SpanMode(StrEnum):
     """Completions: the prompt without its BOS. Chat: the content of the last user message."""
 
 
+MAX_FALSE_FIRE_RATE: Final = 0.2
+"""Highest share of background queries that a codebook may be asked to let fire."""
 _ALWAYS_STORED: Final = frozenset({"preset", "threshold", "value_mode"})
 """Fields that no default stands in for when they are missing; what later versions add has one."""
 
@@ -85,6 +89,20 @@ class MethodParameters:
     """Whether the chat form of a prompt is a context of its edit, too."""
     prefixes: int = 0
     """Short random prefixes that are put in front of an edit's prompt, each a context of its own."""
+    space: str | None = None
+    """Artifact (sha256, hex) of the fitted routing space; None: the identity (the paper)."""
+    background: str | None = None
+    """Artifact (sha256, hex) of the background queries that the threshold follows."""
+    false_fire_rate: float | None = None
+    """Share of background queries that may match; the threshold follows it as entries come and go. None: it is fixed."""
+    anchors: bool = False
+    """Whether an entry whose edit names a subject fires only where the subject or an alias occurs."""
+    anchored_threshold: float = 0.0
+    """c of entries with anchors."""
+    mask_subject: bool = False
+    """Whether entries with anchors are keyed, and asked for, without the subject's own tokens."""
+    radius: float | None = None
+    """GRACE's first deferral radius: keys are activations, and Euclidean distance decides. None: cosine."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -103,6 +121,11 @@ class MethodParameters:
             "rank": 0 <= self.rank <= 64,
             "max_value_rows": self.max_value_rows >= 1,
             "prefixes": 0 <= self.prefixes <= 16,
+            "false_fire_rate": self.false_fire_rate is None or 0.0 < self.false_fire_rate <= MAX_FALSE_FIRE_RATE,
+            "background": self.false_fire_rate is None or self.background is not None,
+            "anchored_threshold": -1.0 <= self.anchored_threshold <= 1.0,
+            "mask_subject": self.anchors or not self.mask_subject,
+            "radius": self.radius is None or (0.0 < self.radius < math.inf and not self.steps and not self.space),
         }
         for name, holds in checks.items():
             if not holds:

@@ -9,6 +9,8 @@ from horen_vllm.core.presets import MethodParameters, ValueMode
 
 NO_VALUE = -1
 """Row index that stands for "leave this position alone"."""
+REPLACED = -1
+"""LoRA rank that stands for a vector that replaces the output, and is not added to it (GRACE)."""
 
 
 def value_span(num_target_tokens: int, parameters: MethodParameters) -> int:
@@ -16,7 +18,7 @@ def value_span(num_target_tokens: int, parameters: MethodParameters) -> int:
 
     Position j predicts target token j; one more position predicts the end when the preset trains it.
     """
-    if parameters.value_mode is ValueMode.LAST:
+    if parameters.value_mode in {ValueMode.LAST, ValueMode.REPLACE}:
         return 1
     return num_target_tokens + (1 if parameters.train_end else 0)
 

@@ -11,7 +11,7 @@ import torch
 
 from horen_vllm.core.match import Routed, entry_scores, route_tensors
 from horen_vllm.core.refine import Reduce, whole
-from horen_vllm.core.routing import unit_queries_from_sums
+from horen_vllm.core.routing import unit_queries
 from horen_vllm.errors import Internal
 from horen_vllm.kernels import dispatch
 from horen_vllm.plugin.codebooks import PagedCodebooks
@@ -133,7 +133,9 @@ class EditSite:
 
     def _route(self, view: RevisionView, group: list[TrackedRequest]) -> None:
         began = time.perf_counter()
-        queries = unit_queries_from_sums(self._sums[self._slots.numbers([t.slot for t in group])], self._reduce)
+        sums = self._sums[self._slots.numbers([t.slot for t in group])]
+        counts = self._slots.numbers([t.window[1] - t.window[0] for t in group])
+        queries = unit_queries(sums, counts, reduce=self._reduce)
         # Few at a time: routing takes memory for each query, of which no profile of vLLM's has seen any.
         routed = self._agreed(_joined([self._routed(part, view) for part in torch.split(queries, _MOST_QUERIES)]))
         nearest = [

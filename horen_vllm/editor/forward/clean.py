@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
-from torch.nn import functional as F
 from transformers import DynamicCache
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.query import query_window
+from horen_vllm.core.routing import unit_queries
 from horen_vllm.editor.contexts import EditContext
 from horen_vllm.editor.failure import EditFailed
 from horen_vllm.editor.forward.capture import captured_inputs, captured_outputs
@@ -129,10 +129,10 @@ def _queries(inputs_RSD: torch.Tensor, rows: Sequence[Passage], ratio: float, ra
     for number, row in enumerate(rows):
         first, last = row.span
         start, stop = query_window(last - first, ratio)
-        weights_RS[number, first + start : first + stop] = 1.0 / (stop - start)
-    # Each rank has some columns of the site's input; the mean of a column is its own affair.
-    means_RD = ranks.joined(torch.bmm(weights_RS[:, None], inputs_RSD.float())[:, 0])
-    return F.normalize(means_RD, dim=-1).cpu()
+        weights_RS[number, first + start : first + stop] = 1.0
+    # Each rank has some columns of the site's input; the sum of a column is its own affair.
+    sums_RD = ranks.joined(torch.bmm(weights_RS[:, None], inputs_RSD.float())[:, 0])
+    return unit_queries(sums_RD, weights_RS.sum(dim=1)).cpu()
 
 
 def _kept(

@@ -7,7 +7,7 @@ import torch
 
 from horen_vllm.core.presets import MethodParameters, SpanMode, ValueMode, preset_parameters
 from horen_vllm.core.query import query_window
-from horen_vllm.core.routing import unit_queries_from_sums, unit_query
+from horen_vllm.core.routing import unit_queries
 from horen_vllm.core.values import value_chunk, value_index, value_rows, value_span
 from horen_vllm.errors import InvalidArgument
 
@@ -25,9 +25,10 @@ def test_window_of_nothing_is_refused() -> None:
         query_window(0, 0.6)
 
 
-def test_sums_and_rows_give_the_same_query() -> None:
+def test_sums_give_the_direction_of_the_mean() -> None:
     rows = torch.randn(7, 32, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    torch.testing.assert_close(unit_query(rows), unit_queries_from_sums(rows.float().sum(0)[None])[0])
+    mean = rows.float().mean(dim=0)
+    torch.testing.assert_close(mean / mean.norm(), unit_queries(rows.float().sum(0)[None], torch.tensor([7]))[0])
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from horen_vllm.core.match import KeyTable, Routed, decisions, route, route_tensors
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.refine import refine, unit
-from horen_vllm.core.routing import unit_queries_from_sums
+from horen_vllm.core.routing import unit_queries
 from tests.unit.summing import make_groups, on_all
 
 WIDTH = 12
@@ -51,8 +51,9 @@ def test_refinement_sums_over_the_ranks(
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_queries_have_length_one_over_all_ranks(ranks: int) -> None:
     sums = random_unit(3, 5) * 7.0
-    parts = on_shards(ranks, unit_queries_from_sums, sums)
-    torch.testing.assert_close(torch.cat(parts, dim=1), unit_queries_from_sums(sums))
+    counts = torch.full((5,), 3)
+    parts = on_shards(ranks, lambda part, reduce: unit_queries(part, counts, reduce=reduce), sums)
+    torch.testing.assert_close(torch.cat(parts, dim=1), unit_queries(sums, counts))
 
 
 def test_a_row_of_zeros_stays_finite_on_every_rank() -> None:

@@ -1,0 +1,1 @@
+"""What calibration is fitted on: prompts of facts that are not edited."""

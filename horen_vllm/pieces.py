@@ -1,0 +1,34 @@
+"""From token ids to text, token by token: what words and names are looked for in, by editor and server alike."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers.decoders import DecodeStream
+
+from horen_vllm.core.words import TokenText
+from horen_vllm.errors import FailedPrecondition
+
+
+def token_text(tokenizer: Any, prompt_ids: Sequence[int], span: tuple[int, int]) -> TokenText:
+    """Return the text of a prompt's tokens [first, stop) with each token's share of it.
+
+    Decoded from the ids, so that a text reads the same whatever it was sent as.
+
+    Parameters
+    ----------
+    tokenizer
+        A transformers tokenizer.
+
+    Raises
+    ------
+    FailedPrecondition
+        ``unsupported_tokenizer``, for one that is not a fast tokenizer.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        message = "subjects and words need a fast tokenizer, and the model's is not one."
+        raise FailedPrecondition(message, code="unsupported_tokenizer")
+    stream = DecodeStream(skip_special_tokens=False)
+    first, stop = span
+    pieces = [stream.step(backend, token) or "" for token in prompt_ids[first:stop]]
+    return TokenText(pieces, first)
