@@ -17,6 +17,7 @@ from horen_vllm.core.presets import ValueMode
 from horen_vllm.editor.codebook.book import Entry
 from horen_vllm.editor.contexts import build_contexts
 from horen_vllm.editor.forward.clean import queries
+from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef
@@ -64,7 +65,7 @@ def _row(size: int, runs: Sequence[SideRun], empty: Sequence[SideRun], edits: in
 def _crowd(subject: Subject, setting: Setting) -> tuple[torch.Tensor, float]:
     """Return the mean direction [d_in] of real queries and their mean cosine with each other."""
     contexts = [build_contexts(subject.editable, edit, subject.parameters)[0] for edit in subject.edits[:64]]
-    found = queries(subject.editable, contexts, subject.parameters, MemoryLimit(setting.limit_bytes))
+    found = queries(subject.editable, contexts, Keying(subject.parameters), MemoryLimit(setting.limit_bytes))
     count = len(found)
     share = (float((found @ found.T).sum()) - count) / (count * (count - 1))
     return torch.nn.functional.normalize(found.mean(dim=0), dim=0), min(max(share, 0.0), 1.0)

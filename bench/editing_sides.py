@@ -19,6 +19,7 @@ from horen_vllm.editor.codebook.book import EditorCodebook, Entry
 from horen_vllm.editor.codebook.judge import Judge
 from horen_vllm.editor.contexts import build_contexts, target_ids
 from horen_vllm.editor.editing import EditBatch
+from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.editor.training.adaptor import value_layout
@@ -90,7 +91,7 @@ class Book:
         self.memory = memory
         self.entries: dict[str, Entry] = {}
         """What its edits made."""
-        self.copy = EditorCodebook(parameters, editable.d_in, lambda ref: self.entries[ref.edit_id].artifact)
+        self.copy = EditorCodebook(Keying(parameters), editable.d_in, lambda ref: self.entries[ref.edit_id].artifact)
         self.copy.update(1, [], [])
 
     def run(self, records: Sequence[EditRecord], batch: int) -> SideRun:
@@ -120,7 +121,7 @@ class Book:
             _timed(run, "encode", encode_entry)(outcome.artifact)
             ref = EntryRef(edit_id=record.edit_id, sequence=record.sequence, artifact=f"{record.sequence:064x}")
             entry = self.entries[record.edit_id] = Entry(ref, outcome.artifact)
-            _timed(run, "add", self.copy.add)(entry, outcome.supersedes)
+            _timed(run, "add", self.copy.add)(entry, outcome.supersedes, outcome.threshold)
             run.values[start + index] = outcome.artifact.values
             run.steps.append(outcome.artifact.manifest.steps)
             run.contexts.append(len(outcome.artifact.keys))

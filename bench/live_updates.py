@@ -34,6 +34,8 @@ CODEBOOK = "tenants/default/codebooks/bench"
 BULK = "tenants/default/codebooks/bulk"
 FINGERPRINT = "bench"
 _STEPS_A_QUESTION = 10
+_VALUES = 4
+"""Vectors of an entry, one a position."""
 
 
 class Loop:
@@ -111,7 +113,7 @@ def make_pack(folder: Path, name: str, first: int, count: int, widths: tuple[int
     """Write a pack of `count` random entries, numbered from `first`, and return it with its hash."""
     generator = torch.Generator().manual_seed(first)
     keys = torch.nn.functional.normalize(torch.randn(count, widths[0], generator=generator), dim=-1)
-    values = torch.randn(count, 4, widths[1], generator=generator)
+    values = torch.randn(count, _VALUES, widths[1], generator=generator)
     entries = []
     for index in range(count):
         manifest = EntryManifest(
@@ -119,7 +121,7 @@ def make_pack(folder: Path, name: str, first: int, count: int, widths: tuple[int
             fingerprint=FINGERPRINT,
             site="bench",
             value_mode=ValueMode.SEQUENCE,
-            span=4,
+            span=_VALUES,
             chunk=1,
             target_ids=(1,),
             normalised_prompt=str(first + index),
@@ -173,7 +175,7 @@ def measure_staging(loop: Loop, bulk: tuple[Path, str], rounds: int) -> dict[str
 
 def _drain(loop: Loop) -> None:
     # Rows are given back beside the steps too; the quiet half must not pay for it.
-    while loop.status()["pages"]["keys"]["used"] > loop.status()["entries"][CODEBOOK]:
+    while loop.status()["pages"]["values"]["used"] > _VALUES * loop.status()["entries"][CODEBOOK]:
         loop.step()
 
 

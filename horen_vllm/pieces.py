@@ -1,6 +1,6 @@
 """From token ids to text, token by token: what words and names are looked for in, by editor and server alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tokenizers.decoders import DecodeStream
@@ -28,7 +28,18 @@ def token_text(tokenizer: Any, prompt_ids: Sequence[int], span: tuple[int, int])
     if backend is None:
         message = "subjects and words need a fast tokenizer, and the model's is not one."
         raise FailedPrecondition(message, code="unsupported_tokenizer")
-    stream = DecodeStream(skip_special_tokens=False)
     first, stop = span
-    pieces = [stream.step(backend, token) or "" for token in prompt_ids[first:stop]]
-    return TokenText(pieces, first)
+    return TokenText(list(_pieces(backend, prompt_ids[first:stop])), first)
+
+
+def _pieces(backend: Any, token_ids: Sequence[int]) -> Iterator[str]:
+    stream = DecodeStream(skip_special_tokens=False)
+    for token in token_ids:
+        try:
+            piece = stream.step(backend, token)
+        except Exception:  # noqa: BLE001 - the stream has no class of its own for it
+            # Ids may be bytes that are no UTF-8 text, over which the stream stumbles; whoever sends them must not
+            # stop a server. What it has held back so far is dropped.
+            stream = DecodeStream(skip_special_tokens=False)
+            piece = stream.step(backend, token)
+        yield piece or ""

@@ -3,21 +3,25 @@
 ::
 
     DIR/<tenant>/<codebook>/codebook.json
-    DIR/<tenant>/<codebook>/<ab>/<sha256>.safetensors    one file an entry, as in an artifact folder
+    DIR/<tenant>/<codebook>/<ab>/<sha256>.safetensors    one file an entry, as in an artifact folder; and the
+                                                         codebook's routing space, if it has a fitted one
 """
 
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from horen_vllm.artifact import ArtifactFolder, EntryArtifact, decode_entry
 from horen_vllm.core.presets import MethodParameters
+from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.errors import DataLoss, HorenError, NotFound
 from horen_vllm.ids import CodebookName
+from horen_vllm.spaces import decode_space
 
 FORMAT_VERSION: Final = 1
 _DESCRIPTION: Final = "codebook.json"
@@ -61,6 +65,8 @@ class StaticCodebook:
     parameters: MethodParameters
     entries: tuple[tuple[int, str, EntryArtifact], ...]
     """(sequence, artifact digest, entry) of each entry."""
+    space: RoutingSpace | None = None
+    """Its fitted routing space; None for the identity."""
 
 
 def list_static(folder: Path) -> list[StaticDescription]:
@@ -88,6 +94,8 @@ def read_static(folder: Path) -> Iterator[StaticCodebook]:
     DataLoss
         ``static_codebook_invalid``, ``artifact_corrupt``, ``artifact_unreadable`` or ``artifact_of_another_edit``,
         naming the file.
+    FailedPrecondition
+        ``fingerprint_mismatch``, when the routing space was fitted on another base model than the codebook's.
     """
     for codebook in list_static(folder):
         artifacts = ArtifactFolder(_codebook_folder(folder, codebook.name))
@@ -98,17 +106,18 @@ def read_static(folder: Path) -> Iterator[StaticCodebook]:
             revision=codebook.revision,
             parameters=codebook.parameters,
             entries=tuple(entries),
+            space=_space(artifacts, codebook),
         )
 
 
 def write_static(folder: Path, codebook: StaticDescription, artifacts: ArtifactFolder) -> Path:
-    """Write `codebook` under `folder` with the entries that `artifacts` has; return its ``codebook.json``.
+    """Write `codebook` under `folder` with the files that `artifacts` has; return its ``codebook.json``.
 
     The description is replaced last and at once, so that a reader sees the old codebook or the new one.
 
     Raises
     ------
-    NotFound, DataLoss
+    NotFound, DataLoss, FailedPrecondition
         As `read_static`; then nothing is replaced.
     """
     target = _codebook_folder(folder, codebook.name)
@@ -116,9 +125,12 @@ def write_static(folder: Path, codebook: StaticDescription, artifacts: ArtifactF
     for entry in codebook.entries:
         _read(artifacts, entry)
         copies.put(artifacts.read(entry.artifact))
+    if codebook.parameters.space is not None:
+        _space(artifacts, codebook)
+        copies.put(artifacts.read(codebook.parameters.space))
     target.mkdir(parents=True, exist_ok=True)
     _replace(target / _DESCRIPTION, json.dumps(_description(codebook), indent=2, sort_keys=True) + "\n")
-    _remove_others(target, codebook.entries)
+    _remove_others(target, {entry.artifact for entry in codebook.entries} | {codebook.parameters.space})
     return target / _DESCRIPTION
 
 
@@ -161,16 +173,31 @@ def _described(path: Path) -> StaticDescription:
     return described
 
 
+def _space(artifacts: ArtifactFolder, codebook: StaticDescription) -> RoutingSpace | None:
+    digest = codebook.parameters.space
+    if digest is None:
+        return None
+    with _named(artifacts.path(digest)):
+        return decode_space(artifacts.read(digest), codebook.fingerprint)
+
+
 def _read(artifacts: ArtifactFolder, entry: StaticEntry) -> EntryArtifact:
     path = artifacts.path(entry.artifact)
-    try:
+    with _named(path):
         artifact = decode_entry(artifacts.read(entry.artifact))
-    except HorenError as exc:
-        raise type(exc)(f"{path}: {exc.message}", code=exc.code) from exc
     if artifact.manifest.edit_id != entry.edit_id:
         message = f"{path} belongs to edit {artifact.manifest.edit_id}, not {entry.edit_id}."
         raise DataLoss(message, code="artifact_of_another_edit")
     return artifact
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in the errors of reading it."""
+    try:
+        yield
+    except HorenError as exc:
+        raise type(exc)(f"{path}: {exc.message}", code=exc.code) from exc
 
 
 def _replace(path: Path, text: str) -> None:
@@ -186,8 +213,7 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
-def _remove_others(target: Path, entries: Sequence[StaticEntry]) -> None:
-    kept = {entry.artifact for entry in entries}
+def _remove_others(target: Path, kept: Set[str | None]) -> None:
     for path in target.glob("??/*.safetensors"):
         if path.stem not in kept:
             path.unlink()

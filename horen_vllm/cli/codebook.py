@@ -26,9 +26,38 @@ TimeoutOption = Annotated[
 def create(
     *,
     name: CodebookArgument,
-    preset: Annotated[str, typer.Option(help=f"Method parameters: {', '.join(PRESETS)}.")],
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"Method parameters: {', '.join(PRESETS)} (default: what the calibration recommends)."),
+    ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Cosine above which an entry matches (default: the preset's).")
+        float | None,
+        typer.Option(
+            help="Cosine above which an entry matches, whatever else is in the codebook (default: the preset's)."
+        ),
+    ] = None,
+    false_fire_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of unrelated questions that may match; the threshold follows (default: the preset's)."
+        ),
+    ] = None,
+    anchors: Annotated[
+        bool | None,
+        typer.Option(
+            "--anchors/--no-anchors",
+            help="Edits with a subject match only where it or an alias occurs (default: the preset's choice).",
+        ),
+    ] = None,
+    anchored_threshold: Annotated[
+        float | None, typer.Option(help="Threshold of edits with a subject, with --anchors (default: the preset's).")
+    ] = None,
+    mask_subject: Annotated[
+        bool | None,
+        typer.Option(
+            "--mask-subject/--no-mask-subject",
+            help="Compare edits with a subject without its words, with --anchors (default: the preset's choice).",
+        ),
     ] = None,
     value_mode: Annotated[
         ValueMode | None, typer.Option(help="Answer positions that a value is written at (default: the preset's).")
@@ -71,6 +100,10 @@ def create(
             train_end=end,
             chat=chat,
             prefixes=prefixes,
+            false_fire_rate=false_fire_rate,
+            anchors=anchors,
+            anchored_threshold=anchored_threshold,
+            mask_subject=mask_subject,
         )
     _print_codebook(view, as_json=as_json)
 
@@ -126,9 +159,25 @@ def revisions(
         ("EDIT", lambda view: view.edit_id),
         ("RESTORED", lambda view: view.restored),
         ("ENTRIES", lambda view: view.entry_count),
+        ("THRESHOLD", lambda view: view.threshold),
         ("CREATED", lambda view: moment(view.created_at)),
     )
     print_rows(views, columns, as_json=as_json)
+
+
+@app.command()
+def calibrations(*, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """List the calibrations of the served model, oldest first."""
+    with connect(control, home) as client:
+        records = list(client.list_calibrations())
+    columns = (
+        ("VERSION", lambda record: record.version),
+        ("RECOMMENDED", lambda record: record.recommended),
+        ("PRESETS", lambda record: tuple(record.presets)),
+        ("SITE", lambda record: record.site),
+        ("CREATED", lambda record: moment(record.created_at)),
+    )
+    print_rows(records, columns, as_json=as_json)
 
 
 # Without this a negative revision would be an unknown option; the server says what is wrong with it.
@@ -144,7 +193,7 @@ def rollback(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Make a new revision with exactly the entries of an old one."""
+    """Make a new revision with exactly the entries and the threshold of an old one."""
     with connect(control, home) as client:
         book = codebook_of(name, tenant)
         made = client.rollback(book, revision)
@@ -179,6 +228,13 @@ def _keyed_in(parameters: MethodParameters) -> str:
     return f"{forms}, behind {parameters.prefixes} openings" if parameters.prefixes else forms
 
 
+def _anchored(parameters: MethodParameters) -> str | None:
+    if not parameters.anchors:
+        return None
+    masked = ", compared without the subject" if parameters.mask_subject else ""
+    return f"edits with a subject, above {parameters.anchored_threshold:g}{masked}"
+
+
 def _print_codebook(view: "CodebookView", *, as_json: bool) -> None:
     if as_json:
         print_json(view)
@@ -192,6 +248,10 @@ def _print_codebook(view: "CodebookView", *, as_json: bool) -> None:
             ("site", view.site),
             ("preset", parameters.preset),
             ("threshold", parameters.threshold),
+            ("false-fire rate", parameters.false_fire_rate),
+            ("routing space", parameters.space),
+            ("anchors", _anchored(parameters)),
+            ("radius", parameters.radius),
             ("window ratio", parameters.window_ratio),
             ("value mode", parameters.value_mode.value),
             ("values", _values(parameters)),

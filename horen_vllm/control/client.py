@@ -16,6 +16,7 @@ from horen_vllm.control._pb.horen.v1 import (
     replicas_pb2_grpc,
 )
 from horen_vllm.control.admin_client import AdminCalls
+from horen_vllm.control.calibration_client import CalibrationCalls
 from horen_vllm.control.messages import (
     CodebookView,
     CreatedKey,
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 
-class HorenClient(AdminCalls):
+class HorenClient(AdminCalls, CalibrationCalls):
     """Speaks to one control plane; a context manager, safe to share between threads.
 
     Codebooks are named by `CodebookName`, resource name or short name (``"demo"``, of the tenant ``default``); edits
@@ -94,7 +95,7 @@ class HorenClient(AdminCalls):
         self,
         codebook: CodebookName | str,
         *,
-        preset: str,
+        preset: str | None = None,
         threshold: float | None = None,
         value_mode: ValueMode | None = None,
         window_ratio: float | None = None,
@@ -103,10 +104,26 @@ class HorenClient(AdminCalls):
         train_end: bool | None = None,
         chat: bool | None = None,
         prefixes: int | None = None,
+        false_fire_rate: float | None = None,
+        anchors: bool | None = None,
+        anchored_threshold: float | None = None,
+        mask_subject: bool | None = None,
     ) -> CodebookView:
         """Make an empty codebook; what is not None replaces the method parameter of the preset with that name.
 
         Presets are those of `core.presets.PRESETS`, parameters those of `core.presets.MethodParameters`.
+
+        Parameters
+        ----------
+        preset
+            None: the one that the newest calibration of the base model recommends. A preset that was calibrated has the
+            parameters that were found.
+        threshold
+            Fixes the threshold; a preset that needs no calibration is then as it is without one.
+        false_fire_rate
+            Only for presets whose threshold follows background queries.
+        anchored_threshold
+            Where nothing is given or calibrated, and `anchors` are: the threshold.
 
         Raises
         ------
@@ -115,8 +132,10 @@ class HorenClient(AdminCalls):
         NotFound
             ``unknown_tenant``.
         InvalidArgument
-            ``invalid_name``, ``preset_required``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold``,
+            ``invalid_name``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold``,
             ``invalid_window_ratio`` or ``invalid_parameter``.
+        FailedPrecondition
+            ``calibration_required``, when there is no calibration that has what is asked for.
         """
         parent, _, codebook_id = codebook_path(codebook).partition("/codebooks/")
         request = convert.message_of(
@@ -132,6 +151,10 @@ class HorenClient(AdminCalls):
             train_end=train_end,
             chat=chat,
             prefixes=prefixes,
+            false_fire_rate=false_fire_rate,
+            anchors=anchors,
+            anchored_threshold=anchored_threshold,
+            mask_subject=mask_subject,
         )
         return self._transport.call(self._codebooks.CreateCodebook, request, convert.codebook_from_proto)
 
@@ -158,7 +181,7 @@ class HorenClient(AdminCalls):
             yield from map(convert.revision_from_proto, page.revisions)
 
     def rollback(self, codebook: CodebookName | str, to_revision: int) -> RevisionView:
-        """Make a new revision with exactly the entries of `to_revision`; never repeated by itself.
+        """Make a new revision with exactly the entries and the threshold of `to_revision`; never repeated by itself.
 
         Its ``serving`` says whether every live replica has it already; `wait_serving` waits for that.
 

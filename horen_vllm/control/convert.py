@@ -78,6 +78,11 @@ def codebook_to_proto(view: CodebookView) -> codebooks_pb2.Codebook:
         replicas_total=view.replicas_total,
         replicas_serving=view.replicas_serving,
         problems=map(_problem_to_proto, view.problems),
+        false_fire_rate=parameters.false_fire_rate or 0.0,
+        anchors=parameters.anchors,
+        anchored_threshold=parameters.anchored_threshold,
+        mask_subject=parameters.mask_subject,
+        space=parameters.space or "",
     )
 
 
@@ -116,6 +121,7 @@ def revision_to_proto(view: RevisionView) -> codebooks_pb2.Revision:
         serving=view.serving,
         replicas_total=view.replicas_total,
         replicas_serving=view.replicas_serving,
+        threshold=view.threshold,
     )
 
 
@@ -128,6 +134,7 @@ def revision_from_proto(message: codebooks_pb2.Revision) -> RevisionView:
         edit_id=_edit_id(message.edit_id),
         restored=message.restored_revision or None,
         entry_count=message.entry_count,
+        threshold=message.threshold,
         created_at=datetime_of(message.create_time),
         serving=message.serving,
         replicas_total=message.replicas_total,

@@ -50,6 +50,7 @@ def revision_view(record: RevisionRecord, replicas: Sequence[ReplicaRecord]) -> 
         edit_id=record.edit_id,
         restored=record.restored,
         entry_count=record.entry_count,
+        threshold=record.threshold,
         created_at=record.created_at,
         serving=0 < len(replicas) == serving,
         replicas_total=len(replicas),

@@ -5,7 +5,7 @@ import re
 from typing import Final
 
 from horen_vllm.control.messages import EditProgress
-from horen_vllm.core.presets import PRESETS
+from horen_vllm.core.presets import MAX_FALSE_FIRE_RATE
 from horen_vllm.errors import InvalidArgument
 from horen_vllm.registry.models import EditSpec
 
@@ -74,20 +74,25 @@ def check_page_size(page_size: int) -> int:
     return min(page_size or DEFAULT_PAGE, MAX_PAGE)
 
 
-def check_preset(preset: str) -> str:
-    """Return `preset`, cut to what is worth quoting; InvalidArgument ``preset_required`` when it is empty."""
-    if not preset:
-        message = f"preset is missing: choose one of {', '.join(PRESETS)}."
-        raise InvalidArgument(message, code="preset_required")
-    return preset[:MAX_NAME]
-
-
-def check_threshold(threshold: float) -> float:
+def check_threshold(threshold: float, field: str = "threshold") -> float:
     """Return `threshold`; InvalidArgument ``invalid_threshold`` unless it is a cosine."""
     if not -1.0 <= threshold <= 1.0:
-        message = f"threshold is {threshold}; it must be a cosine, -1 to 1."
+        message = f"{field} is {threshold}; it must be a cosine, -1 to 1."
         raise InvalidArgument(message, code="invalid_threshold")
     return threshold
+
+
+def check_anchored_threshold(threshold: float) -> float:
+    """Return `threshold`; InvalidArgument ``invalid_threshold`` unless it is a cosine."""
+    return check_threshold(threshold, "anchored_threshold")
+
+
+def check_false_fire_rate(rate: float) -> float:
+    """Return `rate`; InvalidArgument ``invalid_parameter`` unless it is more than 0 and at most 0.2."""
+    if not 0.0 < rate <= MAX_FALSE_FIRE_RATE:
+        message = f"false_fire_rate is {rate}; it must be more than 0 and at most {MAX_FALSE_FIRE_RATE:g}."
+        raise InvalidArgument(message, code="invalid_parameter")
+    return rate
 
 
 def check_window_ratio(ratio: float) -> float:

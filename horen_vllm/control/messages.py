@@ -64,6 +64,7 @@ class CodebookView:
     site: str
     """Module name of the edit site."""
     parameters: MethodParameters
+    """Its threshold is the current revision's."""
     revision: int
     """Current revision; 1 is the empty codebook."""
     entry_count: int
@@ -94,6 +95,8 @@ class RevisionView:
     restored: int | None
     """The revision that a rollback restored."""
     entry_count: int
+    threshold: float
+    """c of this revision."""
     created_at: datetime
     serving: bool
     """Whether every live replica (>= 1) has applied it or a later one."""

@@ -9,8 +9,11 @@ from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId, TenantId, parse
 
 ANY_CODEBOOK: Final = "-"
 """Stands in an edit's name for the codebook that is not known."""
+NEWEST: Final = "-"
+"""Stands in a calibration's name for the newest version."""
 
 _KEY = re.compile(r"keys/(?P<key>[a-z0-9]+)")
+_CALIBRATION = re.compile(r"calibrations/(?P<version>[1-9][0-9]{0,17}|-)")
 _EDIT = re.compile(r"tenants/(?P<tenant>[^/]+)/codebooks/(?P<codebook>[^/]+)/edits/(?P<edit>[a-z0-9]+)")
 
 
@@ -57,6 +60,16 @@ def requested_key(name: str) -> str:
     return found["key"]
 
 
+def requested_calibration(name: str) -> int | None:
+    """Return V of ``calibrations/V``, None for ``-``, the newest one; InvalidArgument ``invalid_name``."""
+    _check_length(name)
+    found = _CALIBRATION.fullmatch(name)
+    if found is None:
+        message = f"{name!r} is not a calibration: expected calibrations/VERSION."
+        raise InvalidArgument(message, code="invalid_name")
+    return None if found["version"] == NEWEST else int(found["version"])
+
+
 def replica_codebooks(revisions: dict[str, int]) -> dict[CodebookName, int]:
     """Return revisions by codebook, of any tenant; InvalidArgument ``invalid_name``."""
     for name in revisions:
@@ -72,6 +85,11 @@ def tenant_path(tenant: TenantId | str) -> str:
 def key_path(key_id: str) -> str:
     """Return the resource name of a key: of its id, or as it is."""
     return key_id if "/" in key_id else f"keys/{key_id}"
+
+
+def calibration_path(version: int | None) -> str:
+    """Return the resource name of a calibration; None: of the newest one."""
+    return f"calibrations/{NEWEST if version is None else version}"
 
 
 def codebook_path(codebook: CodebookName | str) -> str:

@@ -35,7 +35,7 @@ def anchor_of(name: str) -> Anchor:
 
 
 class AnchorTable:
-    """The anchors of a revision's entries.
+    """The anchors of a codebook's entries.
 
     Parameters
     ----------
@@ -43,18 +43,36 @@ class AnchorTable:
         Anchors by the number of the entry that they stand for; an entry without any is not in it.
     """
 
-    def __init__(self, anchors: Mapping[int, Iterable[Anchor]]) -> None:
-        self._entries: dict[Anchor, list[int]] = {}
-        lengths: dict[str, set[int]] = {}
-        for entry, names in anchors.items():
-            for name in set(names):
-                self._entries.setdefault(name, []).append(entry)
-                lengths.setdefault(name[0], set()).add(len(name))
-        self._lengths = {word: tuple(sorted(sizes, reverse=True)) for word, sizes in lengths.items()}
+    def __init__(self, anchors: Mapping[int, Iterable[Anchor]] | None = None) -> None:
+        self._entries: dict[Anchor, dict[int, None]] = {}
+        self._lengths: dict[str, dict[int, int]] = {}
+        for entry, names in (anchors or {}).items():
+            self.add(entry, names)
 
     def __len__(self) -> int:
         """Count the distinct names."""
         return len(self._entries)
+
+    def add(self, entry: int, names: Iterable[Anchor]) -> None:
+        """Let `names` stand for an entry, besides those that do already."""
+        for name in set(names):
+            entries = self._entries.setdefault(name, {})
+            if not entries:
+                lengths = self._lengths.setdefault(name[0], {})
+                lengths[len(name)] = lengths.get(len(name), 0) + 1
+            entries[entry] = None
+
+    def remove(self, entry: int, names: Iterable[Anchor]) -> None:
+        """Take back what `add` said."""
+        for name in set(names):
+            del self._entries[name][entry]
+            if self._entries[name]:
+                continue
+            del self._entries[name]
+            lengths = self._lengths[name[0]]
+            lengths[len(name)] -= 1
+            if not lengths[len(name)]:
+                del lengths[len(name)]
 
     def find(self, words: Sequence[str]) -> dict[int, tuple[WordRange, ...]]:
         """Return the entries that `words` speak of, and where: ranges that do not overlap, ascending.
@@ -63,8 +81,10 @@ class AnchorTable:
         """
         found: dict[int, list[WordRange]] = {}
         for start, word in enumerate(words):
-            for length in self._lengths.get(word, ()):
-                for entry in self._entries.get(tuple(words[start : start + length]), ()):
+            for length in sorted(self._lengths.get(word, ()), reverse=True):
+                name = tuple(words[start : start + length])
+                # At the end of the text fewer words are left, which may be a shorter name.
+                for entry in self._entries.get(name, ()) if len(name) == length else ():
                     places = found.setdefault(entry, [])
                     if not places or places[-1][1] <= start:
                         places.append((start, start + length))

@@ -24,8 +24,8 @@ class RowAllocator:
         """Rows that belong to nobody."""
         return sum(count for _, count in self._free)
 
-    def allocate(self, count: int) -> int:
-        """Return the first row of a run of `count` (>= 1) rows that are now the caller's.
+    def allocate(self, count: int, align: int = 1) -> int:
+        """Return the first row, a multiple of `align`, of a run of `count` (>= 1) rows that are now the caller's.
 
         Raises
         ------
@@ -33,23 +33,25 @@ class RowAllocator:
             ``capacity_exhausted``, when no free run is long enough; nothing is taken then.
         """
         for index, (start, length) in enumerate(self._free):
-            if length >= count:
-                rest = [(start + count, length - count)] if length > count else []
-                self._free[index : index + 1] = rest
-                self._used[start] = count
-                return start
+            first = -(-start // align) * align
+            if first + count <= start + length:
+                ends = ((start, first), (first + count, start + length))
+                self._free[index : index + 1] = [(begin, stop - begin) for begin, stop in ends if stop > begin]
+                self._used[first] = count
+                return first
         # Without numbers: the rows are all tenants', and one of them reads this.
-        message = f"no room for {count} rows: the server's budget for keys or values is used up."
+        message = "no room: the server's budget for keys or values is used up."
         raise FailedPrecondition(message, code="capacity_exhausted")
 
-    def free(self, start: int) -> None:
-        """Take back the run that `allocate` returned as `start`; KeyError if it is not in use."""
+    def free(self, start: int) -> int:
+        """Take back the run that `allocate` returned as `start`, and return its length; KeyError if not in use."""
         count = self._used.pop(start)
         insort(self._free, (start, count))
         index = bisect_left(self._free, (start, count))
         self._merge(index)
         if index > 0:
             self._merge(index - 1)
+        return count
 
     def _merge(self, index: int) -> None:
         if index + 1 >= len(self._free):

@@ -94,7 +94,7 @@ class MethodParameters:
     background: str | None = None
     """Artifact (sha256, hex) of the background queries that the threshold follows."""
     false_fire_rate: float | None = None
-    """Share of background queries that may match; the threshold follows it as entries come and go. None: it is fixed."""
+    """Share of background queries that may match; the threshold follows it as entries come and go. None: fixed."""
     anchors: bool = False
     """Whether an entry whose edit names a subject fires only where the subject or an alias occurs."""
     anchored_threshold: float = 0.0
@@ -118,13 +118,14 @@ class MethodParameters:
             "patience": self.patience is None or self.patience >= 1,
             "max_steps": self.max_steps >= 1,
             "noise": 0.0 <= self.noise <= 4.0,
-            "rank": 0 <= self.rank <= 64,
+            "rank": 0 <= self.rank <= 64 and not (self.rank and self.value_mode is ValueMode.REPLACE),
             "max_value_rows": self.max_value_rows >= 1,
             "prefixes": 0 <= self.prefixes <= 16,
             "false_fire_rate": self.false_fire_rate is None or 0.0 < self.false_fire_rate <= MAX_FALSE_FIRE_RATE,
             "background": self.false_fire_rate is None or self.background is not None,
             "anchored_threshold": -1.0 <= self.anchored_threshold <= 1.0,
             "mask_subject": self.anchors or not self.mask_subject,
+            "value_mode": self.value_mode is not ValueMode.REPLACE or self.radius is not None,
             "radius": self.radius is None or (0.0 < self.radius < math.inf and not self.steps and not self.space),
         }
         for name, holds in checks.items():
@@ -200,7 +201,11 @@ KNOWN_MODELS: Final = {
 }
 """By the last path component of the model's name, lower case."""
 
-PRESETS: Final = ("horen-paper", "horen-reference", "cosine")
+CALIBRATED: Final = "calibrated"
+"""Preset that `horen calibrate` makes for one model; nothing stands for it before."""
+BUILT_IN: Final = ("horen-paper", "horen-reference", "cosine", "grace")
+"""Presets that `preset_parameters` builds."""
+PRESETS: Final = (*BUILT_IN, CALIBRATED)
 """Presets that this version implements."""
 
 
@@ -216,7 +221,7 @@ def preset_parameters(preset: str, model: str, threshold: float | None = None) -
     Parameters
     ----------
     preset
-        One of `PRESETS`.
+        One of `BUILT_IN`.
     model
         Hub name or folder; decides the published threshold and window ratio.
     threshold
@@ -225,11 +230,15 @@ def preset_parameters(preset: str, model: str, threshold: float | None = None) -
     Raises
     ------
     InvalidArgument
-        ``unknown_preset``; ``threshold_required`` when neither the caller nor the paper gives a threshold.
+        ``unknown_preset``; ``calibration_required``, for a preset that only a calibration makes;
+        ``threshold_required``, when neither the caller nor the paper gives a threshold.
     """
     if preset not in PRESETS:
         message = f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}."
         raise InvalidArgument(message, code="unknown_preset")
+    if preset not in BUILT_IN:
+        message = f"the preset {preset!r} is made for one model by a calibration: run `horen calibrate`."
+        raise InvalidArgument(message, code="calibration_required")
     known = known_model(model)
     if threshold is None:
         threshold = _published_threshold(preset, known)
@@ -241,6 +250,8 @@ def preset_parameters(preset: str, model: str, threshold: float | None = None) -
 
 
 def _published_threshold(preset: str, known: KnownModel | None) -> float | None:
+    if preset == "grace":
+        return 0.0  # its entries have radii
     if known is None or preset == "cosine":
         return None
     return known.reference_threshold if preset == "horen-reference" else known.paper_threshold
@@ -297,8 +308,28 @@ def _cosine(ratio: float, threshold: float) -> MethodParameters:
     )
 
 
+def _grace(_ratio: float, threshold: float) -> MethodParameters:
+    return MethodParameters(
+        preset="grace",
+        window_ratio=1e-6,  # the last token
+        threshold=threshold,
+        radius=1.0,
+        value_mode=ValueMode.REPLACE,
+        learning_rate=1.0,
+        scale_learning_rate=False,
+        max_steps=100,
+        stop_loss=None,
+        stop_when_greedy=False,
+        train_end=False,
+        uniform_start=True,
+        keep_last=True,
+        chat=False,
+    )
+
+
 _PRESET_BUILDERS: Final = {
     "horen-paper": _horen_paper,
     "horen-reference": _horen_reference,
     "cosine": _cosine,
+    "grace": _grace,
 }

@@ -44,7 +44,7 @@ def words_of(text: str) -> tuple[Word, ...]:
     start = 0
     for index, char in enumerate(text):
         folded = _folded(char)
-        alone = bool(folded) and _is_unspaced(folded[0])
+        alone = folded is not None and folded != "" and _is_unspaced(folded[0])
         if parts and (folded is None or alone or (folded and _is_unspaced(parts[0][0]) and not _is_mark(char))):
             words.append(Word("".join(parts), start, index))
             parts = []

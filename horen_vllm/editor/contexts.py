@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from horen_vllm.artifact import KeyContext
 from horen_vllm.core.presets import MethodParameters, SpanMode
 from horen_vllm.core.span import content_marks, content_range, content_tokens, marked_messages, text_span
 from horen_vllm.editor.failure import quoted
@@ -41,6 +42,14 @@ class EditContext:
     prompt_ids: tuple[int, ...]
     span: tuple[int, int]
     """Query span: half-open range of `prompt_ids`."""
+    masked: tuple[tuple[int, int], ...] = ()
+    """Token ranges of the subject that the query leaves out."""
+    words: tuple[str, ...] = ()
+    """Words that the query is joined with; empty where the routing space reads none."""
+
+    def as_key_context(self) -> KeyContext:
+        """Return what an entry's file says of it."""
+        return KeyContext(self.prompt_ids, self.span, self.masked)
 
 
 def prompt_forms(editable: EditableModel, text: str, parameters: MethodParameters) -> tuple[EditContext, ...]:

@@ -5,12 +5,16 @@ Combines contexts, the clean pass, judging, training and verification; does not 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
-from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext
+import torch
+
+from horen_vllm.artifact import EntryArtifact, EntryManifest
 from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.editor.codebook.book import EditorCodebook
+from horen_vllm.editor.codebook.grace_batch import GraceBatch
 from horen_vllm.editor.codebook.judge import Judge
 from horen_vllm.editor.codebook.prospect import Captured, Prospect, Verdict
 from horen_vllm.editor.loading.model import EditableModel
@@ -22,6 +26,9 @@ from horen_vllm.editor.training.verify import require_captured
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EditRecord
+
+_AT_THE_PROMPT: Final = frozenset({ValueMode.LAST, ValueMode.REPLACE})
+"""Modes that write at the prompt's last token only, so that no end is trained."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +48,8 @@ class EditOutcome:
     """Edits whose entries it replaces (SUPERSEDE)."""
     overlaps: tuple[EditId, ...] = ()
     """Edits with another target into whose basin one of its contexts falls."""
+    threshold: float | None = None
+    """The codebook's threshold once the entry is in it; None: as it is."""
     already_answered: bool = False
     """Whether the base model gives the target in every context already, with a loss below the preset's bound."""
 
@@ -70,7 +79,7 @@ class EditBatch:
         self._editable = editable
         self._parameters = book.parameters
         memory.recover()
-        self._passes = EditPasses(editable, records, book.parameters, memory)
+        self._passes = EditPasses(editable, records, book.keying, memory)
         self._edits = self._passes.edits
         self._values: dict[int, TrainedValue | HorenError] = {}
         self.against(book)
@@ -79,7 +88,8 @@ class EditBatch:
         """Decide against this copy of the codebook from now on; what was trained stays."""
         self._book = book
         prepared = [edit for edit in self._edits if isinstance(edit, PreparedEdit)]
-        self._judge = Judge(book, [edit.prospect for edit in prepared])
+        court = Judge if book.parameters.radius is None else GraceBatch
+        self._judge: Judge | GraceBatch = court(book, [edit.prospect for edit in prepared])
 
     def train(self, progress: Progress = lambda _steps, _left: None) -> int:
         """Train every value that is likely to be needed, together; return how many."""
@@ -104,16 +114,20 @@ class EditBatch:
         if verdict.kind is AdmissionKind.SAME:
             return EditOutcome(kind=verdict.kind, base_revision=self._book.revision, same_as=verdict.same_as)
         lender = self._lender(index, edit, verdict)
+        if isinstance(self._judge, GraceBatch) and verdict.alias_of and lender is None:
+            # The ball of an alias lies around the lender's key, which this edit cannot use.
+            verdict = self._judge.verdict(self._position(index), own_key=True)
         value = lender or self._own_value(index)
         self._check_captured(index, verdict.captured, value)
         fresh = AdmissionKind.NEW if verdict.kind is AdmissionKind.ALIAS else verdict.kind
         return EditOutcome(
             kind=AdmissionKind.ALIAS if lender else fresh,
             base_revision=self._book.revision,
-            artifact=self._artifact(self._judge.prospects[self._position(index)], edit, value),
+            artifact=self._artifact(self._judge.prospects[self._position(index)], edit, value, verdict),
             alias_of=verdict.alias_of if lender else None,
             supersedes=verdict.supersedes,
             overlaps=verdict.overlaps,
+            threshold=verdict.threshold,
             already_answered=lender is None and value.steps == 0 and not self._parameters.uniform_start,
         )
 
@@ -162,7 +176,7 @@ class EditBatch:
         """Return the number of an edit among those that could be prepared."""
         return sum(isinstance(edit, PreparedEdit) for edit in self._edits[:index])
 
-    def _artifact(self, prospect: Prospect, edit: PreparedEdit, value: TrainedValue) -> EntryArtifact:
+    def _artifact(self, prospect: Prospect, edit: PreparedEdit, value: TrainedValue, verdict: Verdict) -> EntryArtifact:
         manifest = EntryManifest(
             edit_id=prospect.edit_id,
             fingerprint=self._editable.fingerprint,
@@ -173,10 +187,17 @@ class EditBatch:
             rank=edit.layout.rank,
             target_ids=prospect.target_ids,
             normalised_prompt=prospect.normalised_prompt,
-            trained_end=self._parameters.train_end and self._parameters.value_mode is not ValueMode.LAST,
+            trained_end=self._parameters.train_end and self._parameters.value_mode not in _AT_THE_PROMPT,
             loss=value.loss,
             steps=value.steps,
             probe_ids=prospect.contexts[0].prompt_ids,
-            contexts=tuple(KeyContext(context.prompt_ids, context.span) for context in prospect.contexts),
+            contexts=tuple(context.as_key_context() for context in prospect.contexts),
+            anchors=tuple(" ".join(anchor) for anchor in prospect.anchors),
+            floor=verdict.floor,
         )
-        return EntryArtifact(keys=prospect.keys, values=value.values, manifest=manifest)
+        ball = verdict.ball
+        if ball is None:
+            return EntryArtifact(keys=prospect.keys, values=value.values, manifest=manifest)
+        own = torch.equal(ball.key, self._book.keying.keys(prospect.keys)[0])
+        manifest = replace(manifest, radius=ball.radius, splits=ball.splits, contexts=manifest.contexts if own else ())
+        return EntryArtifact(keys=ball.key[None], values=value.values, manifest=manifest)

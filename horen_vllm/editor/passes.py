@@ -11,8 +11,11 @@ from typing import Any
 import structlog
 import torch
 
+from horen_vllm.artifact import KeyContext
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.prospect import Captured
+from horen_vllm.editor.forward.clean import means
+from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.editor.prepare import PreparedEdit, clean_captured, prepare_edits
@@ -33,6 +36,14 @@ class _NewBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class _Means:
+    """Order: average the site's inputs of these contexts."""
+
+    contexts: tuple[KeyContext, ...]
+    parameters: MethodParameters
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     """Order: call a method of the batch's passes."""
 
@@ -49,7 +60,7 @@ class EditPasses:
         The base model.
     records
         The edits, by sequence.
-    parameters
+    keying
         Of their codebook.
     memory
         Bounds what is computed at once.
@@ -59,14 +70,15 @@ class EditPasses:
         self,
         editable: EditableModel,
         records: Sequence[EditRecord],
-        parameters: MethodParameters,
+        keying: Keying,
         memory: MemoryLimit,
     ) -> None:
         self._editable = editable
-        self._parameters = parameters
+        self._parameters = keying.parameters
         self._memory = memory
-        with editable.ranks.together(_NewBatch(tuple(records), parameters, memory.limit_bytes)):
-            self.edits = prepare_edits(editable, records, parameters, memory)
+        # Without the space: the other ranks run the model, and what queries are made of it is rank 0's affair.
+        with editable.ranks.together(_NewBatch(tuple(records), keying.parameters, memory.limit_bytes)):
+            self.edits = prepare_edits(editable, records, keying, memory)
             """Each edit prepared, or what is wrong with it (`prepare.prepare_edits`)."""
 
     def prepared(self, index: int) -> PreparedEdit:
@@ -103,6 +115,14 @@ class EditPasses:
             require_target(self._editable, self.prepared(index), value, self._parameters)
 
 
+def context_means(
+    editable: EditableModel, contexts: Sequence[KeyContext], parameters: MethodParameters, memory: MemoryLimit
+) -> torch.Tensor:
+    """Return the averaged site inputs of contexts [len(contexts), d_in], masks left out; raises as `clean.means`."""
+    with editable.ranks.together(_Means(tuple(contexts), parameters)):
+        return means(editable, contexts, parameters, memory)
+
+
 def follow(editable: EditableModel, memory: MemoryLimit) -> None:
     """Make rank 0's calls until it has no more; for the other ranks."""
     passes: EditPasses | None = None
@@ -112,7 +132,9 @@ def follow(editable: EditableModel, memory: MemoryLimit) -> None:
                 # First, or two batches would be in memory.
                 passes = None
                 memory.limit_bytes = order.limit_bytes
-                passes = EditPasses(editable, order.records, order.parameters, memory)
+                passes = EditPasses(editable, order.records, Keying(order.parameters), memory)
+            elif isinstance(order, _Means):
+                means(editable, order.contexts, order.parameters, memory)
             elif passes is not None:
                 getattr(passes, order.method)(*order.arguments)
         except Exception as exc:  # noqa: BLE001 - rank 0 met the same (`Ranks.together`) and deals with it

@@ -10,13 +10,16 @@ import torch
 
 from horen_vllm.artifact import KeyContext
 from horen_vllm.core.admission import normalise_prompt
+from horen_vllm.core.anchors import Anchor
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.contexts import EditContext, build_contexts, prompt_forms, target_ids
 from horen_vllm.editor.failure import EditFailed, quoted
 from horen_vllm.editor.forward.clean import CleanRow, Passage, clean_pass, passages
+from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
+from horen_vllm.editor.spoken import Reader, anchors_of
 from horen_vllm.editor.training.adaptor import ValueLayout, value_layout
 from horen_vllm.errors import HorenError
 from horen_vllm.registry.models import EditRecord
@@ -43,6 +46,7 @@ class _Draft:
     labels: tuple[int, ...]
     contexts: tuple[EditContext, ...]
     foreign: tuple[EditContext, ...]
+    anchors: tuple[Anchor, ...]
 
     @property
     def passages(self) -> list[Passage]:
@@ -50,17 +54,18 @@ class _Draft:
 
 
 def prepare_edits(
-    editable: EditableModel, records: Sequence[EditRecord], parameters: MethodParameters, memory: MemoryLimit
+    editable: EditableModel, records: Sequence[EditRecord], keying: Keying, memory: MemoryLimit
 ) -> list[PreparedEdit | HorenError]:
     """Return each edit prepared, or what is wrong with it, in order.
 
     Errors are those of `contexts.build_contexts`, and EditFailed ``out_of_memory`` or ``non_finite_activations``.
     """
-    drafts = [_draft(editable, record, parameters) for record in records]
+    reader = Reader(editable.tokenizer, keying)
+    drafts = [_draft(editable, record, keying, reader) for record in records]
     wanted = [row for draft in drafts if isinstance(draft, _Draft) for row in draft.passages]
-    rows = iter(clean_pass(editable, wanted, parameters, memory))
+    rows = iter(clean_pass(editable, wanted, keying.parameters, memory))
     return [
-        _prepared(draft, [next(rows) for _ in draft.passages], parameters, editable.d_in)
+        _prepared(draft, [next(rows) for _ in draft.passages], keying, editable.d_in)
         if isinstance(draft, _Draft)
         else draft
         for draft in drafts
@@ -81,7 +86,7 @@ def clean_captured(
     EditFailed
         ``out_of_memory``; ``earlier_entry_silenced``, when an earlier entry does not say what its context is.
     """
-    wanted = [Passage(context.prompt_ids, context.span, edit.labels) for context in map(_context, captured)]
+    wanted = passages([_context(one) for one in captured], edit.labels)
     return tuple(_present(row) for row in clean_pass(editable, wanted, parameters, memory))
 
 
@@ -92,25 +97,26 @@ def _context(captured: Captured) -> KeyContext:
     return captured.context
 
 
-def _draft(editable: EditableModel, record: EditRecord, parameters: MethodParameters) -> _Draft | HorenError:
-    spec = record.spec
+def _draft(editable: EditableModel, record: EditRecord, keying: Keying, reader: Reader) -> _Draft | HorenError:
+    spec, parameters = record.spec, keying.parameters
     try:
         ids = target_ids(editable, spec)
+        anchors = anchors_of(spec, keying)
         foreign = [context for text in spec.must_not_fire for context in prompt_forms(editable, text, parameters)]
+        own = build_contexts(editable, spec, parameters)
         return _Draft(
             record=record,
             target_ids=ids,
             labels=(*ids, editable.end_id) if parameters.train_end else ids,
-            contexts=build_contexts(editable, spec, parameters),
-            foreign=tuple(foreign),
+            contexts=tuple(reader.spoken(context, anchors, own=True) for context in own),
+            foreign=tuple(reader.spoken(context, anchors) for context in foreign),
+            anchors=anchors,
         )
     except HorenError as exc:
         return exc
 
 
-def _prepared(
-    draft: _Draft, rows: Sequence[CleanRow | None], parameters: MethodParameters, d_in: int
-) -> PreparedEdit | HorenError:
+def _prepared(draft: _Draft, rows: Sequence[CleanRow | None], keying: Keying, d_in: int) -> PreparedEdit | HorenError:
     try:
         whole = [
             _finite(_present(row), context) for row, context in zip(rows, draft.contexts + draft.foreign, strict=True)
@@ -124,11 +130,18 @@ def _prepared(
         normalised_prompt=normalise_prompt(draft.record.spec.prompt),
         target_ids=draft.target_ids,
         contexts=draft.contexts,
-        keys=torch.stack([row.query for row in own]),
+        keys=_queries(keying, own, draft.contexts, d_in),
         foreign=draft.foreign,
-        foreign_queries=torch.stack([row.query for row in foreign]) if foreign else torch.empty(0, d_in),
+        foreign_queries=_queries(keying, foreign, draft.foreign, d_in),
+        anchors=draft.anchors,
     )
-    return PreparedEdit(prospect, draft.labels, value_layout(len(draft.target_ids), parameters), tuple(own))
+    layout = value_layout(len(draft.target_ids), keying.parameters)
+    return PreparedEdit(prospect, draft.labels, layout, tuple(own))
+
+
+def _queries(keying: Keying, rows: Sequence[CleanRow], contexts: Sequence[EditContext], d_in: int) -> torch.Tensor:
+    means = torch.stack([row.mean for row in rows]) if rows else torch.empty(0, d_in)
+    return keying.queries(means, [context.words for context in contexts])
 
 
 def _present(row: CleanRow | None) -> CleanRow:

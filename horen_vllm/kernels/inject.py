@@ -1,4 +1,6 @@
-"""Inject: values added to the site's output at the answer positions of matched requests (architecture.md, *Inject*).
+"""Inject: values added to the site's output, or put in its place, at the answer positions of matched requests.
+
+Architecture.md, *Inject*.
 
 Shapes: T rows of the batch, H width of the site's output, S slots, V rows of the value buffer, r LoRA rank.
 """
@@ -7,9 +9,10 @@ import torch
 import triton
 import triton.language as tl
 
-from horen_vllm.core.values import NO_VALUE
+from horen_vllm.core.values import NO_VALUE, REPLACED
 
 _NO_VALUE = tl.constexpr(NO_VALUE)
+_REPLACED = tl.constexpr(REPLACED)
 
 
 @triton.jit
@@ -43,12 +46,12 @@ def inject_kernel(
             p_row = p_outputs + i_t * output_stride + i_h
             b_row = tl.load(p_row, mask=inside, other=0.0).to(tl.float32)
             rank = tl.load(p_rank + at).to(tl.int32)
-            if rank == 0:
+            if rank <= 0:
                 # In 32 bits, where a device divides in a few instructions.
                 value = offset.to(tl.int32) // tl.load(p_chunk + at).to(tl.int32)
                 p_value = p_values + (first + value) * value_stride + i_h
-                b_value = tl.load(p_value, mask=inside, other=0.0)
-                b_sum = b_row + b_value.to(tl.float32)
+                b_value = tl.load(p_value, mask=inside, other=0.0).to(tl.float32)
+                b_new = tl.where(rank == _REPLACED, b_value, b_row + b_value)
             else:
                 b_delta = tl.zeros([BLOCK_H], dtype=tl.float32)
                 for k in range(rank):
@@ -56,8 +59,8 @@ def inject_kernel(
                     b_down = tl.load(p_down, mask=inside, other=0.0).to(tl.float32)
                     b_up = tl.load(p_down + rank * value_stride, mask=inside, other=0.0).to(tl.float32)
                     b_delta += tl.sum(b_row * b_down, axis=0) * b_up
-                b_sum = b_row + b_delta
-            tl.store(p_row, b_sum.to(p_outputs.dtype.element_ty), mask=inside)
+                b_new = b_row + b_delta
+            tl.store(p_row, b_new.to(p_outputs.dtype.element_ty), mask=inside)
 
 
 def inject_triton(
@@ -120,13 +123,13 @@ def inject_torch(
     rank_S: torch.Tensor,
     values_VH: torch.Tensor,
 ) -> None:
-    """Add values to the rows of `outputs_TH` that have one, in place; no other row is written.
+    """Write values to the rows of `outputs_TH` that have one, in place; no other row is written.
 
     Row t has one when its slot s is not -1, ``value_row[s]`` is not `NO_VALUE` and its answer position
     ``j = positions[t] - answer_start[s]`` lies in [0, span[s]). Rank 0 adds the vector at
-    ``value_row[s] + j // chunk[s]``. Rank r adds ``sum_k (h . A_k) B_k`` of the row h itself, with A_k at
-    ``value_row[s] + k`` and B_k r rows later, in fp32 and rounded once. Reads the number of such rows back
-    to the host.
+    ``value_row[s] + j // chunk[s]``; rank `REPLACED` puts that vector in the row's place, whatever the row held.
+    Rank r adds ``sum_k (h . A_k) B_k`` of the row h itself, with A_k at ``value_row[s] + k`` and B_k r rows later, in
+    fp32 and rounded once. Reads the number of such rows back to the host.
 
     Parameters
     ----------
@@ -148,10 +151,12 @@ def inject_torch(
     if rows.shape[0] == 0:
         return
     owner = owner_T[rows]
-    direct = rank_S[owner] == 0
+    rank_R = rank_S[owner]
+    direct, replaced = rank_R == 0, rank_R == REPLACED
     value = value_row_S[owner] + offset_T[rows] // chunk_S[owner]
     outputs_TH[rows[direct]] += values_VH[value[direct]]
-    for slot in sorted(set(owner[~direct].tolist())):
+    outputs_TH[rows[replaced]] = values_VH[value[replaced]].to(outputs_TH.dtype)
+    for slot in sorted(set(owner[rank_R > 0].tolist())):
         first, rank = int(value_row_S[slot]), int(rank_S[slot])
         _add_low_rank(outputs_TH, rows[owner == slot], values_VH[first : first + 2 * rank].float())
 

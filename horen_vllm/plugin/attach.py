@@ -19,6 +19,7 @@ from horen_vllm.plugin.runner_v2 import V2Hooks
 from horen_vllm.plugin.settings import EngineSettings
 from horen_vllm.plugin.site import EditSite
 from horen_vllm.plugin.staging import Stager
+from horen_vllm.plugin.texts import texts_of
 
 _MIB: Final = 1 << 20
 
@@ -65,9 +66,10 @@ def attach(worker: Any, settings: EngineSettings) -> None:
     self_check.after_warm_up(worker, site)
     if settings.static_dir is not None:
         static_books.load(site.codebooks, settings.static_dir, config.model_config.model, settings.site)
-    dispatch.warm_up(site.codebooks.store.keys, config.model_config.dtype)
+    store = site.codebooks.store
+    dispatch.warm_up(store.key_rows(store.d_in), config.model_config.dtype)
     keep(worker, EngineHalf(site, Stager(site.codebooks)))
-    log.info("horen attached", site=settings.site, keys=site.codebooks.store.keys.shape[0])
+    log.info("horen attached", site=settings.site, keys=store.keys.shape[0] // store.d_in)
 
 
 def _hook_runner(runner: Any, site: EditSite) -> Callable[[Any], bool]:
@@ -122,7 +124,7 @@ def _make_site(worker: Any, linear: Any, settings: EngineSettings) -> EditSite:
     store = EntryStore(
         d_in=d_in,
         d_out=d_out,
-        num_keys=settings.key_budget_mib * _MIB // (d_in * torch.float32.itemsize),
+        key_numbers=settings.key_budget_mib * _MIB // torch.float32.itemsize,
         num_values=settings.value_budget_mib * _MIB // (d_out * dtype.itemsize),
         dtype=dtype,
         device=worker.device,
@@ -130,7 +132,7 @@ def _make_site(worker: Any, linear: Any, settings: EngineSettings) -> EditSite:
         poison=settings.poison_freed,
     )
     return EditSite(
-        PagedCodebooks(store),
+        PagedCodebooks(store, texts=texts_of(config.model_config), subject_ranges=settings.subject_ranges),
         num_slots=config.scheduler_config.max_num_seqs,
         positions=compat.positions_buffer(worker.model_runner),
         ranks=Ranks(group) if group.world_size > 1 else None,

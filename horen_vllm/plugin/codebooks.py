@@ -6,13 +6,19 @@ A revision is prepared beside the engine's steps and becomes current between two
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from horen_vllm.core.match import KeyTable
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.errors import FailedPrecondition
+from horen_vllm.kernels import dispatch
 from horen_vllm.pack import EntryPack
 from horen_vllm.plugin.breath import breathing
-from horen_vllm.plugin.entries import EntryStore, ResidentEntry, RowWriter
-from horen_vllm.plugin.revisions import RevisionView, build_view
+from horen_vllm.plugin.entries import EntryStore, KeyLayout, ResidentEntry
+from horen_vllm.plugin.revisions import KeyGroup, RevisionView, build_view
+from horen_vllm.plugin.row_writer import RowWriter
+from horen_vllm.plugin.space_shelf import ResidentSpace
+from horen_vllm.plugin.texts import PromptTexts, no_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +42,26 @@ class PagedCodebooks:
         Where their entries stand.
     release
         Called with a revision that nobody needs any more; must end in `free`, on whatever thread.
+    texts
+        The words of prompts.
+    subject_ranges
+        Ranges of a prompt's tokens that can be summed apart, for subjects that a query leaves out.
     """
 
-    def __init__(self, store: EntryStore, release: Callable[[RevisionView], None] | None = None) -> None:
+    def __init__(
+        self,
+        store: EntryStore,
+        release: Callable[[RevisionView], None] | None = None,
+        *,
+        texts: PromptTexts | None = None,
+        subject_ranges: int = 0,
+    ) -> None:
         self.store = store
         self.release = release or self.free
+        self.texts = texts or no_texts()
+        self.subject_ranges = subject_ranges
         self._current: dict[str, RevisionView] = {}
+        self._warm = {store.d_in}
 
     def current(self, codebook: str) -> RevisionView | None:
         """Return the applied revision of a codebook; None when the codebook is not here."""
@@ -70,23 +90,22 @@ class PagedCodebooks:
         Raises
         ------
         FailedPrecondition
-            ``revision_gap`` when the codebook is not at the base revision; ``capacity_exhausted`` when the buffers
-            are full; ``wrong_shape`` when an entry does not fit this model. Nothing is kept then.
+            ``revision_gap`` when the codebook is not at the base revision; ``space_missing`` when its routing space
+            is neither here nor in the update; ``capacity_exhausted`` when the buffers are full; ``wrong_shape`` when
+            an entry or the space does not fit this model; ``unsupported_engine_mode`` or ``unsupported_tokenizer``
+            when this engine cannot route by the codebook's parameters. Nothing is kept then.
         """
         self._check_base(update.codebook, update.base_revision)
-        self.store.check_widths(update.added)
+        check_engine(update.parameters, self.store.ranks, self.subject_ranges)
         before = self._current.get(update.codebook)
-        resident = before.entries if before is not None else {}
-        held: list[ResidentEntry] = []
+        if before is not None and update.base_revision:
+            _check_same_space(before.parameters, update.parameters)
+        space = self._held_space(update)
         try:
-            for entry in self._entries(update, resident):
-                self.store.retain(entry)
-                held.append(entry)
-            entries = {entry.row.edit_id: entry for entry in breathing(held)}
-            device = self.store.keys.device
-            return build_view(update.codebook, update.revision, update.parameters, entries, device)
+            return self._prepared(update, space, before.entries if before is not None else {})
         except BaseException:
-            self.store.release(held)
+            if space is not None:
+                self.store.spaces.release(space)
             raise
 
     def flip(self, view: RevisionView, base_revision: int) -> None:
@@ -104,16 +123,20 @@ class PagedCodebooks:
             self.release(view)
 
     def free(self, view: RevisionView) -> None:
-        """Give back the rows of a revision's entries that no other revision has. May run on any thread."""
+        """Give back the rows of a revision's entries, and its space, that no other has. May run on any thread."""
         self.store.release(breathing(view.entries.values()))
+        if view.space is not None:
+            self.store.spaces.release(view.space)
 
-    def table(self, view: RevisionView) -> KeyTable:
-        """Return the revision's keys as the matcher takes them, gathered from their rows where they must be."""
-        if view.run_start is not None:
-            keys = self.store.keys[view.run_start : view.run_start + view.key_rows.shape[0]]
-        else:
-            keys = self.store.keys[view.key_rows]
-        return KeyTable(keys, view.owners, view.sequences)
+    def keys(self, view: RevisionView) -> torch.Tensor:
+        """Return the key buffer as rows of the revision's keys."""
+        return self.store.key_rows(view.layout.width)
+
+    def table(self, view: RevisionView, group: KeyGroup, sequences: torch.Tensor) -> KeyTable:
+        """Return keys as the matcher takes them, gathered from their rows where they must be."""
+        rows, start = self.keys(view), group.run_start
+        keys = rows[group.rows] if start is None else rows[start : start + len(group)]
+        return KeyTable(keys, group.owners, sequences)
 
     def _check_base(self, codebook: str, base_revision: int) -> None:
         before = self._current.get(codebook)
@@ -122,7 +145,49 @@ class PagedCodebooks:
             message = f"{codebook} is at {at}; the update starts from revision {base_revision}."
             raise FailedPrecondition(message, code="revision_gap")
 
-    def _entries(self, update: Update, resident: Mapping[str, ResidentEntry]) -> Iterator[ResidentEntry]:
+    def _held_space(self, update: Update) -> ResidentSpace | None:
+        digest = update.parameters.space
+        return None if digest is None else self.store.spaces.hold(digest, update.added.space)
+
+    def _prepared(
+        self, update: Update, space: ResidentSpace | None, resident: Mapping[str, ResidentEntry]
+    ) -> RevisionView:
+        layout = self.store.layout(update.parameters, space.space if space is not None else None)
+        self.store.check_widths(update.added, layout)
+        held: list[ResidentEntry] = []
+        try:
+            for entry in self._entries(update, resident, layout):
+                self.store.retain(entry)
+                held.append(entry)
+            view = build_view(
+                update.codebook,
+                update.revision,
+                update.parameters,
+                {entry.row.edit_id: entry for entry in breathing(held)},
+                self.store.keys.device,
+                layout=layout,
+                space=space,
+            )
+            if view.needs_text:
+                self.texts.prepare()
+            self._warm_up(layout.width)
+        except BaseException:
+            self.store.release(held)
+            raise
+        return view
+
+    def _warm_up(self, width: int) -> None:
+        """Compile the route kernels for keys of this width, so that no request waits for it; nothing on a CPU."""
+        keys = self.store.key_rows(width)
+        if keys.is_cuda and width not in self._warm:
+            zero = torch.zeros(1, dtype=torch.int64, device=keys.device)
+            query = torch.zeros(1, width, device=keys.device)
+            dispatch.route(query, keys, zero, zero, zero, beta=1.0, gamma=0.5, steps=1, epsilon=0.0, threshold=0.0)
+            self._warm.add(width)
+
+    def _entries(
+        self, update: Update, resident: Mapping[str, ResidentEntry], layout: KeyLayout
+    ) -> Iterator[ResidentEntry]:
         """Yield the entries of the new revision, each once: what stays, then what is added."""
         replaced = {row.edit_id for row in breathing(update.added.rows)}.union(update.removed)
         if update.base_revision:
@@ -131,10 +196,27 @@ class PagedCodebooks:
         for row in breathing(update.added.rows):
             entry = resident.get(row.edit_id)
             # A full reload finds most entries where they are: equal files are equal entries.
-            if entry is None or entry.row != row:
-                entry = self.store.place(row)
+            if entry is None or entry.row != row or entry.key_width != layout.width:
+                entry = self.store.place(row, layout)
                 keys.add(key, entry.key_row, row.keys)
                 values.add(value, entry.value_row, row.values)
             yield entry
             key, value = key + row.keys, value + row.values
-        self.store.write(keys, values)
+        self.store.write(keys, values, layout)
+
+
+def check_engine(parameters: MethodParameters, ranks: int, subject_ranges: int) -> None:
+    """Refuse parameters that this engine cannot route by (FailedPrecondition ``unsupported_engine_mode``)."""
+    if parameters.radius is not None and ranks > 1:
+        message = "codebooks with radii (GRACE) are not served with tensor parallelism: no rank has a whole key."
+        raise FailedPrecondition(message, code="unsupported_engine_mode")
+    if parameters.mask_subject and subject_ranges == 0:
+        message = "codebooks with masked subjects need an engine with additional_config.horen.subject_ranges > 0."
+        raise FailedPrecondition(message, code="unsupported_engine_mode")
+
+
+def _check_same_space(before: MethodParameters, after: MethodParameters) -> None:
+    # Entries that stay have keys of the space before, whatever else has that one's width.
+    if (before.space, before.radius is None) != (after.space, after.radius is None):
+        message = "the update changes the routing space, so it has to bring all entries."
+        raise FailedPrecondition(message, code="space_missing")

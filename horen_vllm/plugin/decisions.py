@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from horen_vllm.core.match import NO_ENTRY, Routed
+from horen_vllm.core.match import NO_ENTRY
 from horen_vllm.plugin.revisions import RevisionView
+from horen_vllm.plugin.subjects import Subjects
+from horen_vllm.plugin.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class Decision:
     score: float
     runner_up: int | None
     runner_up_score: float
+    threshold: float
+    """What the score had to exceed."""
     nearest: tuple[tuple[int, float], ...] = ()
     """(entry, score) of the best entries, best first; as many as the request asked for."""
 
@@ -29,18 +33,17 @@ class DecisionBatch:
 
     Parameters
     ----------
-    routed
+    verdict
         Tensors on the device, one row a request.
     nearest
         (entries [k], scores [k]) for each request that asked for them, else None.
     """
 
-    def __init__(self, routed: Routed, nearest: Sequence[tuple[torch.Tensor, torch.Tensor] | None]) -> None:
+    def __init__(self, verdict: Verdict, nearest: Sequence[tuple[torch.Tensor, torch.Tensor] | None]) -> None:
         # Double holds every index and every float32 exactly, so one copy carries both.
-        columns = (routed.entry, routed.score, routed.runner_up, routed.runner_up_score)
-        self._table = _to_host(torch.stack([column.double() for column in columns], dim=1))
+        self._table = _to_host(torch.stack([column.double() for column in verdict.columns()], dim=1))
         self._nearest = [None if pair is None else tuple(map(_to_host, pair)) for pair in nearest]
-        self._copied = _event(routed.entry.device)
+        self._copied = _event(verdict.entry.device)
         self._decisions: list[Decision] | None = None
         self._lock = threading.Lock()
 
@@ -60,7 +63,9 @@ class DecisionBatch:
             return self._decisions
 
 
-def report(view: RevisionView, decision: Decision, window: tuple[int, int], explain: int) -> dict[str, Any]:
+def report(
+    view: RevisionView, decision: Decision, window: tuple[int, int], explain: int, subjects: Subjects
+) -> dict[str, Any]:
     """Return a decision in plain JSON types, as it travels to the API server."""
     fields: dict[str, Any] = {
         "codebook": view.codebook,
@@ -69,13 +74,12 @@ def report(view: RevisionView, decision: Decision, window: tuple[int, int], expl
         "score": _finite(decision.score),
         "runner_up": _edit(view, decision.runner_up),
         "runner_up_score": _finite(decision.runner_up_score),
-        "threshold": view.parameters.threshold,
+        "threshold": decision.threshold,
     }
+    if subjects.left_out:
+        fields["left_out"] = len(subjects.left_out)
     if explain:
-        # An entry whose keys all belong to a newer edit has no score.
-        near = [(entry, score) for entry, score in decision.nearest if math.isfinite(score)]
-        nearest = [{"edit_id": view.edit_ids[entry], "score": score} for entry, score in near]
-        fields |= {"window": list(window), "nearest": nearest}
+        fields |= {"window": list(window), "nearest": _nearest(view, decision, subjects)}
     return fields
 
 
@@ -85,10 +89,29 @@ def report_missing(codebook: str) -> dict[str, Any]:
     return {"codebook": codebook, "revision": None, "edit_id": None, **scores}
 
 
+def _nearest(view: RevisionView, decision: Decision, subjects: Subjects) -> list[dict[str, Any]]:
+    """Return a row an entry: its score, its threshold where another decided, and why it stood behind or aside."""
+    # An entry whose keys all belong to a newer edit has no score.
+    near = [(entry, score) for entry, score in decision.nearest if math.isfinite(score)]
+    competing, fired, rows = subjects.competing, decision.entry, []
+    anchored_fired = fired is not None and view.is_anchored(fired)
+    for entry, score in near:
+        row: dict[str, Any] = {"edit_id": view.edit_ids[entry], "score": score}
+        threshold = view.threshold_of(entry)
+        if threshold != decision.threshold:
+            row["threshold"] = threshold
+        if not view.is_anchored(entry):
+            row |= {"outranked": True} if anchored_fired else {}
+        elif entry not in competing:
+            row["blocked"] = "left_out" if entry in subjects.left_out else "subject_absent"
+        rows.append(row)
+    return rows
+
+
 def _decision(row: list[float], nearest: tuple[torch.Tensor, ...] | None) -> Decision:
-    entry, score, runner_up, runner_up_score = row
+    entry, score, runner_up, runner_up_score, threshold = row
     pairs = zip(nearest[0].tolist(), nearest[1].tolist(), strict=True) if nearest is not None else ()
-    return Decision(_index(entry), score, _index(runner_up), runner_up_score, tuple(pairs))
+    return Decision(_index(entry), score, _index(runner_up), runner_up_score, threshold, tuple(pairs))
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -4,19 +4,37 @@ Every revision that contains an entry shares its rows; they are freed when the l
 """
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
+from horen_vllm.core.euclid import LIFT
 from horen_vllm.core.paging import RowAllocator
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.pack import EntryPack, PackRow
-from horen_vllm.plugin.breath import breathing
+from horen_vllm.plugin.key_buffer import KeyBuffer, usage
+from horen_vllm.plugin.row_writer import RowWriter
+from horen_vllm.plugin.space_shelf import SpaceShelf
 
-_PIECE_BYTES: Final = 1 << 19
-"""Largest copy in one go: a longer one would delay the engine step that runs beside it."""
+
+@dataclass(frozen=True, slots=True)
+class KeyLayout:
+    """How a codebook's keys stand in the key buffer."""
+
+    width: int
+    """Columns of a key that this rank holds."""
+    first: int
+    """The first of them."""
+    whole: int
+    """Columns of a key on all ranks together; where ranks share no key, those of this one."""
+
+    @property
+    def columns(self) -> slice:
+        """The columns of a pack's keys that this rank holds."""
+        return slice(self.first, self.first + self.width)
 
 
 @dataclass(slots=True)
@@ -25,7 +43,8 @@ class ResidentEntry:
 
     row: PackRow
     key_row: int
-    """First row of the key buffer that is the entry's."""
+    """First row of the key buffer, in rows of `key_width`, that is the entry's."""
+    key_width: int
     value_row: int
     """First row of the value buffer that is the entry's."""
     references: int = 0
@@ -39,12 +58,21 @@ class EntryStore:
     ----------
     d_in, d_out
         Widths of the site's input on this rank and of its output.
-    num_keys, num_values
-        Rows of the key buffer (float32) and of the value buffer (`dtype`).
+    key_numbers, num_values
+        Numbers (float32) in the key buffer, and rows of the value buffer (`dtype`).
     shard
-        (rank, ranks): the slice of a key's width that this rank holds.
+        (rank, ranks): the slice of the site's input that this rank holds.
     poison
-        Whether rows that belong to nobody hold NaN, so that a read of them cannot go unseen.
+        Whether numbers that belong to nobody are NaN, so that a read of them cannot go unseen.
+
+    Attributes
+    ----------
+    keys
+        [key_numbers] float32: keys of all codebooks, whatever their widths, and the maps of fitted spaces.
+    values
+        [num_values, d_out].
+    spaces
+        The fitted spaces.
     """
 
     def __init__(
@@ -52,40 +80,58 @@ class EntryStore:
         *,
         d_in: int,
         d_out: int,
-        num_keys: int,
+        key_numbers: int,
         num_values: int,
         dtype: torch.dtype,
         device: torch.device,
         shard: tuple[int, int] = (0, 1),
         poison: bool = False,
     ) -> None:
-        self.keys = torch.zeros(num_keys, d_in, dtype=torch.float32, device=device)
+        self.d_in = d_in
+        self._key_buffer = KeyBuffer(key_numbers, device, poison=poison)
+        self.keys = self._key_buffer.numbers
+        self.spaces = SpaceShelf(self._key_buffer, d_in, shard)
         self.values = torch.zeros(num_values, d_out, dtype=dtype, device=device)
         if poison:
-            self.keys.fill_(torch.nan)
             self.values.fill_(torch.nan)
-        self._key_rows = RowAllocator(num_keys)
         self._value_rows = RowAllocator(num_values)
         self._shard = shard
         self._poison = poison
         self._lock = threading.Lock()
 
-    def pages(self) -> dict[str, dict[str, int]]:
-        """Return used, free and budgeted rows of both buffers."""
-        with self._lock:
-            return {name: _usage(rows) for name, rows in (("keys", self._key_rows), ("values", self._value_rows))}
+    @property
+    def ranks(self) -> int:
+        """Ranks that the site's input is divided among."""
+        return self._shard[1]
 
-    def check_widths(self, pack: EntryPack) -> None:
+    def key_rows(self, width: int) -> torch.Tensor:
+        """Return the key buffer as rows of `width` numbers."""
+        return self._key_buffer.rows(width)
+
+    def layout(self, parameters: MethodParameters, space: RoutingSpace | None) -> KeyLayout:
+        """Return how the keys of a codebook stand: those of the identity are divided among the ranks, others not."""
+        if parameters.radius is not None:
+            return KeyLayout(self.d_in + LIFT, 0, self.d_in + LIFT)
+        if space is not None:
+            return KeyLayout(space.width, 0, space.width)
+        return KeyLayout(self.d_in, self._shard[0] * self.d_in, self._shard[1] * self.d_in)
+
+    def pages(self) -> dict[str, dict[str, int]]:
+        """Return what is used, free and budgeted: numbers of the key buffer, rows of the value buffer."""
+        with self._lock:
+            return {"keys": self._key_buffer.usage(), "values": usage(self._value_rows)}
+
+    def check_widths(self, pack: EntryPack, layout: KeyLayout) -> None:
         """Refuse entries that do not fit this model (FailedPrecondition ``wrong_shape``)."""
-        width = self.keys.shape[1] * self._shard[1]
-        if pack.rows and (pack.keys.shape[1] != width or pack.values.shape[1] != self.values.shape[1]):
+        d_out = self.values.shape[1]
+        if pack.rows and (pack.keys.shape[1] != layout.whole or pack.values.shape[1] != d_out):
             message = (
                 f"keys are {pack.keys.shape[1]} and values {pack.values.shape[1]} wide; "
-                f"the site has {width} and {self.values.shape[1]}."
+                f"the codebook's keys have {layout.whole} columns here, and the site's output {d_out}."
             )
             raise FailedPrecondition(message, code="wrong_shape")
 
-    def place(self, row: PackRow) -> ResidentEntry:
+    def place(self, row: PackRow, layout: KeyLayout) -> ResidentEntry:
         """Take free rows for one entry; `write` fills them.
 
         Raises
@@ -94,18 +140,17 @@ class EntryStore:
             ``capacity_exhausted``; nothing is taken then.
         """
         with self._lock:
-            key_row = self._key_rows.allocate(row.keys)
+            key_row = self._key_buffer.take(row.keys, layout.width)
             try:
                 value_row = self._value_rows.allocate(row.values)
             except FailedPrecondition:
-                self._key_rows.free(key_row)
+                self._key_buffer.give_back(key_row, layout.width)
                 raise
-        return ResidentEntry(row, key_row, value_row)
+        return ResidentEntry(row, key_row, layout.width, value_row)
 
-    def write(self, keys: "RowWriter", values: "RowWriter") -> None:
+    def write(self, keys: RowWriter, values: RowWriter, layout: KeyLayout) -> None:
         """Copy what the writers have collected into the buffers."""
-        first = self._shard[0] * self.keys.shape[1]
-        keys.copy_into(self.keys, slice(first, first + self.keys.shape[1]))
+        keys.copy_into(self.key_rows(layout.width), layout.columns)
         values.copy_into(self.values, slice(None))
 
     def retain(self, entry: ResidentEntry) -> None:
@@ -123,45 +168,6 @@ class EntryStore:
 
     def _free(self, entry: ResidentEntry) -> None:
         if self._poison:
-            self.keys[entry.key_row : entry.key_row + entry.row.keys] = torch.nan
             self.values[entry.value_row : entry.value_row + entry.row.values] = torch.nan
-        self._key_rows.free(entry.key_row)
+        self._key_buffer.give_back(entry.key_row, entry.key_width)
         self._value_rows.free(entry.value_row)
-
-
-class RowWriter:
-    """Rows of a pack and where they go, joined into as few copies as their places allow.
-
-    Parameters
-    ----------
-    source
-        [n, width] rows of a pack.
-    """
-
-    def __init__(self, source: torch.Tensor) -> None:
-        self._source = source
-        self._runs: list[list[int]] = []
-
-    def add(self, source_row: int, target_row: int, count: int) -> None:
-        """Add `count` rows that stand together."""
-        last = self._runs[-1] if self._runs else None
-        if last is not None and last[0] + last[2] == source_row and last[1] + last[2] == target_row:
-            last[2] += count
-        else:
-            self._runs.append([source_row, target_row, count])
-
-    def copy_into(self, buffer: torch.Tensor, columns: slice) -> None:
-        """Copy all rows into `buffer`, of the source's columns only these."""
-        for source, target, count in breathing(self._pieces()):
-            rows = self._source[source : source + count, columns]
-            buffer[target : target + count].copy_(rows, non_blocking=True)
-
-    def _pieces(self) -> Iterator[tuple[int, int, int]]:
-        for source, target, count in self._runs:
-            most = max(1, _PIECE_BYTES // self._source[0].nbytes)
-            for done in range(0, count, most):
-                yield source + done, target + done, min(most, count - done)
-
-
-def _usage(rows: RowAllocator) -> dict[str, int]:
-    return {"used": rows.capacity - rows.num_free, "free": rows.num_free, "budget": rows.capacity}

@@ -2,7 +2,8 @@
 
 With P the prompt length, [s, e) the query window and [done, done + n) the positions that this step computes: rows
 of [max(done, s), min(done + n, e)) are pooled; pooling starts anew where done <= s; the request is routed where
-done < P <= done + n; values may be written at positions >= P - 1.
+done < P <= done + n; values may be written at positions >= P - 1. A masked range of the window is pooled by the same
+rule into a sum of its own.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,13 +27,16 @@ class BatchRow:
     num_computed: int
     """Positions that are already in the KV cache."""
     prompt_length: int
+    prompt_ids: Sequence[int] | None = field(default=None, repr=False)
+    """The prompt itself, as the runner holds it; read for codebooks that read words."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRange:
-    """Rows [start, stop) of the batch that are added to a slot's sum."""
+    """Rows [start, stop) of the batch that are added to a sum."""
 
-    slot: int
+    sum: int
+    """Its number (`RequestTable.sums_of`)."""
     start: int
     stop: int
     restart: bool
@@ -61,13 +65,13 @@ def plan_step(rows: Iterable[BatchRow], requests: RequestTable) -> StepPlan:
     """Return the plan of a step, admitting the tagged requests that it schedules for the first time."""
     plan = StepPlan()
     for row in rows:
-        tracked = requests.admit(row.request_id, row.tag, row.prompt_length)
+        tracked = requests.admit(row.request_id, row.tag, row.prompt_length, row.prompt_ids)
         if tracked is not None:
-            _plan_row(plan, row, tracked, requests.slack)
+            _plan_row(plan, row, tracked, requests)
     return plan
 
 
-def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest, slack: int) -> None:
+def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest, requests: RequestTable) -> None:
     assert tracked.slot is not None
     done, stop = row.num_computed, row.num_computed + row.num_tokens
     prompt = tracked.prompt_length
@@ -76,27 +80,27 @@ def _plan_row(plan: StepPlan, row: BatchRow, tracked: TrackedRequest, slack: int
     if tracked.decided is None:
         if done >= prompt:
             raise Internal("a request's prompt was computed elsewhere, so it cannot be routed.")
-        _plan_prompt(plan, row, tracked)
+        _plan_prompt(plan, row, tracked, requests.sums_of(tracked))
     first = max(prompt - 1, done)
-    if first < stop and tracked.writes_at(first - slack):
+    if first < stop and tracked.writes_at(first - requests.slack):
         plan.writes.append((tracked.slot, row.first_row + first - done, row.first_row + row.num_tokens))
 
 
-def _plan_prompt(plan: StepPlan, row: BatchRow, tracked: TrackedRequest) -> None:
-    assert tracked.slot is not None
+def _plan_prompt(plan: StepPlan, row: BatchRow, tracked: TrackedRequest, sums: Sequence[int]) -> None:
     done, stop = row.num_computed, row.num_computed + row.num_tokens
-    window_start, window_stop = tracked.window
-    first, last = max(done, window_start), min(stop, window_stop)
-    if first < last:
-        shift = row.first_row - done
-        plan.pools.append(PoolRange(tracked.slot, first + shift, last + shift, restart=done <= window_start))
+    shift = row.first_row - done
+    for number, (begin, end) in zip(sums, (tracked.window, *tracked.subjects.ranges), strict=True):
+        first, last = max(done, begin), min(stop, end)
+        if first < last:
+            plan.pools.append(PoolRange(number, first + shift, last + shift, restart=done <= begin))
     if stop >= tracked.prompt_length:
         plan.routes.append(tracked)
 
 
-def check_coverage(plan: StepPlan, sums_valid: Sequence[bool]) -> None:
+def check_coverage(plan: StepPlan, requests: RequestTable) -> None:
     """Refuse a step that would use a sum whose beginning, or all of it, was never computed (Internal)."""
-    begun = {pool.slot for pool in plan.pools if pool.restart}
-    used = [pool.slot for pool in plan.pools] + [tracked.slot for tracked in plan.routes]
-    if any(slot not in begun and not sums_valid[slot] for slot in used if slot is not None):
+    begun = {pool.sum for pool in plan.pools if pool.restart}
+    used = [pool.sum for pool in plan.pools]
+    used += [number for tracked in plan.routes for number in requests.sums_of(tracked)]
+    if any(number not in begun and not requests.sums_valid[number] for number in used):
         raise Internal("the query window begins inside cached KV blocks: the prefix-cache cap did not hold.")

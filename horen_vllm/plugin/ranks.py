@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from horen_vllm.core.match import Routed
+from horen_vllm.plugin.verdicts import Verdict
 
 
 class Ranks:
@@ -26,11 +26,9 @@ class Ranks:
         total: torch.Tensor = self._group.all_reduce(partial.reshape(-1))
         return total.view(partial.shape)
 
-    def agree(self, routed: Routed) -> Routed:
+    def agree(self, verdict: Verdict) -> Verdict:
         """Return the first rank's decisions: the ranks' arithmetic may differ in the last bit."""
         # Double holds every index and every float32 exactly.
-        columns = (routed.entry, routed.best, routed.runner_up, routed.score, routed.runner_up_score)
-        table = self._group.broadcast(torch.stack([column.double() for column in columns]), src=0)
-        entry, best, runner_up = table[:3].long()
-        score, runner_up_score = table[3:].float()
-        return Routed(entry, best, score, runner_up, runner_up_score)
+        table = self._group.broadcast(torch.stack([column.double() for column in verdict.columns()]), src=0)
+        own = verdict.columns()
+        return Verdict(*(row.to(column.dtype) for row, column in zip(table, own, strict=True)))

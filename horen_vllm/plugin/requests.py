@@ -1,10 +1,13 @@
 """What a rank remembers of each tagged request, from its first scheduled token until it finishes or aborts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from horen_vllm.errors import Internal
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.decisions import Decision, DecisionBatch
 from horen_vllm.plugin.revisions import RevisionView
+from horen_vllm.plugin.subjects import NO_SUBJECTS, Subjects, subjects_of
 from horen_vllm.plugin.tag import RequestTag
 
 
@@ -22,6 +25,8 @@ class TrackedRequest:
     window: tuple[int, int]
     """Half-open range of prompt positions that are averaged."""
     view: RevisionView
+    subjects: Subjects = NO_SUBJECTS
+    """Which anchored entries of its revision compete for it."""
     slot: int | None = None
     decided: tuple[DecisionBatch, int] | None = None
     """Where its decision is found, and in which row; None until the request is routed."""
@@ -65,15 +70,32 @@ class RequestTable:
         self._live: dict[str, TrackedRequest] = {}
         self._clean: set[str] = set()
         self._missing: dict[str, str] = {}
-        self.sums_valid = [False] * num_slots
-        """Whether a slot's sum has been begun by the request that holds it now."""
+        self._num_slots = num_slots
+        self.sums_valid = [False] * self.num_sums
+        """Whether a sum has been begun by the request that holds its slot now."""
 
     def __len__(self) -> int:
         """Count the live tagged requests."""
         return len(self._live)
 
-    def admit(self, request_id: str, tag: RequestTag, prompt_length: int) -> TrackedRequest | None:
-        """Return the request, pinning the applied revision if this is its first step; None without a codebook."""
+    @property
+    def num_sums(self) -> int:
+        """Sums that requests may hold: one of each slot's query window, then those of its masked ranges."""
+        return self._num_slots * (1 + self._codebooks.subject_ranges)
+
+    def sums_of(self, tracked: TrackedRequest) -> list[int]:
+        """Return the numbers of a running request's sums: its window's, then one for each of its masked ranges."""
+        assert tracked.slot is not None
+        first = self._num_slots + tracked.slot * self._codebooks.subject_ranges
+        return [tracked.slot, *range(first, first + len(tracked.subjects.ranges))]
+
+    def admit(
+        self, request_id: str, tag: RequestTag, prompt_length: int, prompt_ids: Sequence[int] | None = None
+    ) -> TrackedRequest | None:
+        """Return the request, pinning the applied revision if this is its first step; None without a codebook.
+
+        `prompt_ids` are read only where the revision reads text.
+        """
         if request_id in self._clean:
             return None
         tracked = self._live.get(request_id)
@@ -84,11 +106,20 @@ class RequestTable:
                 self._clean.add(request_id)
                 self._missing[request_id] = tag.codebook
                 return None
-            tracked = TrackedRequest(request_id, tag, prompt_length, tag.window(prompt_length), view)
+            window = tag.window(prompt_length)
+            tracked = TrackedRequest(request_id, tag, prompt_length, window, view)
             self._live[request_id] = tracked
+            if view.needs_text:
+                tracked.subjects = self._subjects(tracked, prompt_ids)
         if tracked.slot is None:
             tracked.slot = self._free_slots.pop()
         return tracked
+
+    def _subjects(self, tracked: TrackedRequest, prompt_ids: Sequence[int] | None) -> Subjects:
+        if prompt_ids is None or len(prompt_ids) != tracked.prompt_length:
+            raise Internal("a request came without the token ids of its prompt, which its codebook reads.")
+        text = self._codebooks.texts.of(prompt_ids, tracked.tag.query_span(tracked.prompt_length))
+        return subjects_of(text, tracked.window, tracked.view, self._codebooks.subject_ranges)
 
     def take_missing(self) -> dict[str, str]:
         """Return the requests admitted since the last call whose codebook is not here, and its name."""
@@ -104,10 +135,15 @@ class RequestTable:
         """Take the slot of a request that will run again later; its pin and decision stay."""
         tracked = self._live.get(request_id)
         if tracked is not None and tracked.slot is not None:
-            self.sums_valid[tracked.slot] = False
+            self.forget_sums(tracked)
             self._free_slots.append(tracked.slot)
             tracked.slot = None
             tracked.in_slot = False
+
+    def forget_sums(self, tracked: TrackedRequest) -> None:
+        """Note that a running request's sums are of no more use."""
+        for row in self.sums_of(tracked):
+            self.sums_valid[row] = False
 
     def finish(self, request_id: str) -> None:
         """Forget a request that finished or was aborted, and give its pin back."""

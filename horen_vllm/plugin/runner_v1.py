@@ -34,7 +34,8 @@ def _batch_rows(runner: Any, num_scheduled_tokens: Any) -> Iterator[BatchRow]:
     batch, first_row = runner.input_batch, 0
     for index in range(batch.num_reqs):
         request_id, num_tokens = batch.req_ids[index], int(num_scheduled_tokens[index])
-        tag = tag_of(runner.requests[request_id].sampling_params)
+        state = runner.requests[request_id]
+        tag = tag_of(state.sampling_params)
         if tag is not None:
             yield BatchRow(
                 request_id=request_id,
@@ -43,6 +44,7 @@ def _batch_rows(runner: Any, num_scheduled_tokens: Any) -> Iterator[BatchRow]:
                 num_tokens=num_tokens,
                 num_computed=int(batch.num_computed_tokens_cpu[index]),
                 prompt_length=int(batch.num_prompt_tokens[index]),
+                prompt_ids=state.prompt_token_ids,
             )
         first_row += num_tokens
 

@@ -4,7 +4,7 @@ Why: only the runner knows which requests make up a flattened batch.
 How: methods of the runner and of its model state are wrapped on the instances; their own results pass through.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from horen_vllm.plugin.plan import BatchRow
@@ -13,11 +13,11 @@ from horen_vllm.plugin.tag import RequestTag, tag_of
 
 
 class V2Hooks:
-    """The wrappers of one runner, and the tags of the requests that it holds."""
+    """The wrappers of one runner, and the tags and prompts of the tagged requests that it holds."""
 
     def __init__(self, runner: Any, site: EditSite) -> None:
         self._site = site
-        self._tags: dict[str, RequestTag] = {}
+        self._tags: dict[str, tuple[RequestTag, Sequence[int] | None]] = {}
         self._hook_requests(runner, runner.model_state)
         self._hook_steps(runner.model_state)
 
@@ -33,7 +33,7 @@ class V2Hooks:
             add(req_index, new_req_data)
             tag = tag_of(new_req_data.sampling_params)
             if tag is not None:
-                self._tags[new_req_data.req_id] = tag
+                self._tags[new_req_data.req_id] = (tag, new_req_data.prompt_token_ids)
 
         def remove_request(req_id: str) -> None:
             remove(req_id)
@@ -70,9 +70,10 @@ class V2Hooks:
 
     def _rows(self, batch: Any, req_states: Any) -> Iterator[BatchRow]:
         for index, request_id in enumerate(batch.req_ids) if self._tags else ():
-            tag = self._tags.get(request_id)
-            if tag is None:
+            known = self._tags.get(request_id)
+            if known is None:
                 continue
+            tag, prompt_ids = known
             yield BatchRow(
                 request_id=request_id,
                 tag=tag,
@@ -80,4 +81,5 @@ class V2Hooks:
                 num_tokens=int(batch.num_scheduled_tokens[index]),
                 num_computed=int(batch.num_computed_tokens_np[index]),
                 prompt_length=int(req_states.prompt_len.np[batch.idx_mapping_np[index]]),
+                prompt_ids=prompt_ids,
             )

@@ -4,9 +4,11 @@ vLLM hashes it into its compile cache, so revisions and paths never go in here.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from horen_vllm.errors import InvalidArgument
+
+MOST_SUBJECT_RANGES: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,8 @@ class EngineSettings:
     """Memory for keys on each rank, in MiB; preallocated."""
     value_budget_mib: int = 64
     """Memory for value vectors on each rank, in MiB; preallocated."""
+    subject_ranges: int = 4
+    """Ranges of a prompt's tokens that can be left out of a query for masked subjects, for each running request."""
     static_dir: str | None = None
     """Folder of codebooks to serve without a registry (``horen codebook save``)."""
     poison_freed: bool = False
@@ -57,6 +61,13 @@ class EngineSettings:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 message = f"additional_config.horen.{name} = {value!r}: give a whole number of MiB, at least 1."
                 raise InvalidArgument(message, code="invalid_engine_settings")
+        ranges = self.subject_ranges
+        if isinstance(ranges, bool) or not isinstance(ranges, int) or not 0 <= ranges <= MOST_SUBJECT_RANGES:
+            message = (
+                f"additional_config.horen.subject_ranges = {ranges!r}: "
+                f"give a whole number from 0 to {MOST_SUBJECT_RANGES}."
+            )
+            raise InvalidArgument(message, code="invalid_engine_settings")
         if not isinstance(self.static_dir, str | None):
             message = f"additional_config.horen.static_dir = {self.static_dir!r}: give the path of a folder."
             raise InvalidArgument(message, code="invalid_engine_settings")

@@ -4,26 +4,22 @@ Shapes: T rows of the flattened batch, S slots, D_in and D_out widths of the sit
 """
 
 import time
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
-from horen_vllm.core.match import Routed, entry_scores, route_tensors
-from horen_vllm.core.refine import Reduce, whole
-from horen_vllm.core.routing import unit_queries
 from horen_vllm.errors import Internal
 from horen_vllm.kernels import dispatch
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.decisions import DecisionBatch, report, report_missing
 from horen_vllm.plugin.plan import BatchRow, StepPlan, check_coverage, plan_step
+from horen_vllm.plugin.queries import Ask
 from horen_vllm.plugin.ranks import Ranks
 from horen_vllm.plugin.requests import RequestTable, TrackedRequest
 from horen_vllm.plugin.revisions import RevisionView
+from horen_vllm.plugin.routing import Router
 from horen_vllm.plugin.slots import SlotTables
-
-_MOST_QUERIES: Final = 64
-"""Queries that are routed in one call."""
 
 
 class EditSite:
@@ -65,10 +61,9 @@ class EditSite:
         self.op_calls = self.routed = 0
         self.routing_seconds = 0.0
         self._positions = positions
-        self._ranks = ranks
-        self._reduce: Reduce = ranks.sum if ranks is not None else whole
+        self._router = Router(codebooks, ranks, self._sums_of)
         self._slots = SlotTables(num_slots, positions.shape[0], device)
-        self._sums = torch.zeros(num_slots, codebooks.store.keys.shape[1], device=device)
+        self._sums = torch.zeros(self.requests.num_sums, codebooks.store.d_in, device=device)
         self._captures = device.type == "cuda"
         self._plan = StepPlan()
         self._pending = False
@@ -78,7 +73,7 @@ class EditSite:
         """Plan the next forward pass; the batch's rows are in order and complete."""
         self._require_run()
         plan = plan_step(rows, self.requests)
-        check_coverage(plan, self.requests.sums_valid)
+        check_coverage(plan, self.requests)
         self._slots.begin_step(plan)
         for tracked in plan.restores:
             entry = tracked.decision().entry
@@ -125,60 +120,32 @@ class EditSite:
             self._sums,
             numbers([pool.start for pool in pools]),
             numbers([pool.stop for pool in pools]),
-            numbers([pool.slot for pool in pools]),
+            numbers([pool.sum for pool in pools]),
             numbers([int(pool.restart) for pool in pools]),
         )
         for pool in pools:
-            self.requests.sums_valid[pool.slot] = True
+            self.requests.sums_valid[pool.sum] = True
 
     def _route(self, view: RevisionView, group: list[TrackedRequest]) -> None:
         began = time.perf_counter()
-        sums = self._sums[self._slots.numbers([t.slot for t in group])]
-        counts = self._slots.numbers([t.window[1] - t.window[0] for t in group])
-        queries = unit_queries(sums, counts, reduce=self._reduce)
-        # Few at a time: routing takes memory for each query, of which no profile of vLLM's has seen any.
-        routed = self._agreed(_joined([self._routed(part, view) for part in torch.split(queries, _MOST_QUERIES)]))
-        nearest = [
-            self._nearest(query[None], view, tracked.tag.explain) if tracked.tag.explain else None
-            for query, tracked in zip(queries, group, strict=True)
-        ]
-        batch = DecisionBatch(routed, nearest)
-        self._slots.enter(group, view.value_table[routed.entry])
+        verdict, nearest = self._router.route(view, group)
+        batch = DecisionBatch(verdict, nearest)
+        self._slots.enter(group, view.value_table[verdict.entry])
         for row, tracked in enumerate(group):
-            assert tracked.slot is not None
             tracked.decided = (batch, row)
-            self.requests.sums_valid[tracked.slot] = False
+            self.requests.forget_sums(tracked)
         self._fresh.append((group, batch))
         self.routed += len(group)
         self.routing_seconds += time.perf_counter() - began
 
-    def _routed(self, queries: torch.Tensor, view: RevisionView) -> Routed:
-        if self._ranks is not None:
-            return route_tensors(queries, self.codebooks.table(view), view.parameters, self._reduce)
-        keys, rule = self.codebooks.store.keys, view.parameters
-        return dispatch.route(
-            queries,
-            keys,
-            view.key_rows,
-            view.owners,
-            view.sequences,
-            beta=rule.beta,
-            gamma=rule.gamma,
-            steps=rule.steps,
-            epsilon=rule.epsilon,
-            threshold=rule.threshold,
-        )
-
-    def _agreed(self, routed: Routed) -> Routed:
-        return routed if self._ranks is None else self._ranks.agree(routed)
-
-    def _nearest(self, query: torch.Tensor, view: RevisionView, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if view.sequences.shape[0] == 0:
-            return view.sequences, view.sequences.float()
-        scores = entry_scores(query, self.codebooks.table(view), view.parameters, self._reduce)[0]
-        newest_first = view.sequences.argsort(descending=True)
-        best = scores[newest_first].sort(descending=True, stable=True)
-        return newest_first[best.indices[:count]], best.values[:count]
+    def _sums_of(self, asks: Sequence[Ask]) -> torch.Tensor:
+        """Return sums over the tokens of some queries: the window's, less those of what a query leaves out."""
+        held = [self.requests.sums_of(ask.tracked) for ask in asks]
+        sums = self._sums[self._slots.numbers([numbers[0] for numbers in held])]
+        for row, (ask, numbers) in enumerate(zip(asks, held, strict=True)):
+            for masked in ask.anchored.ranges if ask.anchored is not None else ():
+                sums[row] -= self._sums[numbers[1 + masked]]
+        return sums
 
     def _inject(self, outputs: torch.Tensor) -> None:
         count, tables = outputs.shape[0], self._slots
@@ -215,17 +182,10 @@ class FreshDecisions:
         """Return each decision by request id in plain JSON types, waiting for the device if it must."""
         reports = {name: report_missing(codebook) for name, codebook in self._missing.items()}
         return reports | {
-            tracked.request_id: report(tracked.view, decision, tracked.window, tracked.tag.explain)
+            tracked.request_id: report(tracked.view, decision, tracked.window, tracked.tag.explain, tracked.subjects)
             for group, batch in self._fresh
             for tracked, decision in zip(group, batch.read(), strict=True)
         }
-
-
-def _joined(parts: list[Routed]) -> Routed:
-    if len(parts) == 1:
-        return parts[0]
-    rows = [(part.entry, part.best, part.score, part.runner_up, part.runner_up_score) for part in parts]
-    return Routed(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
 def _by_view(routes: list[TrackedRequest]) -> list[tuple[RevisionView, list[TrackedRequest]]]:

@@ -3,6 +3,8 @@
 All of it has a fixed address, so that a captured graph reads what the next step has put there.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -50,7 +52,7 @@ class SlotTables:
         owners = np.full(max(last, self._used), -1, dtype=np.int32)
         for slot, start, stop in plan.writes:
             owners[start:stop] = slot
-        self._copy(self.token_slot[: len(owners)], torch.from_numpy(owners))
+        copied(self.token_slot[: len(owners)], torch.from_numpy(owners))
         self._used = last
 
     def enter(self, tracked: list[TrackedRequest], rows: torch.Tensor) -> None:
@@ -61,13 +63,19 @@ class SlotTables:
         for request in tracked:
             request.in_slot = True
 
-    def numbers(self, values: list[int | None]) -> torch.Tensor:
+    def numbers(self, values: Sequence[int | None]) -> torch.Tensor:
         """Return whole numbers as an int64 tensor on the device."""
-        host = torch.tensor(values, dtype=torch.int64)
-        return self._copy(torch.empty_like(host, device=self.values.device), host)
+        return on_device(torch.tensor(values, dtype=torch.int64), self.values.device)
 
-    def _copy(self, target: torch.Tensor, host: torch.Tensor) -> torch.Tensor:
-        if target.device.type == "cuda":
-            # Fresh pinned memory: with async scheduling the step before may still read the last one's.
-            return target.copy_(host.pin_memory(), non_blocking=True)
-        return target.copy_(host)
+
+def on_device(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU tensor's copy on the device, without waiting for it."""
+    return copied(torch.empty_like(host, device=device), host)
+
+
+def copied(target: torch.Tensor, host: torch.Tensor) -> torch.Tensor:
+    """Copy a CPU tensor into one on the device, without waiting for it, and return that."""
+    if target.device.type == "cuda":
+        # Fresh pinned memory: with async scheduling the step before may still read the last one's.
+        return target.copy_(host.pin_memory(), non_blocking=True)
+    return target.copy_(host)

@@ -19,7 +19,7 @@ def load(codebooks: PagedCodebooks, folder: str, model: str, site: str) -> None:
     Raises
     ------
     FailedPrecondition
-        ``fingerprint_mismatch`` when one was made for another base model, ``capacity_exhausted``, ``wrong_shape``.
+        ``fingerprint_mismatch`` when one was made for another base model, or why it cannot be prepared.
     """
     own = model_fingerprint(model, site)
     for book in read_static(Path(folder)):
@@ -31,7 +31,7 @@ def load(codebooks: PagedCodebooks, folder: str, model: str, site: str) -> None:
             base_revision=0,
             revision=book.revision,
             parameters=book.parameters,
-            added=build_pack(book.entries),
+            added=build_pack(book.entries, book.space),
         )
         codebooks.flip(codebooks.prepare(update), base_revision=0)
         log.info("static codebook applied", codebook=str(book.name), revision=book.revision, entries=len(book.entries))

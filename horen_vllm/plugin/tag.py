@@ -31,14 +31,18 @@ class RequestTag:
     explain: int = 0
     """How many of the nearest entries the decision lists."""
 
-    def window(self, prompt_length: int) -> tuple[int, int]:
-        """Return the half-open range of prompt positions whose site inputs are averaged (section 2.2).
+    def query_span(self, prompt_length: int) -> tuple[int, int]:
+        """Return the query span as a half-open range of prompt positions.
 
-        The span is cut to the prompt and never empty: admission has refused any other before.
+        It is cut to the prompt and never empty: admission has refused any other before.
         """
         start, stop = self.span or (0, prompt_length)
         stop = max(1, min(stop, prompt_length))
-        start = max(0, min(start, stop - 1))
+        return max(0, min(start, stop - 1)), stop
+
+    def window(self, prompt_length: int) -> tuple[int, int]:
+        """Return the half-open range of prompt positions whose site inputs are averaged (section 2.2)."""
+        start, stop = self.query_span(prompt_length)
         first, last = query_window(stop - start, self.window_ratio)
         return start + first, start + last
 

@@ -116,7 +116,7 @@ class SqlCodebookStore(SqlStore):
             )
 
     def rollback(self, name: CodebookName, to: int) -> RevisionRecord:
-        """Make a new revision with exactly the entries of revision `to`, also when it is the current one.
+        """Make a new revision with exactly the entries and the threshold of `to`, also when it is the current one.
 
         Raises
         ------
@@ -135,5 +135,6 @@ class SqlCodebookStore(SqlStore):
                 entry_count=target.entry_count,
                 now=self._clock(),
                 restored=to,
+                threshold=target.threshold,
             )
             return revision_record(row, name)

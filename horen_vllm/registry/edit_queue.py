@@ -110,7 +110,8 @@ class SqlEditQueue(SqlEditSubmissions):
         NotFound
             ``unknown_edit``, when a claim or a publication names an edit that the codebook lacks.
         InvalidArgument
-            ``mixed_codebooks``, when the claims are of several codebooks.
+            ``mixed_codebooks``, when the claims are of several codebooks; ``invalid_parameter``, for a threshold that
+            is no cosine.
         """
         if not batch:
             return ()

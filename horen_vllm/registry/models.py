@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId, TenantId
@@ -66,6 +66,7 @@ class CodebookRecord:
     site: str
     """Module name of the edit site."""
     parameters: MethodParameters
+    """Its threshold is the current revision's."""
     revision: int
     """Current revision; 1 is the empty codebook."""
     entry_count: int
@@ -129,12 +130,17 @@ class RevisionRecord:
     restored: int | None
     """The revision that a rollback restored."""
     entry_count: int
+    threshold: float
+    """c: an entry matches when its score is greater than this cosine."""
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """What changed in a codebook between two revisions; ``base == 0`` stands for nothing at all."""
+    """What changed in a codebook between two revisions; ``base == 0`` stands for nothing at all.
+
+    The codebook comes with it as it is at the later one, with that revision's threshold.
+    """
 
     codebook: CodebookRecord
     base: int
@@ -172,6 +178,27 @@ class Publication:
     """Slug of a note that the published edit keeps, such as ``already_answered``."""
     reason: str | None = None
     """The note as one sentence."""
+    threshold: float | None = None
+    """c of the revision that it makes, and of the later ones; None: that of the revision before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRecord:
+    """What a calibration found for one base model."""
+
+    fingerprint: str
+    """Base model that it was made on."""
+    site: str
+    """Edit site that it was made at."""
+    version: int
+    """1, 2, 3... for each base model."""
+    presets: dict[str, MethodParameters]
+    """Calibrated parameters by preset."""
+    recommended: str
+    """Preset that a codebook gets whose owner names none."""
+    summary: dict[str, Any]
+    """Numbers of the comparison, as JSON."""
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

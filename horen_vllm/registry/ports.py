@@ -1,11 +1,12 @@
 """Ports: what the control plane and the editor worker need of a registry, whatever stores it."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId, TenantId
 from horen_vllm.registry.models import (
+    CalibrationRecord,
     Claim,
     CodebookRecord,
     Delta,
@@ -52,7 +53,7 @@ class CodebookStore(Protocol):
         ...
 
     def rollback(self, name: CodebookName, to: int) -> RevisionRecord:
-        """Make a new revision with exactly the entries of revision `to`; NotFound ``unknown_revision``."""
+        """Make a new revision with exactly the entries and the threshold of `to`; NotFound ``unknown_revision``."""
         ...
 
 
@@ -113,10 +114,12 @@ class EditQueue(Protocol):
     def publish(self, batch: Sequence[tuple[Claim, Publication]]) -> tuple[EditRecord, ...]:
         """Make one revision an edit, in order: with its new entry, without the superseded ones; all or none of them.
 
-        A publication may name edits that stand before it in the batch. Returns the edits as they are after the last.
+        A publication may name edits that stand before it in the batch. Its threshold, when it has one, is that of its
+        revision, of the later ones and of the codebook. Returns the edits as they are after the last.
         Raises FailedPrecondition ``claim_lost``, or ``revision_moved`` when the first publication's `base_revision` is
         not the codebook's revision or another one's is not the revision that the publication before it makes;
-        InvalidArgument ``mixed_codebooks`` unless all claims are of one codebook.
+        InvalidArgument ``mixed_codebooks`` unless all claims are of one codebook, ``invalid_parameter`` for a threshold
+        that is no cosine.
         """
         ...
 
@@ -187,7 +190,34 @@ class TenantStore(Protocol):
         ...
 
 
-class Registry(CodebookStore, EditQueue, ReplicaStore, TenantStore, Protocol):
+class CalibrationStore(Protocol):
+    """Calibrations of base models; none is ever changed."""
+
+    def add_calibration(
+        self,
+        *,
+        fingerprint: str,
+        site: str,
+        presets: Mapping[str, MethodParameters],
+        recommended: str,
+        summary: Mapping[str, Any],
+    ) -> CalibrationRecord:
+        """Store a calibration as the base model's next version; InvalidArgument ``invalid_calibration``.
+
+        `recommended` must be one of `presets`, and `summary` be JSON types without numbers that are not finite.
+        """
+        ...
+
+    def calibration(self, fingerprint: str, version: int | None = None) -> CalibrationRecord:
+        """Return a calibration of a base model (default: its newest); NotFound ``unknown_calibration``."""
+        ...
+
+    def list_calibrations(self, fingerprint: str | None = None) -> Sequence[CalibrationRecord]:
+        """Return all calibrations (of one base model, when given), by base model and version."""
+        ...
+
+
+class Registry(CodebookStore, EditQueue, ReplicaStore, TenantStore, CalibrationStore, Protocol):
     """All of it, as one store implements it."""
 
     def check_schema(self) -> None:

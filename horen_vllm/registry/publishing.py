@@ -32,6 +32,8 @@ def publish_all(
         ``revision_moved``.
     NotFound
         ``unknown_edit``.
+    InvalidArgument
+        ``invalid_parameter``, for a threshold that is no cosine.
     """
     publications = [publication for _, publication in batch]
     _require_chain(codebook, publications)
@@ -44,7 +46,15 @@ def publish_all(
             close_entry(codebook, opened.pop(edit))
         opened[row.edit_id] = open_entry(session, codebook, row.edit_id)
         count = codebook.entry_count + 1 - len(set(closed))
-        add_revision(session, codebook, kind=RevisionKind.PUBLISH, entry_count=count, now=now, edit_id=row.edit_id)
+        add_revision(
+            session,
+            codebook,
+            kind=RevisionKind.PUBLISH,
+            entry_count=count,
+            now=now,
+            edit_id=row.edit_id,
+            threshold=publication.threshold,
+        )
         _fill(row, publication, closed)
         mark_published(row, codebook.revision, now)
     return set(opened)

@@ -3,6 +3,7 @@
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId, TenantId
 from horen_vllm.registry.models import (
+    CalibrationRecord,
     CodebookRecord,
     EditRecord,
     EditSpec,
@@ -12,7 +13,15 @@ from horen_vllm.registry.models import (
     TenantRecord,
 )
 from horen_vllm.registry.replica_report import report_from_json
-from horen_vllm.registry.schema import ApiKeyRow, CodebookRow, EditRow, ReplicaRow, RevisionRow, TenantRow
+from horen_vllm.registry.schema import (
+    ApiKeyRow,
+    CalibrationRow,
+    CodebookRow,
+    EditRow,
+    ReplicaRow,
+    RevisionRow,
+    TenantRow,
+)
 
 
 def codebook_name(row: CodebookRow) -> CodebookName:
@@ -79,6 +88,20 @@ def revision_record(row: RevisionRow, codebook: CodebookName) -> RevisionRecord:
         edit_id=None if row.edit_id is None else EditId(row.edit_id),
         restored=row.restored,
         entry_count=row.entry_count,
+        threshold=row.threshold,
+        created_at=row.created_at,
+    )
+
+
+def calibration_record(row: CalibrationRow) -> CalibrationRecord:
+    """Return the record of a calibration."""
+    return CalibrationRecord(
+        fingerprint=row.fingerprint,
+        site=row.site,
+        version=row.version,
+        presets={preset: MethodParameters.from_dict(parameters) for preset, parameters in row.presets.items()},
+        recommended=row.recommended,
+        summary=row.summary,
         created_at=row.created_at,
     )
 

@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, exists, insert, literal, select, update
 from sqlalchemy.orm import Session, aliased
 
+from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef, RevisionKind
 from horen_vllm.registry.schema import CodebookRow, EditRow, MembershipRow, RevisionRow
@@ -92,8 +93,22 @@ def add_revision(
     now: datetime,
     edit_id: str | None = None,
     restored: int | None = None,
+    threshold: float | None = None,
 ) -> RevisionRow:
-    """Move the codebook to its next revision, whose entries are already in place."""
+    """Move the codebook to its next revision, whose entries are already in place.
+
+    Parameters
+    ----------
+    threshold
+        c of the revision; None: that of the one before.
+
+    Raises
+    ------
+    InvalidArgument
+        ``invalid_parameter``, when `threshold` is no cosine.
+    """
+    if threshold is not None:
+        _set_threshold(codebook, threshold)
     codebook.revision += 1
     codebook.entry_count = entry_count
     row = RevisionRow(
@@ -103,10 +118,17 @@ def add_revision(
         edit_id=edit_id,
         restored=restored,
         entry_count=entry_count,
+        threshold=codebook.parameters["threshold"],
         created_at=now,
     )
     session.add(row)
     return row
+
+
+def _set_threshold(codebook: CodebookRow, threshold: float) -> None:
+    parameters = {**codebook.parameters, "threshold": threshold}
+    MethodParameters.from_dict(parameters)  # what cannot be read back shall not be stored
+    codebook.parameters = parameters
 
 
 def _entries(session: Session, codebook: CodebookRow, *conditions: ColumnElement[bool]) -> tuple[EntryRef, ...]:

@@ -1,5 +1,6 @@
 """The SQL registry: all ports on one database."""
 
+from horen_vllm.registry.calibration_store import SqlCalibrationStore
 from horen_vllm.registry.codebook_store import SqlCodebookStore
 from horen_vllm.registry.database import Database
 from horen_vllm.registry.edit_queue import SqlEditQueue
@@ -8,7 +9,7 @@ from horen_vllm.registry.sql_store import Clock, utc_now
 from horen_vllm.registry.tenant_store import SqlTenantStore
 
 
-class SqlRegistry(SqlCodebookStore, SqlEditQueue, SqlReplicaStore, SqlTenantStore):
+class SqlRegistry(SqlCodebookStore, SqlEditQueue, SqlReplicaStore, SqlTenantStore, SqlCalibrationStore):
     """`ports.Registry` on SQL: threads and processes may share the database.
 
     Parameters

@@ -8,6 +8,14 @@ MAX_TOKENS: Final = 256
 CONTEXT: Final = 16
 """Tokens listed before and after the window."""
 
+_DECISION: Final = ("fired", "edit_id", "score", "runner_up", "runner_up_score", "left_out")
+"""What is passed on of a decision; ``left_out`` is there where entries were."""
+_BLOCKED: Final = {
+    "subject_absent": "its subject does not occur in the query span",
+    "left_out": "the query span names more subjects than can be told apart, and its own comes after them",
+}
+"""Why an entry did not compete, by the engine's word for it."""
+
 TokenTexts = Callable[[Sequence[int]], list[str]]
 """From token ids to the text of each."""
 
@@ -28,7 +36,7 @@ def explanation(decision: dict[str, Any], token_ids: Sequence[int], texts: Token
         "codebook": decision["codebook"],
         "revision": decision["revision"],
         "threshold": decision["threshold"],
-        "decision": {key: decision[key] for key in ("fired", "edit_id", "score", "runner_up", "runner_up_score")},
+        "decision": {key: decision[key] for key in _DECISION if key in decision},
         "nearest": [_entry(row, decision) for row in decision["nearest"]],
         "query_span": list(decision["span"] or (0, len(token_ids))),
         "query_window": list(window),
@@ -46,20 +54,30 @@ def shown_positions(window: tuple[int, int], length: int) -> list[int]:
 
 
 def _entry(row: dict[str, Any], decision: dict[str, Any]) -> dict[str, Any]:
+    threshold = _threshold(row, decision)
     return {
         **row,
-        "margin": row["score"] - decision["threshold"],
+        "margin": row["score"] - threshold,
         "fires": row["edit_id"] == decision["edit_id"],
         "reason": _reason(row, decision),
     }
 
 
+def _threshold(row: dict[str, Any], decision: dict[str, Any]) -> float:
+    # An entry names its own where it has another than the group that decided.
+    return float(row.get("threshold", decision["threshold"]))
+
+
 def _reason(row: dict[str, Any], decision: dict[str, Any]) -> str:
-    score, threshold, fired = row["score"], decision["threshold"], decision["edit_id"]
+    score, threshold, fired = row["score"], _threshold(row, decision), decision["edit_id"]
     if row["edit_id"] == fired:
         return f"fires: best score {score:.4f} > threshold {threshold:.4f}"
+    if "blocked" in row:
+        return _BLOCKED[row["blocked"]]
     if score <= threshold:
         return f"below the threshold by {threshold - score:.4f}" if score < threshold else "not above the threshold"
+    if "outranked" in row:
+        return f"an entry whose subject occurs comes first: {fired} with {decision['score']:.4f}"
     if score < decision["score"]:
         return f"another entry scored higher: {fired} with {decision['score']:.4f}"
     return f"no better than {fired}, which was submitted later"

@@ -14,6 +14,8 @@ from horen_vllm.serving.state import CodebookState, ProbeFailure, Refusal
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
+_RELOADED: Final = frozenset({"revision_gap", "space_missing"})
+"""Refusals of a change that the whole codebook may not meet."""
 
 
 @dataclass(slots=True)
@@ -125,8 +127,8 @@ class Lane:
         refusal = Refusal(revision=delta.revision, code=error.code, message=error.message)
         self.state = replace(self.state, refused=refusal)
         self.queue.clear()
-        if error.code == "revision_gap" and not self.reload:
-            # The whole codebook may well fit: that is asked for at once.
+        if error.code in _RELOADED and not self.reload:
+            # The whole codebook may well fit, and brings its routing space: that is asked for at once.
             self.reload = True
             return
         self.retry.failed(now)

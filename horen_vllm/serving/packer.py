@@ -7,12 +7,15 @@ import time
 from pathlib import Path
 from typing import Final
 
+from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.control.messages import DeltaView
 from horen_vllm.errors import Internal
 from horen_vllm.serving.packing import PackedUpdate, PackOrder, order_to_json, pack_update, packed_from_json
 
 INLINE_ENTRIES: Final = 16
 """Up to so many entries parsing costs less than starting a process, and holds the interpreter for milliseconds only."""
+INLINE_SPACE_BYTES: Final = 1 << 22
+"""The same for a routing space, whose file is copied and hashed."""
 _SUFFIX: Final = ".pack"
 _FOREIGN_AGE_S: Final = 3600.0
 """Age from which any pack is a leftover: staging is bounded far below it (`ServingSettings.stage_timeout_s`)."""
@@ -46,8 +49,10 @@ class Packer:
             fingerprint=delta.codebook.fingerprint,
             seed=f"{delta.codebook.name} {delta.revision}",
             entries=delta.added,
+            # An update from nothing is for engines that may not have it.
+            space=delta.codebook.parameters.space if delta.base == 0 else None,
         )
-        if len(order.entries) <= INLINE_ENTRIES:
+        if len(order.entries) <= INLINE_ENTRIES and self._space_bytes(order) <= INLINE_SPACE_BYTES:
             return await asyncio.to_thread(pack_update, order)
         async with self._bulk:
             return await _pack_apart(order)
@@ -62,6 +67,10 @@ class Packer:
         for path in self._folder.glob(f"*{_SUFFIX}*"):
             if path.name.startswith(f"{self._owner}-") or _age_s(path) > _FOREIGN_AGE_S:
                 path.unlink(missing_ok=True)
+
+    def _space_bytes(self, order: PackOrder) -> int:
+        path = None if order.space is None else ArtifactFolder(self._artifacts).path(order.space)
+        return path.stat().st_size if path is not None and path.exists() else 0
 
     def _target(self, ticket: str) -> Path:
         return self._folder / f"{self._owner}-{ticket}{_SUFFIX}"

@@ -24,6 +24,7 @@ from horen_vllm.pack import build_pack, encode_pack
 from horen_vllm.registry.models import EntryRef
 from horen_vllm.serving.reported import error_fields, reported_error
 from horen_vllm.serving.state import Probe
+from horen_vllm.spaces import decode_space
 
 MAX_PROBES: Final = 8
 """Entries of one update that the replica asks itself about; of more, a sample."""
@@ -42,6 +43,8 @@ class PackOrder:
     seed: str
     """Decides which entries of a large update are probed."""
     entries: tuple[EntryRef, ...]
+    space: str | None = None
+    """Artifact (sha256, hex) of the routing space that the pack brings along."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,8 @@ def pack_update(order: PackOrder) -> PackedUpdate:
     """
     folder = ArtifactFolder(order.artifacts)
     entries = [(ref.sequence, ref.artifact, _read(folder, ref, order.fingerprint)) for ref in order.entries]
-    data = encode_pack(build_pack(entries))
+    space = None if order.space is None else decode_space(folder.read(order.space), order.fingerprint)
+    data = encode_pack(build_pack(entries, space))
     _write(order.target, data)
     winners = _winners((sequence, entry.manifest) for sequence, _, entry in entries)
     asked = [manifest for manifest in winners if manifest.probe_ids and manifest.target_ids]

@@ -96,13 +96,17 @@ def publish(registry: Registry) -> Callable[..., EditRecord]:
     """Submits an edit, claims it and publishes it on the current revision."""
     numbers = count(1)
 
-    def publish_one(book: CodebookName, supersedes: tuple[EditId, ...] = ()) -> EditRecord:
+    def publish_one(
+        book: CodebookName, supersedes: tuple[EditId, ...] = (), threshold: float | None = None
+    ) -> EditRecord:
         number = next(numbers)
         codebook = registry.get_codebook(book)
         edit = registry.submit(book, EditSpec(prompt=f"prompt {number}", target=f"target {number}"))
         (claim,) = registry.claim("worker", lease_s=30, fingerprint=codebook.fingerprint)
         assert claim.edit.edit_id == edit.edit_id
-        publication = Publication(artifact=f"{number:064x}", base_revision=codebook.revision, supersedes=supersedes)
+        publication = Publication(
+            artifact=f"{number:064x}", base_revision=codebook.revision, supersedes=supersedes, threshold=threshold
+        )
         (edit,) = registry.publish([(claim, publication)])
         return edit
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from horen_vllm.errors import FailedPrecondition, NotFound
+from horen_vllm.errors import FailedPrecondition, InvalidArgument, NotFound
 from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import Claim, EditRecord, EditSpec, EditState, Publication, RevisionKind
 from horen_vllm.registry.ports import Registry
@@ -45,7 +45,7 @@ def changed(batch: Batch, at: int, **fields: object) -> Batch:
 def refused(registry: Registry, book: CodebookName, batch: Batch) -> str:
     """Publish what must be refused; return the code after checking that nothing was written."""
     before = registry.list_edits(book), registry.get_codebook(book), registry.entries(book)
-    with pytest.raises((FailedPrecondition, NotFound)) as caught:
+    with pytest.raises((FailedPrecondition, InvalidArgument, NotFound)) as caught:
         registry.publish(batch)
     assert (registry.list_edits(book), registry.get_codebook(book), registry.entries(book)) == before
     assert len(registry.list_revisions(book)) == before[1].revision
@@ -99,6 +99,21 @@ def test_a_publication_may_name_edits_before_it_in_the_batch(
     assert registry.delta(book, 2).removed == (old,)
     registry.rollback(book, 3)
     assert [entry.edit_id for entry in registry.entries(book)] == [old, first]
+
+
+def test_each_revision_of_a_batch_has_its_own_threshold(registry: Registry, book: CodebookName, batch: Batch) -> None:
+    batch = changed(changed(batch, 0, threshold=0.1 + 0.2), 2, threshold=-1.0)
+    registry.publish(batch)
+    thresholds = [revision.threshold for revision in registry.list_revisions(book, after=1)]
+    assert thresholds == [0.85, 0.1 + 0.2, 0.1 + 0.2, -1.0]
+    assert registry.get_codebook(book).parameters.threshold == -1.0
+
+
+@pytest.mark.parametrize("threshold", [1.5, float("nan")])
+def test_a_threshold_that_is_no_cosine_keeps_the_whole_batch_back(
+    registry: Registry, book: CodebookName, batch: Batch, threshold: float
+) -> None:
+    assert refused(registry, book, changed(batch, 2, threshold=threshold)) == "invalid_parameter"
 
 
 def test_one_edit_is_superseded_once_in_a_batch(registry: Registry, book: CodebookName, batch: Batch) -> None:

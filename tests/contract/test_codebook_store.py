@@ -1,6 +1,7 @@
 """Contract of `ports.CodebookStore`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -10,6 +11,8 @@ from horen_vllm.errors import AlreadyExists, NotFound
 from horen_vllm.ids import CodebookName, EditId, TenantId
 from horen_vllm.registry.models import CodebookRecord, EditRecord, EditSpec, EntryRef, RevisionKind
 from horen_vllm.registry.ports import Registry
+
+from .conftest import PARAMETERS
 
 Create = Callable[..., CodebookName]
 Publish = Callable[..., EditRecord]
@@ -39,7 +42,8 @@ def test_a_new_codebook_is_empty_at_revision_1(registry: Registry, now: Callable
     assert registry.get_codebook(name) == expected
     assert registry.get_codebook(name).created_at.tzinfo is UTC
     assert list(registry.entries(name)) == []
-    assert [(r.number, r.kind) for r in registry.list_revisions(name)] == [(1, RevisionKind.CREATE)]
+    (first,) = registry.list_revisions(name)
+    assert (first.number, first.kind, first.threshold) == (1, RevisionKind.CREATE, 0.1 + 0.2)
 
 
 def test_a_name_is_taken_once_for_each_tenant(registry: Registry, create: Create) -> None:
@@ -139,6 +143,38 @@ def test_rollback_to_the_current_revision_makes_a_new_one(
     assert registry.rollback(book, 2).number == 3
     assert entry_ids(registry, book) == [edit.edit_id]
     assert registry.delta(book, 2).added == ()
+
+
+def test_a_publication_sets_the_threshold_of_its_revision_and_the_later_ones(
+    registry: Registry, book: CodebookName, publish: Publish
+) -> None:
+    publish(book)
+    publish(book, threshold=0.1 + 0.2)
+    publish(book)
+    assert [revision.threshold for revision in registry.list_revisions(book)] == [0.85, 0.85, 0.1 + 0.2, 0.1 + 0.2]
+    assert registry.get_codebook(book).parameters == replace(PARAMETERS, threshold=0.1 + 0.2)
+    assert registry.list_codebooks() == [registry.get_codebook(book)]
+
+
+def test_rollback_brings_the_old_threshold_back(registry: Registry, book: CodebookName, publish: Publish) -> None:
+    edit = publish(book, threshold=1 / 3)
+    publish(book, supersedes=(edit.edit_id,), threshold=2 / 3)
+    assert registry.rollback(book, 2).threshold == 1 / 3
+    assert registry.get_codebook(book).parameters.threshold == 1 / 3
+    assert registry.rollback(book, 3).threshold == 2 / 3
+    assert registry.rollback(book, 1).threshold == PARAMETERS.threshold
+    assert [it.threshold for it in registry.list_revisions(book)] == [0.85, 1 / 3, 2 / 3, 1 / 3, 2 / 3, 0.85]
+
+
+def test_a_delta_brings_the_threshold_also_without_entries(
+    registry: Registry, book: CodebookName, publish: Publish
+) -> None:
+    first = publish(book, threshold=0.5)
+    publish(book, supersedes=(first.edit_id,), threshold=0.25)
+    registry.rollback(book, 2)
+    delta = registry.delta(book, 2)
+    assert (delta.added, delta.removed, delta.codebook.parameters.threshold) == ((), (), 0.5)
+    assert registry.delta(book, 3).codebook.parameters.threshold == 0.5
 
 
 def test_delta_tells_what_changed(registry: Registry, book: CodebookName, publish: Publish) -> None:

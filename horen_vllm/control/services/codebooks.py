@@ -1,18 +1,17 @@
-"""CodebookService: make, read, follow and roll back codebooks."""
+"""CodebookService: make, read, follow and roll back codebooks; read calibrations."""
 # ruff: noqa: N802 - the protocol names the methods.
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
-from horen_vllm.control import convert, limits, names, paging
+from horen_vllm.control import convert, convert_calibrations, limits, names, paging
 from horen_vllm.control._pb.horen.v1 import codebooks_pb2, codebooks_pb2_grpc
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.messages import CodebookView
+from horen_vllm.control.parameters import chosen_parameters
 from horen_vllm.control.settings import ControlSettings
 from horen_vllm.control.views import Views
-from horen_vllm.core.presets import MethodParameters, preset_parameters
 from horen_vllm.ids import CodebookName, parse_name
 from horen_vllm.registry.ports import Registry
 
@@ -64,7 +63,7 @@ class CodebookService(codebooks_pb2_grpc.CodebookServiceServicer):
     async def RollbackCodebook(
         self, request: codebooks_pb2.RollbackCodebookRequest, _context: Any
     ) -> codebooks_pb2.Revision:
-        """Make a new revision with the entries of an earlier one."""
+        """Make a new revision with the entries and the threshold of an earlier one."""
         return await self._backend.call(partial(self._rollback, request))
 
     async def WatchCodebook(
@@ -78,6 +77,20 @@ class CodebookService(codebooks_pb2_grpc.CodebookServiceServicer):
                 sent = view
                 yield convert.codebook_to_proto(view)
 
+    async def GetCalibration(
+        self, request: codebooks_pb2.GetCalibrationRequest, _context: Any
+    ) -> codebooks_pb2.Calibration:
+        """Return one calibration of this control plane's base model."""
+        version = names.requested_calibration(request.name)
+        read = partial(self._registry.calibration, self._settings.fingerprint, version)
+        return convert_calibrations.calibration_to_proto(await self._backend.call(read))
+
+    async def ListCalibrations(
+        self, request: codebooks_pb2.ListCalibrationsRequest, _context: Any
+    ) -> codebooks_pb2.ListCalibrationsResponse:
+        """Return a page of the calibrations of this control plane's base model."""
+        return await self._backend.call(partial(self._list_calibrations, request))
+
     def _create(self, request: codebooks_pb2.CreateCodebookRequest) -> codebooks_pb2.Codebook:
         tenant = names.requested_tenant(request.parent)
         name = CodebookName(tenant, parse_name(request.codebook_id[: limits.MAX_NAME], "codebook"))
@@ -88,7 +101,7 @@ class CodebookService(codebooks_pb2_grpc.CodebookServiceServicer):
             model=settings.model,
             fingerprint=settings.fingerprint,
             site=settings.site,
-            parameters=_parameters(request, settings.model),
+            parameters=chosen_parameters(request, settings, self._registry),
         )
         return convert.codebook_to_proto(self._views.codebook(name))
 
@@ -114,27 +127,18 @@ class CodebookService(codebooks_pb2_grpc.CodebookServiceServicer):
             next_page_token=token,
         )
 
+    def _list_calibrations(
+        self, request: codebooks_pb2.ListCalibrationsRequest
+    ) -> codebooks_pb2.ListCalibrationsResponse:
+        size = limits.check_page_size(request.page_size)
+        after = paging.decode_number(request.page_token)
+        later = [it for it in self._registry.list_calibrations(self._settings.fingerprint) if it.version > after]
+        token = paging.encode_token(str(later[size - 1].version)) if len(later) > size else ""
+        return codebooks_pb2.ListCalibrationsResponse(
+            calibrations=map(convert_calibrations.calibration_to_proto, later[:size]), next_page_token=token
+        )
+
     def _rollback(self, request: codebooks_pb2.RollbackCodebookRequest) -> codebooks_pb2.Revision:
         name = names.requested_codebook(request.name)
         record = self._registry.rollback(name, limits.check_revision(request.to_revision))
         return convert.revision_to_proto(self._views.revisions(name, [record])[0])
-
-
-def _parameters(request: codebooks_pb2.CreateCodebookRequest, model: str) -> MethodParameters:
-    threshold = limits.check_threshold(request.threshold) if request.HasField("threshold") else None
-    parameters = preset_parameters(limits.check_preset(request.preset), model, threshold)
-    mode = convert.value_mode_from_proto(request.value_mode)
-    given: dict[str, Any] = {} if mode is None else {"value_mode": mode}
-    given |= {name: check(getattr(request, name)) for name, check in _OVERRIDES.items() if request.HasField(name)}
-    return replace(parameters, **given)
-
-
-_OVERRIDES: Final[dict[str, Callable[[Any], Any]]] = {
-    "window_ratio": limits.check_window_ratio,
-    "rank": limits.check_rank,
-    "max_value_rows": limits.check_value_rows,
-    "train_end": bool,
-    "chat": bool,
-    "prefixes": limits.check_prefixes,
-}
-"""Optional fields of the request that replace the method parameter of the same name, and what checks them."""

@@ -3,17 +3,19 @@
 Knows artifacts and keys; does not know the registry's store, the model or how values are trained.
 """
 
-import hashlib
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 
 from horen_vllm.artifact import EntryArtifact, KeyContext
 from horen_vllm.core.admission import Existing
-from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.arena import NOBODY, KeyArena
+from horen_vllm.editor.codebook.balls import Splits
+from horen_vllm.editor.codebook.context_names import context_name
+from horen_vllm.editor.codebook.false_fires import false_fires_of
+from horen_vllm.editor.codebook.subjects import SubjectField
+from horen_vllm.editor.keying import Keying
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef
 
@@ -56,18 +58,40 @@ class EditorCodebook:
 
     Parameters
     ----------
-    parameters
-        The codebook's method parameters.
-    d_in
+    keying
+        How the codebook makes queries.
+    width
         Width of its keys.
     load
         Reads an entry's artifact; called by `entry` and `context`, and its errors are theirs.
+    background
+        [B, width] queries that the threshold follows; None: it is fixed.
+    subjects
+        Takes the entries with anchors; None where the codebook has no anchors.
     """
 
-    def __init__(self, parameters: MethodParameters, d_in: int, load: Load) -> None:
-        self.parameters = parameters
-        self.arena = KeyArena(d_in)
+    def __init__(
+        self,
+        keying: Keying,
+        width: int,
+        load: Load,
+        *,
+        background: torch.Tensor | None = None,
+        subjects: SubjectField | None = None,
+    ) -> None:
+        self.keying = keying
+        self.parameters = parameters = keying.parameters
+        self.arena = KeyArena(width)
+        """The keys of the entries without anchors."""
+        self.subjects = subjects
+        self.false_fires = None
+        if background is not None and parameters.false_fire_rate is not None:
+            self.false_fires = false_fires_of(background, parameters, self.arena)
         self._load = load
+        self.floors: dict[int, float] = {}
+        """Scores up to which entries without anchors do not fire, by sequence number."""
+        self.balls: dict[int, tuple[float, Splits]] = {}
+        """Radius of each entry of a GRACE codebook, and the radii that it cuts, by sequence number."""
         self._revision = 0
         self._held: dict[int, _Held] = {}
         self._existing: dict[int, Existing] = {}
@@ -103,7 +127,7 @@ class EditorCodebook:
         return self._held[sequence].ref.edit_id
 
     def rows(self, sequence: int) -> tuple[int, ...]:
-        """Return the arena rows of an entry's keys, in order."""
+        """Return the arena rows of an entry's keys, in order; none for one with anchors."""
         return self._held[sequence].rows
 
     def entry(self, edit_id: EditId) -> Entry:
@@ -129,13 +153,23 @@ class EditorCodebook:
             return None
         return self.entry(held.ref.edit_id).artifact.manifest.contexts[held.rows.index(row)]
 
-    def key_of(self, prompt_ids: Sequence[int], span: tuple[int, int]) -> torch.Tensor | None:
-        """Return the key [d_in] that the newest entry with this very context has; None if none says it has it."""
-        row = self._contexts.get(context_name(prompt_ids, span))
-        return None if row is None else self.arena.keys[row]
+    def key_of(self, context: KeyContext) -> torch.Tensor | None:
+        """Return the key [width] that the newest entry with this very context has; None if none says it has it."""
+        row = self._contexts.get(context_name(context))
+        if row is not None:
+            return self.arena.keys[row]
+        return None if self.subjects is None else self.subjects.key_of(context)
 
-    def update(self, revision: int, added: Iterable[Entry], removed: Iterable[EditId]) -> None:
-        """Apply a registry delta; entries that are there already, and removals of what is not, change nothing.
+    def update(
+        self,
+        revision: int,
+        added: Iterable[Entry],
+        removed: Iterable[EditId],
+        threshold: float | None = None,
+    ) -> None:
+        """Apply a registry delta, and the threshold of its revision (None: as it was).
+
+        Entries that are there already, and removals of what is not, change nothing.
 
         Call it when every entry that `add` brought has its file stored. A large delta may be given in parts, and
         `added` may be a generator, so that not all artifacts are in memory at once.
@@ -153,10 +187,11 @@ class EditorCodebook:
         self._fresh.clear()
         if self.arena.sparse:
             self._compact()
+        self._set_threshold(threshold)
         self._revision = revision
 
-    def add(self, entry: Entry, supersedes: Iterable[EditId] = ()) -> None:
-        """Make the next revision: with a new entry, and without those that it replaces.
+    def add(self, entry: Entry, supersedes: Iterable[EditId] = (), threshold: float | None = None) -> None:
+        """Make the next revision: with a new entry, without those that it replaces, at a threshold (None: as it was).
 
         Raises
         ------
@@ -167,7 +202,12 @@ class EditorCodebook:
             self._remove(self._sequences[edit_id])
         self._put(entry)
         self._fresh[entry.ref.edit_id] = entry
+        self._set_threshold(threshold)
         self._revision += 1
+
+    def _set_threshold(self, threshold: float | None) -> None:
+        if threshold is not None:
+            self.parameters = replace(self.parameters, threshold=threshold)
 
     def _put(self, entry: Entry) -> None:
         ref, artifact = entry.ref, entry.artifact
@@ -175,17 +215,30 @@ class EditorCodebook:
             if self._held[self._sequences[ref.edit_id]].ref == ref:
                 return
             self._remove(self._sequences[ref.edit_id])
-        rows = self.arena.hold(artifact.keys, ref.sequence)
-        names = tuple(context_name(context.prompt_ids, context.span) for context in artifact.manifest.contexts)
+        names = tuple(map(context_name, artifact.manifest.contexts))
+        rows = self._hold(ref.sequence, artifact)
         self._held[ref.sequence] = _Held(ref, rows, names)
         self._sequences[ref.edit_id] = ref.sequence
         self._existing[ref.sequence] = existing = entry.as_existing()
         others = self.same_prompt(existing.normalised_prompt)
         self._prompts[existing.normalised_prompt] = tuple(sorted((*others, ref.sequence)))
-        for name, row in zip(names, rows, strict=bool(names)):
+        for name, row in zip(names, rows, strict=bool(names and rows)):
             known = self._contexts.setdefault(name, row)
             if self.arena.owners[known] <= ref.sequence:
                 self._contexts[name] = row
+
+    def _hold(self, sequence: int, artifact: EntryArtifact) -> tuple[int, ...]:
+        """Put an entry's keys where they compete; return their rows in the arena, if that is there."""
+        if self.subjects is not None and self.subjects.add(sequence, artifact):
+            return ()
+        if artifact.manifest.radius is not None:
+            self.balls[sequence] = artifact.manifest.radius, artifact.manifest.splits
+        if artifact.manifest.floor is not None:
+            self.floors[sequence] = artifact.manifest.floor
+        rows = self.arena.hold(artifact.keys, sequence)
+        if self.false_fires is not None:
+            self.false_fires.hold(rows)
+        return rows
 
     def _remove(self, sequence: int) -> None:
         held, existing = self._held.pop(sequence), self._existing.pop(sequence)
@@ -194,7 +247,13 @@ class EditorCodebook:
         others = tuple(other for other in self._prompts.pop(existing.normalised_prompt) if other != sequence)
         if others:
             self._prompts[existing.normalised_prompt] = others
+        if self.subjects is not None:
+            self.subjects.remove(sequence)
+        self.floors.pop(sequence, None)
+        self.balls.pop(sequence, None)
         self.arena.release(held.rows, sequence)
+        if self.false_fires is not None:
+            self.false_fires.release(held.rows)
         for name in held.contexts:
             row = self._contexts.get(name)
             if row is not None and self.arena.owners[row] == NOBODY:
@@ -202,12 +261,9 @@ class EditorCodebook:
 
     def _compact(self) -> None:
         moved = self.arena.compact()
+        if self.false_fires is not None:
+            self.false_fires.move(moved)
         # The last holder of a row may not say what its contexts are, so a name can outlive its row until here.
         self._contexts = {name: moved[row] for name, row in self._contexts.items() if moved[row] != NOBODY}
         for held in self._held.values():
             held.rows = tuple(moved[row] for row in held.rows)
-
-
-def context_name(prompt_ids: Sequence[int], span: tuple[int, int]) -> bytes:
-    """Return a hash that names a context: a prompt and its query span."""
-    return hashlib.blake2b(array("q", (*span, *prompt_ids)).tobytes(), digest_size=16).digest()

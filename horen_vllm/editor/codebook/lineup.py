@@ -3,8 +3,8 @@
 Shapes: B queries, N keys, D width, X keys that only the new edit has.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -42,10 +42,14 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Keys [N, D] and the sequence number of the entry that each belongs to [N]."""
+    """Keys [N, D] and the sequence number of the entry that each belongs to [N].
+
+    Some entries have a floor, a score up to which they do not fire whatever the threshold.
+    """
 
     keys: torch.Tensor
     owners: torch.Tensor
+    floors: Mapping[int, float]
 
     def rule(self, queries_BD: torch.Tensor, parameters: MethodParameters) -> Ruling:
         """Route queries [B, D] as `core.match` does, but with ties as wide as `TIE_MARGIN`."""
@@ -72,8 +76,11 @@ class Field:
         tied_BN = scores_BN >= score_B[:, None] - TIE_MARGIN
         ruling.best.extend(torch.where(tied_BN, self.owners, NOBODY).amax(dim=1).tolist())
         tied_BN &= scores_BN > parameters.threshold
-        ruling.entry.extend(torch.where(tied_BN, self.owners, NOBODY).amax(dim=1).tolist())
-        ruling.score.extend(score_B.tolist())
+        entries = torch.where(tied_BN, self.owners, NOBODY).amax(dim=1).tolist()
+        scores = score_B.tolist()
+        silent = [score <= self.floors.get(entry, -torch.inf) for entry, score in zip(entries, scores, strict=True)]
+        ruling.entry.extend(NOBODY if kept else entry for entry, kept in zip(entries, silent, strict=True))
+        ruling.score.extend(scores)
 
 
 class Lineup:
@@ -91,6 +98,8 @@ class Lineup:
         Entries that it replaces and the rows of their keys.
     near
         Rows that can matter, in any order and repeated; None for all. What the edit touches itself need not be named.
+    floors
+        Of the entries that have one.
     """
 
     def __init__(
@@ -100,7 +109,9 @@ class Lineup:
         sequence: int,
         supersedes: dict[int, tuple[int, ...]],
         near: torch.Tensor | None,
+        floors: Mapping[int, float] | None = None,
     ) -> None:
+        self._floors = floors or {}
         places = {key.numpy().tobytes(): (arena.row(key), key) for key in keys}
         shared = [row for row, _ in places.values() if row is not None]
         left = [row for rows in supersedes.values() for row in rows]
@@ -118,18 +129,24 @@ class Lineup:
     @cached_property
     def now(self) -> Field:
         """The codebook as it is."""
-        return _field(self._keys, self._now)
+        return self._field(self._keys, self._now)
 
     @cached_property
     def then(self) -> Field:
         """The codebook with the new edit and without what it supersedes."""
         owners = self.without.clone()
         owners[self._shared] = owners[self._shared].clamp_min(self._sequence)
+        held = self._field(self._keys, owners)
         if not self._extra:
-            return _field(self._keys, owners)
-        held = _field(self._keys, owners)
+            return held
         keys = torch.cat([held.keys, torch.stack(self._extra)])
-        return Field(keys, torch.cat([held.owners, _index([self._sequence] * len(self._extra))]))
+        return replace(held, keys=keys, owners=torch.cat([held.owners, _index([self._sequence] * len(self._extra))]))
+
+    def _field(self, keys: torch.Tensor, owners: torch.Tensor) -> Field:
+        held = owners != NOBODY
+        if held.all():
+            return Field(keys, owners, self._floors)
+        return Field(keys[held], owners[held], self._floors)
 
     def keys(self, index: torch.Tensor) -> torch.Tensor:
         """Return the keys at some places of `rows`."""
@@ -138,11 +155,6 @@ class Lineup:
     def closeness(self, queries_BD: torch.Tensor) -> torch.Tensor:
         """Return each row's highest cosine with any of the queries, [N]."""
         return (self._keys @ queries_BD.T).amax(dim=1)
-
-
-def _field(keys: torch.Tensor, owners: torch.Tensor) -> Field:
-    held = owners != NOBODY
-    return Field(keys, owners) if held.all() else Field(keys[held], owners[held])
 
 
 def _index(numbers: Sequence[int]) -> torch.Tensor:

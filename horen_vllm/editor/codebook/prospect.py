@@ -10,7 +10,10 @@ import torch
 
 from horen_vllm.artifact import KeyContext
 from horen_vllm.core.admission import AdmissionKind
-from horen_vllm.editor.codebook.book import EditorCodebook, context_name
+from horen_vllm.core.anchors import Anchor
+from horen_vllm.editor.codebook.balls import Ball
+from horen_vllm.editor.codebook.book import EditorCodebook
+from horen_vllm.editor.codebook.context_names import context_name
 from horen_vllm.editor.contexts import EditContext
 from horen_vllm.ids import EditId
 
@@ -27,11 +30,13 @@ class Prospect:
     contexts: tuple[EditContext, ...]
     """Its own contexts, at least one."""
     keys: torch.Tensor
-    """[contexts, d_in] float32, unit rows: the query of each context, before refinement."""
+    """[contexts, width] float32, unit rows: the query of each context, before refinement."""
     foreign: tuple[EditContext, ...] = ()
     """The must-not-fire prompts in all forms."""
     foreign_queries: torch.Tensor
-    """[foreign, d_in] float32, unit rows."""
+    """[foreign, width] float32, unit rows."""
+    anchors: tuple[Anchor, ...] = ()
+    """Names of its subject, one of which must occur where it fires; empty: it fires without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,12 @@ class Verdict:
     """Edits with another target into whose basin one of its contexts falls."""
     captured: tuple[Captured, ...] = ()
     """Earlier contexts in which its value will be used; it must give the target there, too."""
+    threshold: float | None = None
+    """The codebook's threshold once the edit is in it; None: as it is."""
+    floor: float | None = None
+    """Score up to which the new entry must not fire, whatever the threshold."""
+    ball: Ball | None = None
+    """Key and radius of the new entry of a GRACE codebook; None in all others."""
 
 
 def canonical(book: EditorCodebook, prospects: Sequence[Prospect]) -> tuple[Prospect, ...]:
@@ -79,6 +90,6 @@ def canonical(book: EditorCodebook, prospects: Sequence[Prospect]) -> tuple[Pros
 def _key(
     book: EditorCodebook, seen: dict[bytes, torch.Tensor], context: EditContext, key: torch.Tensor
 ) -> torch.Tensor:
-    known = book.key_of(context.prompt_ids, context.span)
-    first = seen.setdefault(context_name(context.prompt_ids, context.span), key)
+    known = book.key_of(context.as_key_context())
+    first = seen.setdefault(context_name(context.as_key_context()), key)
     return first if known is None else known

@@ -4,13 +4,14 @@ Knows one edit and the line-up of keys that it competes with; every failure is a
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.arena import NOBODY
 from horen_vllm.editor.codebook.book import EditorCodebook
+from horen_vllm.editor.codebook.false_fires import HIGHEST
 from horen_vllm.editor.codebook.lineup import TIE_MARGIN, Lineup, Ruling
 from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.contexts import EditContext
@@ -24,26 +25,49 @@ class Trial:
     book: EditorCodebook
     prospect: Prospect
     lineup: Lineup
+    threshold: float
+    """The codebook's once the edit is in it."""
+
+    @property
+    def _then(self) -> MethodParameters:
+        return replace(self.book.parameters, threshold=self.threshold)
 
     def basins(self) -> tuple[int, ...]:
         """Return the entries that the edit's contexts match now, in the contexts' order."""
         ruling = self.lineup.now.rule(self.prospect.keys, self.book.parameters)
         return tuple(dict.fromkeys(entry for entry in ruling.entry if entry != NOBODY))
 
-    def check_routing(self) -> None:
+    def check_routing(self) -> float | None:
         """Refuse an edit whose prompts would not go where they must, once it is in the codebook.
+
+        Where the threshold follows the codebook, must-not-fire prompts are kept silent by a floor of the entry's own,
+        which is returned.
 
         Raises
         ------
         EditFailed
             ``key_not_matched``, when one of its own contexts would not reach it; ``must_not_fire_fires``, when a
-            must-not-fire prompt would.
+            must-not-fire prompt would, and could not be kept from it.
         """
         # One pass for both: with refinement it reads every key of the codebook.
         queries = torch.cat([self.prospect.keys, self.prospect.foreign_queries])
-        ruling = self.lineup.then.rule(queries, self.book.parameters)
+        ruling = self.lineup.then.rule(queries, self._then)
         self._check_own(ruling)
-        self._check_foreign(ruling, len(self.prospect.contexts), self.prospect.sequence)
+        if self.book.false_fires is None:
+            self._check_foreign(ruling, len(self.prospect.contexts), self.prospect.sequence)
+            return None
+        return self._floor(ruling, len(self.prospect.contexts))
+
+    def _floor(self, ruling: Ruling, first: int) -> float | None:
+        """Return the score up to which the edit may not fire: its own, for the threshold may come down."""
+        floor = None
+        for index, context in enumerate(self.prospect.foreign, start=first):
+            if ruling.best[index] == self.prospect.sequence:
+                if ruling.score[index] >= HIGHEST:
+                    message = f"{named(context)} must not fire, but scores as much as the edit's own prompts."
+                    raise EditFailed(message, code="must_not_fire_fires")
+                floor = max(ruling.score[index], -1.0 if floor is None else floor)
+        return floor
 
     def check_silent(self, entry: int) -> None:
         """Refuse an edit that says what `entry` says already, if one of its must-not-fire prompts reaches that one.
@@ -56,12 +80,12 @@ class Trial:
         self._check_foreign(self.lineup.now.rule(self.prospect.foreign_queries, self.book.parameters), 0, entry)
 
     def _check_own(self, ruling: Ruling) -> None:
-        prospect, threshold = self.prospect, self.book.parameters.threshold
+        prospect, threshold = self.prospect, self.threshold
         for index, context in enumerate(prospect.contexts):
             if ruling.entry[index] != prospect.sequence:
                 whose = "" if ruling.best[index] == prospect.sequence else " with another entry"
                 message = (
-                    f"{_named(context)} does not reach its own key: best score {ruling.score[index]:.4f}{whose}, "
+                    f"{named(context)} does not reach its own key: best score {ruling.score[index]:.4f}{whose}, "
                     f"threshold {threshold:.4f}."
                 )
                 raise EditFailed(message, code="key_not_matched")
@@ -71,8 +95,7 @@ class Trial:
         for index, context in enumerate(self.prospect.foreign, start=first):
             if ruling.entry[index] == entry:
                 message = (
-                    f"{_named(context)} must not fire, but scores {ruling.score[index]:.4f} "
-                    f"(threshold {threshold:.4f})."
+                    f"{named(context)} must not fire, but scores {ruling.score[index]:.4f} (threshold {threshold:.4f})."
                 )
                 raise EditFailed(message, code="must_not_fire_fires")
 
@@ -87,7 +110,7 @@ class Trial:
         touched = self._touched()
         queries = self.lineup.keys(touched)
         before = self.lineup.now.rule(queries, self.book.parameters)
-        after = self.lineup.then.rule(queries, self.book.parameters)
+        after = self.lineup.then.rule(queries, self._then)
         rows = self.lineup.rows[touched].tolist()
         owners = self.lineup.without[touched].tolist()
         places = [(owner, self.book.rows(owner).index(row)) for owner, row in zip(owners, rows, strict=True)]
@@ -106,7 +129,7 @@ class Trial:
         earlier = self.lineup.without != NOBODY
         turn = largest_turn(self.book.parameters)
         # A key's own score is at least cos(turn), so below that no key of an earlier entry can fall silent.
-        if not self.book.parameters.steps or self.book.parameters.threshold < math.cos(turn) - TIE_MARGIN:
+        if not self.book.parameters.steps or self.threshold < math.cos(turn) - TIE_MARGIN:
             earlier &= self.lineup.closeness(self.prospect.keys) >= reach(turn)
         return earlier.nonzero()[:, 0]
 
@@ -121,8 +144,7 @@ class Trial:
     def _silencing(self, owner: int, before: float, after: float) -> EditFailed:
         message = (
             f"a prompt of the earlier edit {self.book.edit_id(owner)} would no longer be answered as it is: "
-            f"its best score is {before:.4f} now and {after:.4f} with this edit, threshold "
-            f"{self.book.parameters.threshold:.4f}."
+            f"its best score is {before:.4f} now and {after:.4f} with this edit, threshold {self.threshold:.4f}."
         )
         return EditFailed(message, code="earlier_entry_silenced")
 
@@ -144,5 +166,6 @@ def reach(turn: float) -> float:
     return math.cos(min(math.pi, turn + farthest)) - TIE_MARGIN
 
 
-def _named(context: EditContext) -> str:
+def named(context: EditContext) -> str:
+    """Return a context as a sentence speaks of it."""
     return f"the {context.form} form of {quoted(context.text)}"

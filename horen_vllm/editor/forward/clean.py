@@ -1,6 +1,6 @@
 """The clean pass: one forward pass of prompts and their answers without any value.
 
-It gives the queries, and everything that stays the same while values are trained (`editor.forward.tail`).
+It gives what queries are made of, and everything that stays the same while values are trained (`editor.forward.tail`).
 Shapes: R rows, S padded length, L answer positions, D width of the site's input, H width of its output.
 """
 
@@ -11,13 +11,14 @@ from typing import Any, Final
 import torch
 from transformers import DynamicCache
 
+from horen_vllm.artifact import KeyContext
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.query import query_window
-from horen_vllm.core.routing import unit_queries
 from horen_vllm.editor.contexts import EditContext
 from horen_vllm.editor.failure import EditFailed
 from horen_vllm.editor.forward.capture import captured_inputs, captured_outputs
 from horen_vllm.editor.forward.tail import Prefix, Tail, TailBatch, stack_rows, tail_of
+from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.loading.ranks import Ranks
 from horen_vllm.editor.memory import MemoryLimit
@@ -26,8 +27,8 @@ _PADDING: Final = 0
 """Any token will do: the models are causal, so what stands behind a row's end cannot reach it."""
 _PADDED: Final = 1.2
 """Longest row of a pass by its shortest: what is padded is computed for nothing, and a pass has its own overhead."""
-_QUERY_BYTES: Final = 64 * 2**20
-"""Memory for queries alone, where the caller sets no limit."""
+_MEAN_BYTES: Final = 64 * 2**20
+"""Memory for means alone, where the caller sets no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Passage:
     """Query span: half-open range of `prompt_ids`."""
     labels: tuple[int, ...] = ()
     """Token that each answer position predicts; empty where only the query is wanted."""
+    masked: tuple[tuple[int, int], ...] = ()
+    """Ranges of `prompt_ids` that are left out of the query window."""
 
     @property
     def fed(self) -> tuple[int, ...]:
@@ -50,8 +53,8 @@ class Passage:
 class CleanRow:
     """What the clean pass keeps of one passage."""
 
-    query: torch.Tensor
-    """[D] float32 on the CPU: the unit query before refinement (section 2.2)."""
+    mean: torch.Tensor
+    """[D] float32 on the CPU: the average of the site's inputs over the query window (section 2.2)."""
     residual: torch.Tensor
     """[L, H] in the model's dtype: the residual stream beside the site."""
     site_output: torch.Tensor
@@ -60,12 +63,12 @@ class CleanRow:
     """[L] int64."""
     prefix: Prefix
     finite: bool
-    """Whether the query and everything else that is kept is finite."""
+    """Whether the mean and everything else that is kept is finite."""
 
 
-def passages(contexts: Sequence[EditContext], labels: tuple[int, ...] = ()) -> list[Passage]:
+def passages(contexts: Sequence[EditContext | KeyContext], labels: tuple[int, ...] = ()) -> list[Passage]:
     """Return each context's prompt with the same labels behind it."""
-    return [Passage(context.prompt_ids, context.span, labels) for context in contexts]
+    return [Passage(context.prompt_ids, context.span, labels, context.masked) for context in contexts]
 
 
 def clean_pass(
@@ -113,31 +116,33 @@ def _clean(editable: EditableModel, tail: Tail, rows: Sequence[Passage], ratio: 
         captured_inputs(tail.residual_norm) as sums,
     ):
         tail.decoder(input_ids=input_ids, past_key_values=cache, use_cache=True)
-    queries = _queries(inputs[0], rows, ratio, editable.ranks)
-    captured = zip(rows, queries, sums[0], outputs[0], strict=True)
+    means = _means(inputs[0], rows, ratio, editable.ranks)
+    captured = zip(rows, means, sums[0], outputs[0], strict=True)
     kept = [
-        _kept(row, query, residual, output, cache.of_row(number))
-        for number, (row, query, residual, output) in enumerate(captured)
+        _kept(row, mean, residual, output, cache.of_row(number))
+        for number, (row, mean, residual, output) in enumerate(captured)
     ]
     finite = torch.tensor([row.finite for row in kept])
     editable.ranks.share(finite)
     return [replace(row, finite=whole) for row, whole in zip(kept, finite.tolist(), strict=True)]
 
 
-def _queries(inputs_RSD: torch.Tensor, rows: Sequence[Passage], ratio: float, ranks: Ranks) -> torch.Tensor:
+def _means(inputs_RSD: torch.Tensor, rows: Sequence[Passage], ratio: float, ranks: Ranks) -> torch.Tensor:
     weights_RS = torch.zeros(inputs_RSD.shape[:2], device=inputs_RSD.device)
     for number, row in enumerate(rows):
         first, last = row.span
         start, stop = query_window(last - first, ratio)
         weights_RS[number, first + start : first + stop] = 1.0
-    # Each rank has some columns of the site's input; the sum of a column is its own affair.
-    sums_RD = ranks.joined(torch.bmm(weights_RS[:, None], inputs_RSD.float())[:, 0])
-    return unit_queries(sums_RD, weights_RS.sum(dim=1)).cpu()
+        for left, right in row.masked:
+            weights_RS[number, left:right] = 0.0
+    # Each rank has some columns of the site's input; the mean of a column is its own affair.
+    sums_RD = torch.bmm(weights_RS[:, None], inputs_RSD.float())[:, 0]
+    return ranks.joined(sums_RD / weights_RS.sum(dim=1, keepdim=True)).cpu()
 
 
 def _kept(
     row: Passage,
-    query: torch.Tensor,
+    mean: torch.Tensor,
     residual_SH: torch.Tensor,
     output_SH: torch.Tensor,
     pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
@@ -146,9 +151,9 @@ def _kept(
     stop = start + len(row.labels)
     prefix = Prefix(tuple((keys[:, :start].clone(), values[:, :start].clone()) for keys, values in pairs), start)
     residual, output = residual_SH[start:stop].clone(), output_SH[start:stop].clone()
-    tensors = [query, residual, output, *(states for pair in prefix.pairs for states in pair)]
+    tensors = [mean, residual, output, *(states for pair in prefix.pairs for states in pair)]
     finite = all(bool(tensor.isfinite().all()) for tensor in tensors)
-    return CleanRow(query, residual, output, torch.tensor(row.labels, device=output.device), prefix, finite)
+    return CleanRow(mean, residual, output, torch.tensor(row.labels, device=output.device), prefix, finite)
 
 
 class _TailCache(DynamicCache):
@@ -184,21 +189,32 @@ def _head_dim(config: Any) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def queries(
+def means(
     editable: EditableModel,
-    contexts: Sequence[EditContext],
+    contexts: Sequence[EditContext | KeyContext],
     parameters: MethodParameters,
     memory: MemoryLimit | None = None,
 ) -> torch.Tensor:
-    """Return the unit query of each context before refinement, [len(contexts), d_in] float32 on the CPU (section 2.2).
+    """Return the averaged site inputs of each context's query window, [len(contexts), d_in] float32 on the CPU.
 
     Raises
     ------
     EditFailed
         ``out_of_memory``, when a single context does not fit.
     """
-    rows = clean_pass(editable, passages(contexts), parameters, memory or MemoryLimit(_QUERY_BYTES, editable.ranks))
+    rows = clean_pass(editable, passages(contexts), parameters, memory or MemoryLimit(_MEAN_BYTES, editable.ranks))
     if any(row is None for row in rows):
         message = "a single prompt does not fit into memory."
         raise EditFailed(message, code="out_of_memory")
-    return torch.stack([row.query for row in rows if row is not None]) if rows else torch.empty(0, editable.d_in)
+    return torch.stack([row.mean for row in rows if row is not None]) if rows else torch.empty(0, editable.d_in)
+
+
+def queries(
+    editable: EditableModel,
+    contexts: Sequence[EditContext],
+    keying: Keying,
+    memory: MemoryLimit | None = None,
+) -> torch.Tensor:
+    """Return the query of each context before refinement, [len(contexts), width] float32; raises as `means`."""
+    found = means(editable, contexts, keying.parameters, memory)
+    return keying.queries(found, [context.words for context in contexts])

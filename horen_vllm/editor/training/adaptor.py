@@ -1,4 +1,4 @@
-"""Value adaptors: what a value adds to the edit site's output, for many edits at once (section 2.4, appendix G.3).
+"""Value adaptors: what a value makes of the edit site's output, for many edits at once (section 2.4, appendix G.3).
 
 Shapes: E edits, n stored rows, R rows of a batch, L answer positions, H width of the site's output, r LoRA rank.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from horen_vllm.core.presets import MethodParameters
+from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.core.values import value_chunk, value_index, value_rows, value_span
 
 
@@ -22,6 +22,8 @@ class ValueLayout:
     """Answer positions that share one vector."""
     rank: int
     """LoRA rank; 0 for direct vectors."""
+    replaces: bool = False
+    """Whether the vector stands in for the site's output and is not added to it (GRACE)."""
 
     @property
     def key(self) -> tuple[int, int, int]:
@@ -41,7 +43,8 @@ class ValueLayout:
 def value_layout(num_target_tokens: int, parameters: MethodParameters) -> ValueLayout:
     """Return the layout of a value for a target of that many tokens."""
     span = value_span(num_target_tokens, parameters)
-    return ValueLayout(span, value_chunk(span, parameters), parameters.rank)
+    replaces = parameters.value_mode is ValueMode.REPLACE
+    return ValueLayout(span, value_chunk(span, parameters), parameters.rank, replaces)
 
 
 def start_value(layout: ValueLayout, width: int, scale: float, name: str, parameters: MethodParameters) -> torch.Tensor:
@@ -84,10 +87,17 @@ def row_rates(layout: ValueLayout, width: int, scale: float, parameters: MethodP
     return rates
 
 
+def beneath(layout: ValueLayout, index_RL: torch.Tensor, outputs_RLH: torch.Tensor) -> torch.Tensor:
+    """Return what a value is added to [R, L, H]: the site's own output, or zero where the value replaces it."""
+    if not layout.replaces:
+        return outputs_RLH
+    return torch.where((index_RL >= 0)[..., None], 0.0, outputs_RLH)
+
+
 def added(
     values_EnH: torch.Tensor, edits_R: torch.Tensor, index_RL: torch.Tensor, outputs_RLH: torch.Tensor, rank: int
 ) -> torch.Tensor:
-    """Return what is added to the site's output [R, L, H], in the output's dtype.
+    """Return what is added to the site's output [R, L, H], or to zero (`beneath`), in the output's dtype.
 
     Parameters
     ----------

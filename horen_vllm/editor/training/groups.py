@@ -4,13 +4,13 @@ Shapes: R rows, L answer positions, M labelled positions, V vocabulary, H width 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from horen_vllm.editor.forward.clean import stack_clean
 from horen_vllm.editor.forward.tail import Tail, TailBatch
-from horen_vllm.editor.training.adaptor import ValueLayout
+from horen_vllm.editor.training.adaptor import ValueLayout, beneath
 from horen_vllm.editor.training.noise import Perturbed, draw
 
 
@@ -34,6 +34,7 @@ class Stacked:
     """The rows of a group as tensors."""
 
     batch: TailBatch
+    """Its `site_output` is what values are added to (`adaptor.beneath`)."""
     edits: torch.Tensor
     """[R] int64, the edit of each row."""
     index: torch.Tensor
@@ -68,11 +69,13 @@ class Group:
         if self._stacked is None:
             batch = stack_clean(self._tail, [member.noisy.row for member in self.members])
             device, length = batch.labels.device, batch.labels.shape[1]
+            index = torch.stack([member.layout.index(length) for member in self.members]).to(device)
+            outputs = beneath(self.members[0].layout, index, batch.site_output)
             weights = [[member.weight for member in self.members], [member.clean_weight for member in self.members]]
             self._stacked = Stacked(
-                batch=batch,
+                batch=replace(batch, site_output=outputs),
                 edits=torch.tensor([member.edit for member in self.members], device=device),
-                index=torch.stack([member.layout.index(length) for member in self.members]).to(device),
+                index=index,
                 weights=torch.tensor(weights, device=device),
             )
         return self._stacked

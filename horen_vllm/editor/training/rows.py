@@ -54,7 +54,7 @@ class RowGroups:
     rows
         The kept rows of each edit.
     layouts
-        The layout of each edit's value; all of one rank.
+        The layout of each edit's value; all of one rank, and all added or all in the output's place.
     memory
         Bounds a group; a group that does not fit all the same is halved.
     noise

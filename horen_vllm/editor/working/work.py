@@ -154,7 +154,7 @@ class BatchWork:
         assert outcome.artifact is not None, "an outcome that is not SAME has an entry"
         edit, data = claim.edit, encode_entry(outcome.artifact)
         ref = EntryRef(edit_id=edit.edit_id, sequence=edit.sequence, artifact=digest_of(data))
-        book.add(Entry(ref, outcome.artifact), outcome.supersedes)
+        book.add(Entry(ref, outcome.artifact), outcome.supersedes, outcome.threshold)
         self._closings.publish(claim, _publication(outcome, ref.artifact), data, outcome.kind)
 
 
@@ -165,6 +165,7 @@ def _publication(outcome: EditOutcome, digest: str) -> Publication:
         supersedes=outcome.supersedes,
         alias_of=outcome.alias_of,
         overlaps=outcome.overlaps,
+        threshold=outcome.threshold,
         reason_code="already_answered" if outcome.already_answered else None,
         reason=_ANSWERED if outcome.already_answered else None,
     )

@@ -72,7 +72,7 @@ class EditorWorker:
         lease_s: float = 60.0,
         poll_s: float = 0.1,
     ) -> None:
-        shelf = BookShelf(registry, artifacts, editable.d_in)
+        shelf = BookShelf(registry, artifacts, editable, memory)
         self._tools = Tools(registry=registry, artifacts=artifacts, editable=editable, shelf=shelf, memory=memory)
         self._worker_id = worker_id
         self._batch = batch

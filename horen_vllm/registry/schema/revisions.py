@@ -21,3 +21,4 @@ class RevisionRow(Base):
     restored: Mapped[int | None]
     entry_count: Mapped[int]
     created_at: Mapped[datetime]
+    threshold: Mapped[float]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from horen_vllm.core.values import REPLACED
 from horen_vllm.kernels.inject import inject_torch, inject_triton
 
 INTEGER = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
@@ -48,7 +49,7 @@ def steps(draw: st.DrawFn) -> Step:
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     table = torch.zeros(SLOTS, 4, dtype=torch.int64)
     for slot in range(SLOTS):
-        rank = draw(st.sampled_from((0, 0, 1, 4)))
+        rank = draw(st.sampled_from((0, 0, REPLACED, 1, 4)))
         span = draw(st.integers(1, 8))
         first = draw(st.sampled_from((-1, 0, 7, ROWS_OF_VALUES - 8)))
         table[slot] = torch.tensor([first, span, draw(st.integers(1, span)), rank])
@@ -77,9 +78,9 @@ def expected_row(step: Step, row: int) -> torch.Tensor | None:
     if first == -1 or not 0 <= offset < span:
         return None
     before = step.outputs[row]
-    if rank == 0:
+    if rank <= 0:
         shared: list[torch.Tensor] = [vector for vector in step.values[first:] for _ in range(chunk)]
-        return before + shared[offset]
+        return shared[offset] if rank == REPLACED else before + shared[offset]
     factors = step.values[first : first + 2 * rank].double()
     delta = (before.double() @ factors[:rank].T) @ factors[rank:]
     return (before.double() + delta).to(before.dtype)
@@ -100,6 +101,8 @@ def test_writes_the_rows_that_have_a_value_and_no_others(step: Step) -> None:
             expected = expected_row(step, row)
             if expected is None:
                 assert torch.equal(actual.view(integer), step.outputs[row].view(integer))
+            elif int(step.table[int(step.token_slot[row]), 3]) == REPLACED:
+                assert torch.equal(actual.view(integer), expected.view(integer))
             elif int(step.table[int(step.token_slot[row]), 3]) == 0:
                 number = ~expected.isnan()
                 assert torch.equal(actual.isnan(), ~number)
@@ -158,6 +161,36 @@ def test_chunks_and_low_rank_rows_stand_side_by_side_in_a_batch(form: object) ->
     down, up = values[20:24].chunk(2)
     expected = before[:, 2] + (before[:, 2] @ down.T) @ up
     torch.testing.assert_close(after[:, 2], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", INTEGER)
+def test_a_row_that_is_replaced_stands_beside_one_that_is_added_to_and_a_low_rank_one(
+    form: object, dtype: torch.dtype
+) -> None:
+    # Whole numbers, so that every sum is exact in every type.
+    values = torch.arange(3 * 16).reshape(3, 16).remainder(3).to(dtype)
+    values[0, 0] = -0.0
+    outputs = torch.ones(5, 16, dtype=dtype)
+    outputs[0] = torch.nan
+    outputs[3, ::2] = -0.0
+    table = torch.tensor([[0, 1, 1, REPLACED], [0, 1, 1, 0], [1, 1, 1, 1]])
+    slots, positions = torch.tensor([0, 1, 2, 0, -1], dtype=torch.int32), torch.tensor([4, 4, 4, 5, 4])
+    step = Step(outputs, slots, positions, torch.full((3,), 4), table, values)
+    after, integer = step.run(form), INTEGER[dtype]
+    assert torch.equal(after[0].view(integer), values[0].view(integer))
+    assert torch.equal(after[1], 1 + values[0])
+    assert torch.equal(after[2], 1 + values[1].sum() * values[2])
+    assert torch.equal(after[3:].view(integer), outputs[3:].view(integer))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_vector_that_replaces_is_rounded_once(form: object) -> None:
+    zero, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    outputs, values = torch.full((1, 16), torch.nan, dtype=torch.float16), torch.linspace(0.1, 1.6, 16)[None]
+    assert callable(form)
+    form(outputs, zero, zero, zero, zero, one, one, REPLACED * one, values)
+    assert torch.equal(outputs, values.half())
 
 
 def test_columns_of_different_strides_are_refused() -> None:

@@ -79,13 +79,14 @@ def horen(server: ControlServer, run: Run) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def publish(registry: SqlRegistry) -> Callable[[], EditRecord]:
+def publish(registry: SqlRegistry) -> Callable[..., EditRecord]:
     """Claim the oldest edit and publish an entry for it."""
 
-    def work() -> EditRecord:
+    def work(threshold: float | None = None) -> EditRecord:
         (claim,) = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
         base = registry.get_codebook(claim.edit.codebook).revision
-        (edit,) = registry.publish([(claim, Publication(artifact="ab" * 32, base_revision=base))])
+        publication = Publication(artifact="ab" * 32, base_revision=base, threshold=threshold)
+        (edit,) = registry.publish([(claim, publication)])
         return edit
 
     return work

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 
 from horen_vllm.cli.layout import Endpoints, HomeLayout
 from horen_vllm.control.server import ControlServer
+from horen_vllm.core.presets import MethodParameters, preset_parameters
 from horen_vllm.registry.models import EditRecord
+from horen_vllm.registry.store import SqlRegistry
 
-from .conftest import Run
+from .conftest import FINGERPRINT, Run
 
 CREATE = ("codebook", "create", "demo", "--preset", "cosine", "--threshold", "0.85")
 
@@ -55,6 +58,84 @@ def test_create_takes_the_parameters_of_values_and_contexts(
         assert [line.removeprefix(label).strip() for line in lines if line.startswith(f"{label} ")] == [text]
 
 
+def shown_fields(run: Run) -> dict[str, str]:
+    """What ``horen codebook show`` prints, by label."""
+    lines = [line.split("  ", maxsplit=1) for line in run("codebook", "show", "demo").stdout.splitlines()]
+    return {line[0]: line[-1].strip() for line in lines}
+
+
+@pytest.fixture
+def calibration(registry: SqlRegistry, server: ControlServer) -> MethodParameters:
+    """A calibration of the served model that recommends these parameters."""
+    plain = preset_parameters("cosine", "demo-model", 0.91)
+    found = replace(
+        plain,
+        preset="calibrated",
+        space="a" * 64,
+        background="b" * 64,
+        false_fire_rate=0.01,
+        anchors=True,
+        mask_subject=True,
+        anchored_threshold=0.4,
+    )
+    registry.add_calibration(
+        fingerprint=FINGERPRINT,
+        site="model.layers.1.mlp.down_proj",
+        presets={"cosine": plain, "calibrated": found},
+        recommended="calibrated",
+        summary={"auc": 0.99},
+    )
+    return found
+
+
+def test_create_without_a_preset_takes_what_is_recommended(
+    horen: Callable[..., Any], run: Run, calibration: MethodParameters
+) -> None:
+    assert horen("codebook", "create", "demo")["parameters"] == calibration.to_dict()
+    shown = shown_fields(run)
+    assert (shown["preset"], shown["threshold"], shown["false-fire rate"]) == ("calibrated", "0.91", "0.01")
+    assert shown["routing space"] == "a" * 64
+    assert shown["anchors"] == "edits with a subject, above 0.4, compared without the subject"
+
+
+def test_create_replaces_what_a_calibration_found(
+    horen: Callable[..., Any], run: Run, calibration: MethodParameters
+) -> None:
+    replaced = ("--false-fire-rate", "0.05", "--no-mask-subject", "--anchored-threshold", "0.5")
+    made = horen("codebook", "create", "demo", *replaced)["parameters"]
+    expected = replace(calibration, false_fire_rate=0.05, mask_subject=False, anchored_threshold=0.5)
+    assert made == expected.to_dict()
+    assert shown_fields(run)["anchors"] == "edits with a subject, above 0.5"
+    assert not horen("codebook", "create", "plain", "--no-anchors")["parameters"]["anchors"]
+    masked = horen(*CREATE[:2], "masked", *CREATE[3:], "--anchors", "--mask-subject")["parameters"]
+    assert (masked["anchors"], masked["mask_subject"], masked["space"]) == (True, True, None)
+
+
+def test_what_is_not_set_is_not_shown(horen: Callable[..., Any], run: Run) -> None:
+    horen(*CREATE)
+    assert not {"false-fire rate", "routing space", "anchors", "radius"} & set(shown_fields(run))
+
+
+def test_grace_shows_its_radius(horen: Callable[..., Any], run: Run) -> None:
+    horen("codebook", "create", "demo", "--preset", "grace")
+    assert (shown_fields(run)["radius"], shown_fields(run)["value mode"]) == ("1.0", "replace")
+
+
+def test_create_without_preset_and_calibration_is_refused(server: ControlServer, run: Run) -> None:
+    result = run("codebook", "create", "demo")
+    assert (result.exit_code, result.stderr.split("]")[0]) == (6, "error [calibration_required")
+    assert "horen calibrate" in result.stderr
+
+
+def test_calibrations_are_listed(horen: Callable[..., Any], run: Run, calibration: MethodParameters) -> None:
+    (listed,) = horen("codebook", "calibrations")
+    assert (listed["version"], listed["recommended"], listed["summary"]) == (1, "calibrated", {"auc": 0.99})
+    assert listed["presets"]["calibrated"] == calibration.to_dict()
+    heading, row = run("codebook", "calibrations").stdout.splitlines()
+    assert heading.split() == ["VERSION", "RECOMMENDED", "PRESETS", "SITE", "CREATED"]
+    assert row.split()[:4] == ["1", "calibrated", "cosine,", "calibrated"]
+
+
 def test_a_parameter_out_of_range_is_refused_by_the_server(server: ControlServer, run: Run) -> None:
     result = run(*CREATE, "--rank", "65")
     assert (result.exit_code, result.stderr.strip()) == (
@@ -70,14 +151,18 @@ def test_tables_are_for_people(horen: Callable[..., Any], run: Run) -> None:
     assert listed.splitlines()[0].split() == ["CODEBOOK", "MODEL", "PRESET", "REVISION", "ENTRIES", "SERVING"]
 
 
-def test_revisions_and_rollback(horen: Callable[..., Any], publish: Callable[[], EditRecord], run: Run) -> None:
+def test_revisions_and_rollback(horen: Callable[..., Any], publish: Callable[..., EditRecord], run: Run) -> None:
     horen(*CREATE)
     horen("edit", "submit", "demo", "--prompt", "Who?", "--target", "Ada", "--wait", "committed")
-    publish()
+    publish(0.9)
     made = horen("codebook", "rollback", "demo", "1")
     assert (made["number"], made["kind"], made["restored"]) == (3, "rollback", 1)
     kinds = [revision["kind"] for revision in horen("codebook", "revisions", "demo")]
     assert kinds == ["create", "publish", "rollback"]
+    assert [revision["threshold"] for revision in horen("codebook", "revisions", "demo")] == [0.85, 0.9, 0.85]
+    listed = [line.split() for line in run("codebook", "revisions", "demo").stdout.splitlines()]
+    assert [line[5] for line in listed] == ["THRESHOLD", "0.85", "0.9", "0.85"]
+    assert horen("codebook", "show", "demo")["parameters"]["threshold"] == 0.85
     assert "restores revision 2" in run("codebook", "rollback", "demo", "2").stdout
 
 

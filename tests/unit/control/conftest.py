@@ -75,13 +75,14 @@ def submit(client: HorenClient, demo: CodebookName, spec: EditSpec) -> Callable[
 
 
 @pytest.fixture
-def publish(registry: Registry) -> Callable[[], EditRecord]:
+def publish(registry: Registry) -> Callable[..., EditRecord]:
     """Claim the oldest edit and publish an entry for it."""
 
-    def run() -> EditRecord:
+    def run(threshold: float | None = None) -> EditRecord:
         (claim,) = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
         base = registry.get_codebook(claim.edit.codebook).revision
-        (edit,) = registry.publish([(claim, Publication(artifact="ab" * 32, base_revision=base))])
+        publication = Publication(artifact="ab" * 32, base_revision=base, threshold=threshold)
+        (edit,) = registry.publish([(claim, publication)])
         return edit
 
     return run

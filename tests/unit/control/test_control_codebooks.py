@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from horen_vllm.control.client import CodebookView, EditProgress, EditView, HorenClient
-from horen_vllm.core.presets import PRESETS, ValueMode, preset_parameters
+from horen_vllm.core.presets import BUILT_IN, ValueMode, preset_parameters
 from horen_vllm.errors import AlreadyExists, HorenError, InvalidArgument, NotFound, Unavailable
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.models import EditRecord, EditSpec, RevisionKind
@@ -29,7 +29,7 @@ def test_create_applies_preset_and_overrides(client: HorenClient) -> None:
     assert client.get_codebook(str(made.name)) == made
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", BUILT_IN)
 @pytest.mark.parametrize(
     "options",
     [
@@ -72,7 +72,6 @@ def test_create_names_the_limits_of_a_parameter(client: HorenClient, options: di
         ("Demo", {}, "invalid_name"),
         ("x" * 500, {}, "invalid_name"),
         ("tenants/default/models/demo", {}, "invalid_name"),
-        ("demo", {"preset": ""}, "preset_required"),
         ("demo", {"preset": "best"}, "unknown_preset"),
         ("demo", {"preset": "p" * 10_000}, "unknown_preset"),
         ("demo", {"threshold": None}, "threshold_required"),
@@ -85,14 +84,6 @@ def test_create_refuses(client: HorenClient, name: str, options: dict[str, objec
     with pytest.raises(InvalidArgument) as caught:
         client.create_codebook(name, **{"preset": "cosine", "threshold": 0.8, **options})  # type: ignore[arg-type]
     assert caught.value.code == code
-
-
-def test_a_missing_preset_is_answered_with_the_choices(client: HorenClient) -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        client.create_codebook("demo", preset="")
-    assert all(preset in caught.value.message for preset in PRESETS)
-    with pytest.raises(TypeError, match="preset"):
-        client.create_codebook("demo")  # type: ignore[call-arg]
 
 
 def test_names_are_taken_once(client: HorenClient, demo: CodebookName) -> None:
@@ -163,12 +154,35 @@ def test_rollback_makes_a_revision_and_deactivates(
     assert client.get_edit(edit).state is EditProgress.SERVING
     assert client.wait_serving(demo, back.number, timeout_s=5).entry_count == 1
 
+    assert (rolled.threshold, back.threshold) == (0.85, 0.85)
     revisions = list(client.list_revisions(demo, page_size=3))
     assert [(item.number, item.kind.value) for item in revisions] == [
         (1, "create"), (2, "publish"), (3, "rollback"), (4, "rollback"),
     ]  # fmt: skip
     assert revisions[1].edit_id == edit.edit_id
     assert all(item.serving for item in revisions)
+
+
+def test_the_threshold_is_the_current_revisions(
+    client: HorenClient,
+    demo: CodebookName,
+    submit: Callable[[str], EditView],
+    publish: Callable[..., EditRecord],
+) -> None:
+    def known() -> list[float]:
+        """What each reader is told."""
+        sync = client.sync("replica-1", model="demo-model", fingerprint="f" * 64, known={})
+        watched = next(client.watch_codebook(demo))
+        views = [client.get_codebook(demo), *client.list_codebooks(), sync.deltas[0].codebook, watched]
+        return [view.parameters.threshold for view in views]
+
+    for prompt, threshold in (("Who leads Acme?", 0.1 + 0.2), ("Who owns Acme?", None), ("Where is Acme?", 2 / 3)):
+        submit(prompt)
+        publish(threshold)
+    assert known() == [2 / 3] * 4
+    assert client.rollback(demo, 2).threshold == 0.1 + 0.2
+    assert known() == [0.1 + 0.2] * 4
+    assert [it.threshold for it in client.list_revisions(demo)] == [0.85, 0.1 + 0.2, 0.1 + 0.2, 2 / 3, 0.1 + 0.2]
 
 
 @pytest.mark.parametrize(("to", "code"), [(0, "invalid_revision"), (-3, "invalid_revision"), (9, "unknown_revision")])

@@ -18,18 +18,20 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.allocator = RowAllocator(CAPACITY)
         self.owned: dict[int, set[int]] = {}
 
-    @rule(count=st.integers(1, 9))
-    def allocate(self, count: int) -> None:
+    @rule(count=st.integers(1, 9), align=st.sampled_from([1, 1, 2, 3, 5]))
+    def allocate(self, count: int, align: int) -> None:
         taken = set().union(*self.owned.values()) if self.owned else set()
         fits = any(
-            all(row not in taken for row in range(first, first + count)) for first in range(CAPACITY - count + 1)
+            all(row not in taken for row in range(first, first + count))
+            for first in range(0, CAPACITY - count + 1, align)
         )
         if not fits:
             with pytest.raises(FailedPrecondition) as caught:
-                self.allocator.allocate(count)
+                self.allocator.allocate(count, align)
             assert caught.value.code == "capacity_exhausted"
             return
-        start = self.allocator.allocate(count)
+        start = self.allocator.allocate(count, align)
+        assert start % align == 0
         rows = set(range(start, start + count))
         assert not rows & taken
         assert max(rows) < CAPACITY

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.book import EditorCodebook, Entry
 from horen_vllm.editor.editing import EditBatch, EditOutcome
+from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.errors import HorenError
@@ -48,7 +49,7 @@ class Book:
         self.editable = editable
         self.memory = memory or MemoryLimit(64 * MIB)
         self.entries: dict[str, Entry] = {}
-        self.copy = EditorCodebook(parameters, editable.d_in, lambda ref: self.entries[ref.edit_id].artifact)
+        self.copy = EditorCodebook(Keying(parameters), editable.d_in, lambda ref: self.entries[ref.edit_id].artifact)
         self.copy.update(1, [], [])
 
     def batch(self, records: Sequence[EditRecord]) -> EditBatch:
@@ -58,7 +59,7 @@ class Book:
         assert outcome.artifact is not None
         ref = EntryRef(edit_id=record.edit_id, sequence=record.sequence, artifact=f"{record.sequence:064x}")
         self.entries[record.edit_id] = Entry(ref, outcome.artifact)
-        self.copy.add(self.entries[record.edit_id], outcome.supersedes)
+        self.copy.add(self.entries[record.edit_id], outcome.supersedes, outcome.threshold)
 
     def make(self, records: Sequence[EditRecord], size: int = 1) -> list[EditOutcome | HorenError]:
         """Make the edits in batches of `size`, as far as they can be made."""

@@ -16,6 +16,7 @@ from horen_vllm.editor.codebook.judge import Judge
 from horen_vllm.editor.codebook.prospect import Prospect
 from horen_vllm.editor.contexts import EditContext, PromptForm
 from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.keying import Keying
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef
 
@@ -79,7 +80,7 @@ def entry(of: Prospect) -> Entry:
 
 
 def book_of(parameters: MethodParameters, *entries: Prospect) -> EditorCodebook:
-    book = EditorCodebook(parameters, WIDTH, Stored().load)
+    book = EditorCodebook(Keying(parameters), WIDTH, Stored().load)
     for item in entries:
         book.add(entry(item))
     return book

@@ -10,6 +10,7 @@ from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import build_world
 from horen_vllm.editor.contexts import EditContext, PromptForm, prompt_forms
 from horen_vllm.editor.forward.clean import queries
+from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 
 Messages = Sequence[dict[str, str]]
@@ -52,7 +53,7 @@ def test_a_question_behind_other_text(
     parameters = preset_parameters("cosine" if found else "horen-paper", "demo", 0.95)
     assert parameters.span is mode
     for question in questions:
-        keys = queries(demo, prompt_forms(demo, question, parameters), parameters)
+        keys = queries(demo, prompt_forms(demo, question, parameters), Keying(parameters))
         asked = chat(demo, [*before, {"role": "user", "content": question}], mode)
-        score = float((queries(demo, [asked], parameters) @ keys.T).max())
+        score = float((queries(demo, [asked], Keying(parameters)) @ keys.T).max())
         assert (score > 0.95) is found

@@ -8,6 +8,7 @@ from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext
 from horen_vllm.core.presets import ValueMode, preset_parameters
 from horen_vllm.editor.codebook.arena import NOBODY
 from horen_vllm.editor.codebook.book import EditorCodebook, Entry
+from horen_vllm.editor.keying import Keying
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EntryRef
@@ -50,7 +51,7 @@ class Files:
 
 
 def book_of(*entries: Entry) -> EditorCodebook:
-    book = EditorCodebook(PARAMETERS, WIDTH, Files(*entries).load)
+    book = EditorCodebook(Keying(PARAMETERS), WIDTH, Files(*entries).load)
     book.update(3, entries, ())
     return book
 
@@ -89,7 +90,7 @@ def test_a_delta_may_repeat_what_is_there_and_remove_what_is_not() -> None:
 def test_values_are_read_again_but_for_what_was_just_added() -> None:
     old, new = entry(1, [0]), entry(2, [1])
     files = Files(old)
-    book = EditorCodebook(PARAMETERS, WIDTH, files.load)
+    book = EditorCodebook(Keying(PARAMETERS), WIDTH, files.load)
     book.update(3, [old], ())
     book.add(new)
     assert book.entry(EditId("e2")) is new
@@ -106,14 +107,14 @@ def test_values_are_read_again_but_for_what_was_just_added() -> None:
 def test_a_context_knows_its_newest_key_while_some_entry_has_it() -> None:
     book = book_of(entry(1, [0]), entry(2, [0, 1]), entry(3, [2], named=False))
     for row, expected in ((0, KEYS[0]), (1, KEYS[1])):
-        found = book.key_of((3, row), (0, 2))
+        found = book.key_of(KeyContext((3, row), (0, 2)))
         assert found is not None
         assert torch.equal(found, expected)
-    assert book.key_of((3, 0), (1, 2)) is None
-    assert book.key_of((3, 2), (0, 2)) is None
+    assert book.key_of(KeyContext((3, 0), (1, 2))) is None
+    assert book.key_of(KeyContext((3, 2), (0, 2))) is None
     book.update(4, (), [EditId("e2")])
-    assert book.key_of((3, 1), (0, 2)) is None
-    assert book.key_of((3, 0), (0, 2)) is not None
+    assert book.key_of(KeyContext((3, 1), (0, 2))) is None
+    assert book.key_of(KeyContext((3, 0), (0, 2))) is not None
 
 
 def test_a_context_is_found_by_entry_and_row() -> None:
@@ -133,7 +134,7 @@ def test_compaction_keeps_every_entry_and_its_keys() -> None:
         rows = list(book.rows(item.ref.sequence))
         assert torch.equal(book.arena.keys[rows], item.artifact.keys)
         assert book.arena.owners[rows].tolist() == [item.ref.sequence] * 2
-        found = book.key_of((3, 2 * item.ref.sequence), (0, 2))
+        found = book.key_of(KeyContext((3, 2 * item.ref.sequence), (0, 2)))
         assert found is not None
         assert torch.equal(found, item.artifact.keys[0])
     book.add(entry(500, [1, 2]))
@@ -148,11 +149,11 @@ def test_a_context_whose_row_is_gone_has_no_key_after_compaction() -> None:
     layout = book.arena.layout
     book.update(6, (), [item.ref.edit_id for item in others[:300]])
     assert book.arena.layout != layout
-    assert book.key_of((3, 0), (0, 2)) is None
+    assert book.key_of(KeyContext((3, 0), (0, 2))) is None
 
 
 def test_keys_of_another_width_are_refused() -> None:
-    book = EditorCodebook(PARAMETERS, WIDTH + 1, Files().load)
+    book = EditorCodebook(Keying(PARAMETERS), WIDTH + 1, Files().load)
     with pytest.raises(FailedPrecondition, match=r"\(1, 8\).* 9 wide") as caught:
         book.add(entry(1, [0]))
     assert caught.value.code == "wrong_shape"

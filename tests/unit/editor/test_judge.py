@@ -19,6 +19,7 @@ from horen_vllm.editor.codebook.judge import Judge
 from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.contexts import EditContext, PromptForm
 from horen_vllm.editor.failure import EditFailed
+from horen_vllm.editor.keying import Keying
 from horen_vllm.ids import EditId
 from tests.unit.editor.plain_judge import (
     COSINE,
@@ -56,7 +57,7 @@ def test_verdicts_are_those_of_the_plain_rules(
 def play(edits: Sequence[Prospect], parameters: MethodParameters, batch: int) -> None:
     """Judge edits both ways and add those that pass; now and then an entry leaves."""
     stored, plain = Stored(), Plain(parameters)
-    book = EditorCodebook(parameters, WIDTH, stored.load)
+    book = EditorCodebook(Keying(parameters), WIDTH, stored.load)
     for start in range(0, len(edits), batch):
         judge = Judge(book, edits[start : start + batch])
         for index, new in enumerate(judge.prospects):
@@ -220,7 +221,7 @@ def test_any_batching_gives_the_same_verdicts(parameters: MethodParameters) -> N
 
     def run(batch: int) -> list[Outcome]:
         stored = Stored()
-        book, outcomes = EditorCodebook(parameters, WIDTH, stored.load), []
+        book, outcomes = EditorCodebook(Keying(parameters), WIDTH, stored.load), []
         for start in range(0, len(edits), batch):
             judge = Judge(book, edits[start : start + batch])
             for index, edit in enumerate(judge.prospects):
@@ -238,16 +239,16 @@ def test_any_batching_gives_the_same_verdicts(parameters: MethodParameters) -> N
 
 def test_the_order_of_the_keys_in_memory_does_not_matter() -> None:
     edits = stream(8, 40, 0.4)
-    book, stored = EditorCodebook(COSINE, WIDTH, Stored().load), Stored()
+    book, stored = EditorCodebook(Keying(COSINE), WIDTH, Stored().load), Stored()
     accepted = []
     for edit in edits:
         got = judged(book, edit)
         if got[0] is AdmissionKind.NEW:
             accepted.append(Judge(book, [edit]).prospects[0])
             book.add(stored.put(accepted[-1]))
-    turned_round = EditorCodebook(COSINE, WIDTH, stored.load)
+    turned_round = EditorCodebook(Keying(COSINE), WIDTH, stored.load)
     turned_round.update(9, map(entry, reversed(accepted)), ())
-    book = EditorCodebook(COSINE, WIDTH, stored.load)
+    book = EditorCodebook(Keying(COSINE), WIDTH, stored.load)
     book.update(9, map(entry, accepted), ())
     late = [replace(edit, sequence=edit.sequence + 100) for edit in edits]
     assert [judged(book, edit) for edit in late] == [judged(turned_round, edit) for edit in late]
@@ -257,7 +258,7 @@ def test_a_judge_outlives_a_change_of_the_codebook_that_moves_its_rows() -> None
     keys = F.normalize(torch.randn(400, WIDTH, generator=torch.Generator().manual_seed(1)), dim=1)
     entries = [prospect(index + 1, index, keys[index][None]) for index in range(400)]
     stored = Stored()
-    book = EditorCodebook(COSINE, WIDTH, stored.load)
+    book = EditorCodebook(Keying(COSINE), WIDTH, stored.load)
     book.update(1, map(stored.put, entries), ())
     last = entries[-1]
     judge = Judge(book, [prospect(500, 399, last.keys), prospect(501, 7, last.keys)])

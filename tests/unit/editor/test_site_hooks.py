@@ -14,6 +14,7 @@ from horen_vllm.editor.forward.batch import answer_batch, answer_logits
 from horen_vllm.editor.forward.capture import captured_inputs, captured_outputs
 from horen_vllm.editor.forward.clean import queries
 from horen_vllm.editor.forward.inject import inject_values
+from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.training.adaptor import ValueLayout
 
@@ -30,7 +31,7 @@ def test_query_is_the_unit_mean_of_the_window(editable: EditableModel, parameter
     with captured_inputs(editable.module) as captured:
         editable.model(input_ids=torch.tensor([PROMPTS[0]]))
     mean = captured[0][0, 2:].mean(dim=0)
-    found = queries(editable, CONTEXTS[:1], parameters)
+    found = queries(editable, CONTEXTS[:1], Keying(parameters))
     torch.testing.assert_close(found[0], mean / mean.norm())
     assert found.dtype == torch.float32
 
@@ -39,15 +40,17 @@ def test_the_window_is_the_end_of_the_span(editable: EditableModel, parameters: 
     with captured_inputs(editable.module) as captured:
         editable.model(input_ids=torch.tensor([PROMPTS[2]]))
     mean = captured[0][0, 3:6].mean(dim=0)
-    found = queries(editable, [replace(CONTEXTS[2], span=(1, 6))], parameters)
+    found = queries(editable, [replace(CONTEXTS[2], span=(1, 6))], Keying(parameters))
     torch.testing.assert_close(found[0], mean / mean.norm())
 
 
 def test_queries_do_not_depend_on_their_neighbours(editable: EditableModel, parameters: MethodParameters) -> None:
-    together = queries(editable, CONTEXTS, parameters)
+    together = queries(editable, CONTEXTS, Keying(parameters))
     for row, context in enumerate(CONTEXTS):
-        torch.testing.assert_close(queries(editable, [context], parameters)[0], together[row], atol=1e-6, rtol=0.0)
-    assert queries(editable, [], parameters).shape == (0, editable.d_in)
+        torch.testing.assert_close(
+            queries(editable, [context], Keying(parameters))[0], together[row], atol=1e-6, rtol=0.0
+        )
+    assert queries(editable, [], Keying(parameters)).shape == (0, editable.d_in)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma", "gpt-oss"])

@@ -184,14 +184,14 @@ def short_of_memory_at_the_end(rank: int, most: int, monkeypatch: pytest.MonkeyP
 
 def short_of_memory_in_the_middle(_rank: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every rank run out of memory while it passes more rows than that through the model."""
-    real = clean._queries
+    real = clean._means
 
-    def queries(inputs: torch.Tensor, rows: Sequence[Any], ratio: float, ranks: Ranks) -> torch.Tensor:
+    def means(inputs: torch.Tensor, rows: Sequence[Any], ratio: float, ranks: Ranks) -> torch.Tensor:
         if ranks.size > 1 and len(rows) > most:
             raise torch.OutOfMemoryError("no room")
         return real(inputs, rows, ratio, ranks)
 
-    monkeypatch.setattr(clean, "_queries", queries)
+    monkeypatch.setattr(clean, "_means", means)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_rank_that_is_lost_in_a_pass_ends_the_others_and_its_edits_are_made_ag
 
     def work(ranks: Ranks) -> None:
         if not ranks.leads:
-            monkeypatch.setattr(clean, "_queries", end)
+            monkeypatch.setattr(clean, "_means", end)
         work_as_worker(place, str(model_folder("llama")), ranks)
 
     assert on_ranks(work) == [1, code]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from horen_vllm.core.match import NO_ENTRY
+from horen_vllm.core.match import NO_ENTRY, KeyTable
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.revisions import VALUE_COLUMNS, RevisionView
 from tests.unit.plugin.entries import Numbered
@@ -30,14 +30,19 @@ def rows_needed(revisions: list[Expected]) -> tuple[int, int]:
     return keys, sum(entry.values.shape[0] for entry in entries.values())
 
 
+def open_table(codebooks: PagedCodebooks, view: RevisionView) -> KeyTable:
+    """Return the keys that compete for every request."""
+    return codebooks.table(view, view.open, view.sequences)
+
+
 def check_view(codebooks: PagedCodebooks, view: RevisionView, expected: Expected) -> None:
     """Assert that a view reads exactly the keys and values that were published."""
-    store, table = codebooks.store, codebooks.table(view)
+    store, table = codebooks.store, open_table(codebooks, view)
     assert view.revision == expected.revision
     assert sorted(view.edit_ids) == sorted(expected.entries)
     assert view.value_table.shape == (len(expected.entries) + 1, VALUE_COLUMNS)
     assert view.value_table[-1].tolist() == [NO_ENTRY, 0, 1, 0]
-    assert torch.equal(table.keys, store.keys[view.key_rows])
+    assert torch.equal(table.keys, store.key_rows(view.layout.width)[view.open.rows])
     for index, edit_id in enumerate(view.edit_ids):
         number, entry = expected.entries[edit_id]
         assert int(table.sequences[index]) == number

@@ -2,17 +2,20 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import functional as F
 
 from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
 from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.core.values import value_rows
 from horen_vllm.pack import EntryPack, build_pack
 from horen_vllm.plugin.codebooks import PagedCodebooks, Update
 from horen_vllm.plugin.entries import EntryStore
 from horen_vllm.plugin.revisions import RevisionView
+from horen_vllm.plugin.texts import PromptTexts
 
 D_IN = 6
 D_OUT = 5
@@ -46,8 +49,12 @@ def make_entry(
     rank: int = 0,
     keys: torch.Tensor | None = None,
     values: torch.Tensor | None = None,
+    **more: Any,
 ) -> EntryArtifact:
-    """Return an entry with random unit keys and random values unless they are given; `chunk` is of `sequence`."""
+    """Return an entry with random unit keys and random values unless they are given; `chunk` is of `sequence`.
+
+    `more` are further fields of its manifest.
+    """
     chunk = chunk if mode is ValueMode.SEQUENCE and not rank else span
     generator = torch.Generator().manual_seed(seed)
     if keys is None:
@@ -67,13 +74,15 @@ def make_entry(
         loss=0.0,
         steps=0,
         rank=rank,
+        **more,
     )
     return EntryArtifact(keys=keys, values=values, manifest=manifest)
 
 
-def pack_of(entries: Sequence[Numbered]) -> EntryPack:
+def pack_of(entries: Sequence[Numbered], space: RoutingSpace | None = None) -> EntryPack:
     """Return the pack of entries, each under its real digest."""
-    return build_pack([(number, hashlib.sha256(encode_entry(entry)).hexdigest(), entry) for number, entry in entries])
+    rows = [(number, hashlib.sha256(encode_entry(entry)).hexdigest(), entry) for number, entry in entries]
+    return build_pack(rows, space)
 
 
 def make_store(
@@ -88,7 +97,7 @@ def make_store(
     return EntryStore(
         d_in=d_in,
         d_out=D_OUT,
-        num_keys=num_keys,
+        key_numbers=num_keys * d_in,
         num_values=num_values,
         dtype=dtype,
         device=torch.device("cpu"),
@@ -97,9 +106,16 @@ def make_store(
     )
 
 
-def make_codebooks(num_keys: int = 64, num_values: int = 64, *, dtype: torch.dtype = torch.float32) -> PagedCodebooks:
+def make_codebooks(
+    num_keys: int = 64,
+    num_values: int = 64,
+    *,
+    dtype: torch.dtype = torch.float32,
+    texts: PromptTexts | None = None,
+    subject_ranges: int = 4,
+) -> PagedCodebooks:
     """Return codebooks over `make_store`."""
-    return PagedCodebooks(make_store(num_keys, num_values, dtype=dtype))
+    return PagedCodebooks(make_store(num_keys, num_values, dtype=dtype), texts=texts, subject_ranges=subject_ranges)
 
 
 def update_of(
@@ -110,6 +126,7 @@ def update_of(
     base: int = 0,
     removed: Sequence[str] = (),
     rule: MethodParameters | None = None,
+    space: RoutingSpace | None = None,
 ) -> Update:
     """Return an update; base 0 makes `added` the whole revision."""
     return Update(
@@ -117,7 +134,7 @@ def update_of(
         base_revision=base,
         revision=revision,
         parameters=rule or parameters(),
-        added=pack_of(added),
+        added=pack_of(added, space),
         removed=removed,
     )
 
@@ -135,12 +152,14 @@ def replace_all(codebooks: PagedCodebooks, name: str, revision: int, *entries: E
 
 
 def used_rows(store: EntryStore) -> tuple[int, int]:
-    """Return how many key rows and value rows belong to somebody."""
+    """Return how many key rows, as wide as the site's input, and value rows belong to somebody."""
     pages = store.pages()
-    return pages["keys"]["used"], pages["values"]["used"]
+    assert pages["keys"]["used"] % store.d_in == 0
+    return pages["keys"]["used"] // store.d_in, pages["values"]["used"]
 
 
 def unowned_rows_are_poison(store: EntryStore) -> bool:
-    """Tell whether exactly the rows that belong to somebody hold numbers."""
-    written = tuple(int((~rows.isnan().any(dim=1)).sum()) for rows in (store.keys, store.values))
-    return written == used_rows(store)
+    """Tell whether exactly what belongs to somebody holds numbers."""
+    pages = store.pages()
+    keys, values = int((~store.keys.isnan()).sum()), int((~store.values.isnan().any(dim=1)).sum())
+    return (keys, values) == (pages["keys"]["used"], pages["values"]["used"])

@@ -7,11 +7,13 @@ import torch
 
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.plugin import runner_v1, step_output
+from horen_vllm.plugin.codebooks import Update
 from horen_vllm.plugin.runner_v2 import V2Hooks
 from horen_vllm.plugin.site import EditSite
 from tests.unit.plugin.entries import D_IN, D_OUT, Numbered, make_codebooks, make_entry, parameters, publish, update_of
 from tests.unit.plugin.runners import SLOTS, Scheduled, V1Runner, V2Runner
 from tests.unit.plugin.simulation import Book, Request, is_same
+from tests.unit.plugin.spoken import spoken_texts
 
 
 class RunnerBench:
@@ -20,7 +22,8 @@ class RunnerBench:
     def __init__(self, version: str, num_slots: int = SLOTS) -> None:
         self.generator = torch.Generator().manual_seed(0)
         positions = torch.zeros(64, dtype=torch.int64)
-        self.site = EditSite(make_codebooks(256, 256), num_slots=num_slots, positions=positions)
+        codebooks = make_codebooks(256, 256, texts=spoken_texts())
+        self.site = EditSite(codebooks, num_slots=num_slots, positions=positions)
         self.runner: Any = (V1Runner if version == "v1" else V2Runner)(positions, self._forward)
         if version == "v1":
             runner_v1.hook(self.runner, self.site)
@@ -38,6 +41,11 @@ class RunnerBench:
         """Make these entries the whole of codebook "a"."""
         publish(self.site.codebooks, update_of("a", revision, entries, rule=parameters(0.97)))
         self.books["a"] = Book(revision, 0.97, list(entries))
+
+    def publish_book(self, update: Update, book: Book) -> None:
+        """Make an update of codebook "a" current; `book` says what it must do."""
+        publish(self.site.codebooks, update)
+        self.books["a"] = book
 
     def request(self, name: str, prompt: int = 4, *, codebook: str | None = "a", total: int = 12) -> Request:
         """Return a new request with random site inputs."""
@@ -97,7 +105,9 @@ def new_data(request: Request) -> SimpleNamespace:
     """Return a request as the scheduler sends it."""
     extra = request.tag.to_extra_args() if request.tag else None
     sampling = SimpleNamespace(extra_args=extra)
-    return SimpleNamespace(req_id=request.name, prompt_len=request.prompt, sampling_params=sampling)
+    return SimpleNamespace(
+        req_id=request.name, prompt_len=request.prompt, prompt_token_ids=request.prompt_ids, sampling_params=sampling
+    )
 
 
 def entry_for(request: Request, *, span: int, number: int = 1) -> Numbered:

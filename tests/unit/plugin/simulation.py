@@ -38,6 +38,10 @@ class Book:
     threshold: float
     entries: list[Numbered]
 
+    def fired(self, request: "Request") -> EntryArtifact | None:
+        """Return the entry that fires for a request."""
+        return self.match(request.inputs[slice(*request.window)])[0]
+
     def match(self, window: torch.Tensor) -> tuple[EntryArtifact | None, float]:
         """Return the entry that fires for a window of site inputs, and the best score."""
         query = window.double().mean(dim=0)
@@ -60,6 +64,8 @@ class Request:
     inputs: torch.Tensor
     ratio: float = 0.6
     span: tuple[int, int] | None = None
+    prompt_ids: list[int] | None = None
+    words: tuple[str, ...] | None = None
     done: int = 0
     book: Book | None = None
 
@@ -76,9 +82,7 @@ class Request:
 
     def fired(self) -> EntryArtifact | None:
         """Return the entry that this request's window matches in the revision it was admitted under."""
-        if self.book is None:
-            return None
-        return self.book.match(self.inputs[slice(*self.window)])[0]
+        return self.book.fired(self) if self.book is not None else None
 
     def expected(self, position: int, clean: torch.Tensor) -> torch.Tensor:
         """Return the layer's output at a position."""
@@ -123,7 +127,9 @@ class Simulation:
         rows, first = [], 0
         for request, count in batch:
             if request.tag is not None:
-                rows.append(BatchRow(request.name, request.tag, first, count, request.done, request.prompt))
+                rows.append(
+                    BatchRow(request.name, request.tag, first, count, request.done, request.prompt, request.prompt_ids)
+                )
             self.positions[first : first + count] = torch.arange(request.done, request.done + count)
             if request.book is None and request.codebook is not None:
                 request.book = self.books.get(request.codebook)

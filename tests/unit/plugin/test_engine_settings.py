@@ -20,10 +20,17 @@ def test_a_server_without_a_horen_section_is_left_alone(config: Any) -> None:
 
 
 def test_settings_are_read_with_their_defaults_and_the_build_mark_is_ignored() -> None:
-    defaults = EngineSettings(site=SITE, key_budget_mib=256, value_budget_mib=64, static_dir=None, poison_freed=False)
+    defaults = EngineSettings(site=SITE, key_budget_mib=256, value_budget_mib=64, subject_ranges=4)
     assert read({"site": SITE, "build": "0.1"}) == defaults
     given: dict[str, Any] = {"key_budget_mib": 1, "value_budget_mib": 2, "static_dir": "books", "poison_freed": True}
     assert read({"site": SITE, **given}) == EngineSettings(site=SITE, **given)
+
+
+@pytest.mark.parametrize("ranges", [0, 16])
+def test_a_request_may_have_no_room_for_masked_subjects_or_a_lot(ranges: int) -> None:
+    settings = read({"site": SITE, "subject_ranges": ranges})
+    assert settings is not None
+    assert settings.subject_ranges == ranges
 
 
 @pytest.mark.parametrize(
@@ -36,6 +43,9 @@ def test_settings_are_read_with_their_defaults_and_the_build_mark_is_ignored() -
         ({"site": SITE, "value_budget_mib": 1.5}, "value_budget_mib"),
         ({"site": SITE, "value_budget_mib": True}, "value_budget_mib"),
         ({"site": SITE, "key_budget_mib": "8"}, "key_budget_mib"),
+        ({"site": SITE, "subject_ranges": -1}, "subject_ranges"),
+        ({"site": SITE, "subject_ranges": 17}, "subject_ranges"),
+        ({"site": SITE, "subject_ranges": True}, "subject_ranges"),
         ({"site": SITE, "static_dir": 3}, "static_dir"),
         ({"site": SITE, "static_dir": ["books"]}, "static_dir"),
         ({"site": SITE, "poison_freed": 1}, "poison_freed"),

@@ -6,19 +6,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from horen_vllm.errors import FailedPrecondition
-from horen_vllm.plugin.entries import EntryStore, ResidentEntry, RowWriter
-from tests.unit.plugin.entries import D_IN, D_OUT, make_entry, make_store, pack_of, unowned_rows_are_poison, used_rows
+from horen_vllm.plugin.entries import EntryStore, KeyLayout, ResidentEntry
+from horen_vllm.plugin.row_writer import RowWriter
+from tests.unit.plugin.entries import (
+    D_IN,
+    D_OUT,
+    make_entry,
+    make_store,
+    pack_of,
+    parameters,
+    unowned_rows_are_poison,
+    used_rows,
+)
+
+
+def layout_of(store: EntryStore) -> KeyLayout:
+    return store.layout(parameters(), None)
+
+
+def keys_of(store: EntryStore, resident: ResidentEntry) -> torch.Tensor:
+    rows = store.key_rows(resident.key_width)
+    return rows[resident.key_row : resident.key_row + resident.row.keys]
 
 
 def placed(store: EntryStore, num_keys: int = 2, span: int = 3, *, seed: int = 0) -> ResidentEntry:
     entry = make_entry("e", seed=seed, num_keys=num_keys, span=span)
     entry_pack = pack_of([(1, entry)])
-    resident = store.place(entry_pack.rows[0])
+    resident = store.place(entry_pack.rows[0], layout_of(store))
     store.retain(resident)
     keys, values = RowWriter(entry_pack.keys), RowWriter(entry_pack.values)
     keys.add(0, resident.key_row, num_keys)
     values.add(0, resident.value_row, span)
-    store.write(keys, values)
+    store.write(keys, values, layout_of(store))
     return resident
 
 
@@ -26,7 +45,7 @@ def test_an_entrys_rows_hold_its_keys_and_values() -> None:
     store, entry = make_store(), make_entry("e", seed=4, num_keys=2, span=3)
     placed(store)
     resident = placed(store, seed=4)
-    assert torch.equal(store.keys[resident.key_row : resident.key_row + 2], entry.keys)
+    assert torch.equal(keys_of(store, resident), entry.keys)
     assert torch.equal(store.values[resident.value_row : resident.value_row + 3], entry.values)
     assert used_rows(store) == (4, 6)
     assert unowned_rows_are_poison(store)
@@ -43,7 +62,7 @@ def test_pages_add_up_to_the_budget() -> None:
     store = make_store(num_keys=10, num_values=7)
     placed(store)
     assert store.pages() == {
-        "keys": {"used": 2, "free": 8, "budget": 10},
+        "keys": {"used": 2 * D_IN, "free": 8 * D_IN, "budget": 10 * D_IN},
         "values": {"used": 3, "free": 4, "budget": 7},
     }
 
@@ -62,7 +81,7 @@ def test_rows_are_freed_with_the_last_revision_that_has_them() -> None:
 
 def test_without_poison_unowned_rows_are_numbers() -> None:
     store = EntryStore(
-        d_in=D_IN, d_out=D_OUT, num_keys=4, num_values=4, dtype=torch.float16, device=torch.device("cpu")
+        d_in=D_IN, d_out=D_OUT, key_numbers=4 * D_IN, num_values=4, dtype=torch.float16, device=torch.device("cpu")
     )
     resident = placed(store, span=2)
     store.release([resident])
@@ -84,25 +103,24 @@ def test_an_entry_that_finds_no_room_takes_nothing(num_keys: int, num_values: in
 def test_a_rank_holds_its_half_of_each_key_and_whole_values(rank: int) -> None:
     half = D_IN // 2
     store, entry = make_store(d_in=half, shard=(rank, 2)), make_entry("e", num_keys=2, span=3)
-    store.check_widths(pack_of([(1, entry)]))
+    store.check_widths(pack_of([(1, entry)]), layout_of(store))
     resident = placed(store)
-    kept = store.keys[resident.key_row : resident.key_row + 2]
+    kept = keys_of(store, resident)
     assert torch.equal(kept, entry.keys[:, rank * half : (rank + 1) * half])
     assert torch.equal(store.values[resident.value_row : resident.value_row + 3], entry.values)
 
 
 def test_the_halves_of_a_key_come_to_stand_together_again() -> None:
     stores = [make_store(d_in=D_IN // 2, shard=(rank, 2)) for rank in (0, 1)]
-    rows = [placed(store, seed=9).key_row for store in stores]
-    whole = torch.cat([store.keys[row : row + 2] for store, row in zip(stores, rows, strict=True)], dim=1)
+    whole = torch.cat([keys_of(store, placed(store, seed=9)) for store in stores], dim=1)
     assert torch.equal(whole, make_entry("e", seed=9, num_keys=2).keys)
 
 
 @pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
 def test_other_widths_are_refused(shard: tuple[int, int]) -> None:
     store = make_store(d_in=D_IN // shard[1], shard=shard)
-    store.check_widths(pack_of([(1, make_entry("e"))]))
-    store.check_widths(pack_of([]))
+    store.check_widths(pack_of([(1, make_entry("e"))]), layout_of(store))
+    store.check_widths(pack_of([]), layout_of(store))
     wrong = [
         make_entry("e", keys=torch.ones(1, D_IN + 2)),
         make_entry("e", keys=torch.ones(1, D_IN // 2)),
@@ -110,7 +128,7 @@ def test_other_widths_are_refused(shard: tuple[int, int]) -> None:
     ]
     for entry in wrong:
         with pytest.raises(FailedPrecondition) as caught:
-            store.check_widths(pack_of([(1, entry)]))
+            store.check_widths(pack_of([(1, entry)]), layout_of(store))
         assert caught.value.code == "wrong_shape"
 
 

@@ -8,7 +8,7 @@ import torch
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.revisions import RevisionView
-from tests.unit.plugin.codebook_model import Expected, check_view
+from tests.unit.plugin.codebook_model import Expected, check_view, open_table
 from tests.unit.plugin.entries import (
     D_IN,
     D_OUT,
@@ -143,7 +143,7 @@ def test_codebooks_do_not_share_entries_of_the_same_edit_id() -> None:
 
 
 def owner_of(codebooks: PagedCodebooks, view: RevisionView, key: torch.Tensor) -> str:
-    table = codebooks.table(view)
+    table = open_table(codebooks, view)
     [owner] = [owner for row, owner in zip(table.keys, table.owners.tolist(), strict=True) if torch.equal(row, key)]
     return view.edit_ids[int(owner)]
 
@@ -163,17 +163,18 @@ def test_a_run_of_rows_is_read_in_place_and_scattered_ones_are_gathered() -> Non
     codebooks = make_codebooks()
     crowd = [make_entry(f"e{number}", seed=number, num_keys=2) for number in range(3)]
     whole = replace_all(codebooks, "a", 1, *crowd)
-    assert whole.run_start == whole.key_rows[0]
-    assert codebooks.table(whole).keys.data_ptr() == codebooks.store.keys[whole.key_rows[0]].data_ptr()
+    assert whole.open.run_start == whole.open.rows[0]
+    first = codebooks.store.key_rows(D_IN)[whole.open.rows[0]]
+    assert open_table(codebooks, whole).keys.data_ptr() == first.data_ptr()
     scattered = publish(codebooks, update_of("a", 2, base=1, removed=["e1"]))
-    assert scattered.run_start is None
+    assert scattered.open.run_start is None
     check_view(codebooks, scattered, Expected(2, {"e0": (1, crowd[0]), "e2": (3, crowd[2])}))
 
 
 def test_an_empty_revision_has_no_keys() -> None:
     codebooks = make_codebooks()
     view = replace_all(codebooks, "a", 1)
-    assert codebooks.table(view).keys.shape == (0, D_IN)
+    assert open_table(codebooks, view).keys.shape == (0, D_IN)
     check_view(codebooks, view, Expected(1))
 
 

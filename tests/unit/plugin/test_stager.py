@@ -10,7 +10,7 @@ from horen_vllm.artifact import EntryArtifact
 from horen_vllm.errors import HorenError
 from horen_vllm.pack import PackRow
 from horen_vllm.plugin.codebooks import PagedCodebooks, Update
-from horen_vllm.plugin.entries import EntryStore, ResidentEntry
+from horen_vllm.plugin.entries import EntryStore, KeyLayout, ResidentEntry
 from horen_vllm.plugin.staging import Stager, StageState
 from tests.unit.plugin.codebook_model import Expected, check_view
 from tests.unit.plugin.entries import D_IN, D_OUT, make_entry, unowned_rows_are_poison, update_of, used_rows
@@ -32,10 +32,10 @@ class GatedStore(EntryStore):
 
     gate: Callable[[], None] | None = None
 
-    def place(self, row: PackRow) -> ResidentEntry:
+    def place(self, row: PackRow, layout: KeyLayout) -> ResidentEntry:
         if self.gate is not None:
             self.gate()
-        return super().place(row)
+        return super().place(row, layout)
 
 
 class Bench:
@@ -45,7 +45,7 @@ class Bench:
         self.store = GatedStore(
             d_in=D_IN,
             d_out=D_OUT,
-            num_keys=3,
+            key_numbers=3 * D_IN,
             num_values=6,
             dtype=torch.float32,
             device=torch.device("cpu"),

@@ -7,18 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from horen_vllm.core.match import NO_ENTRY, Routed
+from horen_vllm.core.match import NO_ENTRY
 from horen_vllm.errors import Internal
 from horen_vllm.plugin.decisions import DecisionBatch
 from horen_vllm.plugin.plan import BatchRow, StepPlan, check_coverage, plan_step
 from horen_vllm.plugin.requests import RequestTable
 from horen_vllm.plugin.tag import RequestTag
+from horen_vllm.plugin.verdicts import Verdict
 from tests.unit.plugin.entries import make_codebooks, make_entry, replace_all
 
 RATIOS = st.sampled_from([0.01, 0.3, 0.5, 0.6, 0.99, 1.0])
 NONE = torch.tensor([NO_ENTRY])
 LOW = torch.tensor([-torch.inf])
-DECIDED = (DecisionBatch(Routed(NONE, NONE, LOW, NONE, LOW), [None]), 0)
+BOUND = torch.tensor([0.9], dtype=torch.float64)
+DECIDED = (DecisionBatch(Verdict(NONE, LOW, NONE, LOW, BOUND), [None]), 0)
 
 
 def make_table(num_slots: int = 3) -> RequestTable:
@@ -47,14 +49,14 @@ class Life:
 
     def step(self, done: int, count: int, first_row: int) -> None:
         plan = plan_step([row(done, count, self.prompt, tag=self.tag, first_row=first_row)], self.table)
-        check_coverage(plan, self.table.sums_valid)
+        check_coverage(plan, self.table)
         tracked = self.table._live["r"]
         assert tracked.slot is not None
         for pool in plan.pools:
-            assert pool.slot == tracked.slot
+            assert pool.sum == tracked.slot
             if pool.restart:
                 self.pooled.clear()
-            self.table.sums_valid[pool.slot] = True
+            self.table.sums_valid[pool.sum] = True
             self.pooled.update(range(pool.start - first_row + done, pool.stop - first_row + done))
         self._check_writes(plan, done, count, first_row)
         assert plan.must_run == bool(plan.pools or plan.routes)
@@ -123,12 +125,12 @@ def test_a_chats_window_is_pooled_where_it_lies_and_routed_with_the_last_token()
     table, tag, pooled, routed = make_table(), RequestTag("book", 0.5, (4, 10)), [], []
     for done in range(16):
         plan = plan_step([row(done, 1, 14, tag=tag, first_row=3)], table)
-        check_coverage(plan, table.sums_valid)
+        check_coverage(plan, table)
         pooled += [(done, pool.restart) for pool in plan.pools]
         routed += [done for _ in plan.routes]
         for pool in plan.pools:
             assert (pool.start, pool.stop) == (3, 4)
-            table.sums_valid[pool.slot] = True
+            table.sums_valid[pool.sum] = True
         for tracked in plan.routes:
             tracked.decided, tracked.in_slot = DECIDED, True
         assert bool(plan.writes) == (done >= 13)
@@ -148,7 +150,7 @@ def test_rows_of_a_mixed_batch_belong_to_their_requests(lengths: list[tuple[int,
         (item.first_row, item.first_row + item.num_tokens) for item in batch
     ]
     assert [(start, stop) for _, start, stop in plan.writes] == [(pool.stop - 1, pool.stop) for pool in plan.pools]
-    assert len({pool.slot for pool in plan.pools}) == len(batch)
+    assert len({pool.sum for pool in plan.pools}) == len(batch)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -162,7 +164,7 @@ def test_a_start_inside_the_window_or_behind_it_is_refused(prompt: int, data: st
     table = make_table()
     plan = plan_step([row(done, prompt - done, prompt, tag=tag)], table)
     with pytest.raises(Internal):
-        check_coverage(plan, table.sums_valid)
+        check_coverage(plan, table)
 
 
 @pytest.mark.parametrize("leave", ["preempt", "finish"])
@@ -173,13 +175,13 @@ def test_a_slot_that_changes_hands_does_not_pass_its_sum_on(leave: str) -> None:
     getattr(table, leave)("first")
     plan = plan_step([row(3, 3, 9, tag=tag, name="second")], table)
     with pytest.raises(Internal):
-        check_coverage(plan, table.sums_valid)
+        check_coverage(plan, table)
 
 
 def decided_as(entry: int) -> DecisionBatch:
     """Return a decision for entry `entry` that is still on its way to the host."""
     best = torch.tensor([entry])
-    return DecisionBatch(Routed(best, best, LOW, NONE, LOW), [None])
+    return DecisionBatch(Verdict(best, LOW, NONE, LOW, BOUND), [None])
 
 
 def rows_written(table: RequestTable, positions: range) -> list[int]:

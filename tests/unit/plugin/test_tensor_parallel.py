@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from horen_vllm.core.match import NO_ENTRY, Routed
+from horen_vllm.core.match import NO_ENTRY
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.plan import BatchRow
 from horen_vllm.plugin.ranks import Ranks
 from horen_vllm.plugin.site import EditSite
 from horen_vllm.plugin.tag import RequestTag
+from horen_vllm.plugin.verdicts import Verdict
 from tests.unit.plugin.entries import D_IN, D_OUT, Numbered, make_entry, make_store, publish, update_of
 from tests.unit.summing import SummingGroup, make_groups, on_all
 
@@ -131,11 +132,11 @@ def test_a_model_that_computes_nan_matches_nothing_on_any_rank() -> None:
 def test_all_ranks_take_the_first_ones_decision_bit_for_bit() -> None:
     groups = make_groups(RANKS)
     entry = torch.tensor([3, NO_ENTRY, 2**40])
-    score = torch.tensor([0.1, -torch.inf, 0.3])
-    own = Routed(entry, entry, score, torch.tensor([1, 2, NO_ENTRY]), score - 1e-7)
-    other = Routed(entry + 1, entry + 1, score + 1e-7, entry, score)
+    score, bound = torch.tensor([0.1, -torch.inf, 0.3]), torch.tensor([0.1, 0.2, 1 / 3], dtype=torch.float64)
+    own = Verdict(entry, score, torch.tensor([1, 2, NO_ENTRY]), score - 1e-7, bound)
+    other = Verdict(entry + 1, score + 1e-7, entry, score, bound / 7)
     agreed = on_all([partial(Ranks(group).agree, mine) for group, mine in zip(groups, (own, other), strict=True)])
-    for routed in agreed:
-        for name in ("entry", "best", "runner_up", "score", "runner_up_score"):
-            assert torch.equal(getattr(routed, name), getattr(own, name))
-            assert getattr(routed, name).dtype == getattr(own, name).dtype
+    for verdict in agreed:
+        for found, expected in zip(verdict.columns(), own.columns(), strict=True):
+            assert torch.equal(found, expected)
+            assert found.dtype == expected.dtype

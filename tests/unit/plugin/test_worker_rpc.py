@@ -107,7 +107,7 @@ def test_status_tells_what_is_applied_and_what_it_takes(ask: Asked, tmp_path: Pa
     status = json.loads(ask.worker.horen_status())
     assert (status["applied"], status["entries"]) == ({NAME: 4}, {NAME: 2})
     assert (status["live_requests"], status["sequence"], status["op_calls"]) == (1, 3, 1)
-    assert status["pages"]["keys"] == {"used": 3, "free": 5, "budget": 8}
+    assert status["pages"]["keys"] == {"used": 3 * D_IN, "free": 5 * D_IN, "budget": 8 * D_IN}
     assert status["pages"]["values"]["used"] == 4
     assert status["routing"]["requests"] == 1
     assert status["routing"]["seconds"] > 0
@@ -152,7 +152,7 @@ def test_an_update_that_fails_says_why_and_changes_nothing(
     assert ask("unstage", ticket="t") == {"ticket": "t"}
     assert ask.code("staged", ticket="t") == "unknown_ticket"
     status = ask("status")
-    assert (status["applied"], status["pages"]["keys"]["used"]) == ({NAME: 3}, 1)
+    assert (status["applied"], status["pages"]["keys"]["used"]) == ({NAME: 3}, D_IN)
 
 
 def test_an_update_without_room_fails_and_one_that_fits_follows(ask: Asked, tmp_path: Path) -> None:

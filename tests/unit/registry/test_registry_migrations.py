@@ -1,6 +1,8 @@
 """The migrations make exactly the schema that the code expects, and can be undone."""
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,15 @@ def definitions(url: str) -> dict[str, str]:
     query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
     database = Database(url)
     with database.connect() as connection:
-        rows = {row.name: row.sql for row in connection.execute(sa.text(query))}
+        rows = {row.name: _canonical(row.sql) for row in connection.execute(sa.text(query))}
     database.close()
     return rows
+
+
+def _canonical(sql: str) -> str:
+    """Return the statement as a table has it that no migration has copied: names bare, constraints by name."""
+    lines = [line.rstrip(", ") for line in sql.replace('"', "").split("\n")]
+    return "\n".join(sorted(lines, key=lambda line: line if line.startswith("\tCONSTRAINT") else ""))
 
 
 def test_migrated_and_declared_schema_are_the_same(url: str, tmp_path: Path) -> None:
@@ -122,12 +130,42 @@ def test_owners_of_codebooks_become_tenants(tmp_path: Path) -> None:
     migrate.upgrade(url)
     migrate.downgrade(url, "20261122_0001")
     columns = "tenant, name, model, fingerprint, site, parameters, revision, entry_count, last_sequence, created_at"
-    values = "'acme', 'facts', 'm', 'f', 's', '{}', 1, 0, 0, '2026-11-22 12:00:00'"
+    values = "'acme', 'facts', 'm', 'f', 's', :parameters, 1, 0, 0, '2026-11-22 12:00:00'"
     database = Database(url)
     with database.connect() as connection:
-        connection.execute(sa.text(f"INSERT INTO codebooks ({columns}) VALUES ({values})"))
+        parameters = json.dumps(PARAMETERS.to_dict())
+        connection.execute(sa.text(f"INSERT INTO codebooks ({columns}) VALUES ({values})"), {"parameters": parameters})
     database.close()
     migrate.upgrade(url)
     registry = SqlRegistry(url)
     assert [record.name for record in registry.list_tenants()] == ["acme", "default"]
+    registry.close()
+
+
+def test_revisions_get_the_threshold_of_their_codebook(url: str) -> None:
+    registry = SqlRegistry(url)
+    other = CodebookName(TenantId("acme"), "other")
+    for name, threshold in ((BOOK, 0.1 + 0.2), (other, 1)):
+        parameters = replace(PARAMETERS, threshold=threshold)
+        registry.create_codebook(name, model="m", fingerprint="f", site="s", parameters=parameters)
+        registry.rollback(name, 1)
+    before = [registry.list_revisions(name) for name in (BOOK, other)]
+    registry.close()
+    migrate.downgrade(url, "20261123_0003")
+    assert "threshold" not in definitions(url)["revisions"]
+    assert "calibrations" not in definitions(url)
+    migrate.upgrade(url)
+    registry = SqlRegistry(url)
+    assert [registry.list_revisions(name) for name in (BOOK, other)] == before
+    assert [[revision.threshold for revision in revisions] for revisions in before] == [[0.1 + 0.2] * 2, [1.0] * 2]
+    registry.close()
+
+
+def test_calibrations_survive_an_upgrade(url: str) -> None:
+    registry = SqlRegistry(url)
+    made = registry.add_calibration(
+        fingerprint="f", site="s", presets={"cosine": PARAMETERS}, recommended="cosine", summary={"rate": 0.1 + 0.2}
+    )
+    migrate.upgrade(url)
+    assert registry.calibration("f") == made
     registry.close()

@@ -11,17 +11,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Codebook(_message.Message):
-    __slots__ = ("name", "model", "fingerprint", "site", "preset", "threshold", "value_mode", "window_ratio", "beta", "gamma", "steps", "revision", "entry_count", "create_time", "parameters_json", "replicas_total", "replicas_serving", "problems")
+    __slots__ = ("name", "model", "fingerprint", "site", "preset", "threshold", "value_mode", "window_ratio", "beta", "gamma", "steps", "revision", "entry_count", "create_time", "parameters_json", "replicas_total", "replicas_serving", "problems", "false_fire_rate", "anchors", "anchored_threshold", "mask_subject", "space")
     class ValueMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         VALUE_MODE_UNSPECIFIED: _ClassVar[Codebook.ValueMode]
         SEQUENCE: _ClassVar[Codebook.ValueMode]
         ANSWER: _ClassVar[Codebook.ValueMode]
         LAST: _ClassVar[Codebook.ValueMode]
+        REPLACE: _ClassVar[Codebook.ValueMode]
     VALUE_MODE_UNSPECIFIED: Codebook.ValueMode
     SEQUENCE: Codebook.ValueMode
     ANSWER: Codebook.ValueMode
     LAST: Codebook.ValueMode
+    REPLACE: Codebook.ValueMode
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +42,11 @@ class Codebook(_message.Message):
     REPLICAS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    FALSE_FIRE_RATE_FIELD_NUMBER: _ClassVar[int]
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
+    ANCHORED_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MASK_SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     model: str
     fingerprint: str
@@ -58,7 +65,12 @@ class Codebook(_message.Message):
     replicas_total: int
     replicas_serving: int
     problems: _containers.RepeatedCompositeFieldContainer[ReplicaProblem]
-    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., site: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ..., beta: _Optional[float] = ..., gamma: _Optional[float] = ..., steps: _Optional[int] = ..., revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parameters_json: _Optional[str] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[ReplicaProblem, _Mapping]]] = ...) -> None: ...
+    false_fire_rate: float
+    anchors: bool
+    anchored_threshold: float
+    mask_subject: bool
+    space: str
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., site: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ..., beta: _Optional[float] = ..., gamma: _Optional[float] = ..., steps: _Optional[int] = ..., revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., parameters_json: _Optional[str] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[ReplicaProblem, _Mapping]]] = ..., false_fire_rate: _Optional[float] = ..., anchors: _Optional[bool] = ..., anchored_threshold: _Optional[float] = ..., mask_subject: _Optional[bool] = ..., space: _Optional[str] = ...) -> None: ...
 
 class ReplicaProblem(_message.Message):
     __slots__ = ("replica_id", "revision", "code", "message", "edit_id")
@@ -75,7 +87,7 @@ class ReplicaProblem(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., revision: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., edit_id: _Optional[str] = ...) -> None: ...
 
 class Revision(_message.Message):
-    __slots__ = ("name", "number", "kind", "edit_id", "restored_revision", "entry_count", "create_time", "serving", "replicas_total", "replicas_serving")
+    __slots__ = ("name", "number", "kind", "edit_id", "restored_revision", "entry_count", "create_time", "serving", "replicas_total", "replicas_serving", "threshold")
     class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         KIND_UNSPECIFIED: _ClassVar[Revision.Kind]
@@ -98,6 +110,7 @@ class Revision(_message.Message):
     SERVING_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_SERVING_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     name: str
     number: int
     kind: Revision.Kind
@@ -108,10 +121,39 @@ class Revision(_message.Message):
     serving: bool
     replicas_total: int
     replicas_serving: int
-    def __init__(self, name: _Optional[str] = ..., number: _Optional[int] = ..., kind: _Optional[_Union[Revision.Kind, str]] = ..., edit_id: _Optional[str] = ..., restored_revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ...) -> None: ...
+    threshold: float
+    def __init__(self, name: _Optional[str] = ..., number: _Optional[int] = ..., kind: _Optional[_Union[Revision.Kind, str]] = ..., edit_id: _Optional[str] = ..., restored_revision: _Optional[int] = ..., entry_count: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., serving: _Optional[bool] = ..., replicas_total: _Optional[int] = ..., replicas_serving: _Optional[int] = ..., threshold: _Optional[float] = ...) -> None: ...
+
+class Calibration(_message.Message):
+    __slots__ = ("name", "version", "fingerprint", "site", "presets", "recommended", "summary_json", "create_time")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    PRESETS_FIELD_NUMBER: _ClassVar[int]
+    RECOMMENDED_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_JSON_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    fingerprint: str
+    site: str
+    presets: _containers.RepeatedCompositeFieldContainer[CalibratedPreset]
+    recommended: str
+    summary_json: str
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., fingerprint: _Optional[str] = ..., site: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[CalibratedPreset, _Mapping]]] = ..., recommended: _Optional[str] = ..., summary_json: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class CalibratedPreset(_message.Message):
+    __slots__ = ("preset", "parameters_json")
+    PRESET_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_JSON_FIELD_NUMBER: _ClassVar[int]
+    preset: str
+    parameters_json: str
+    def __init__(self, preset: _Optional[str] = ..., parameters_json: _Optional[str] = ...) -> None: ...
 
 class CreateCodebookRequest(_message.Message):
-    __slots__ = ("parent", "codebook_id", "preset", "threshold", "value_mode", "window_ratio", "rank", "max_value_rows", "train_end", "chat", "prefixes")
+    __slots__ = ("parent", "codebook_id", "preset", "threshold", "value_mode", "window_ratio", "rank", "max_value_rows", "train_end", "chat", "prefixes", "false_fire_rate", "anchors", "anchored_threshold", "mask_subject")
     PARENT_FIELD_NUMBER: _ClassVar[int]
     CODEBOOK_ID_FIELD_NUMBER: _ClassVar[int]
     PRESET_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +165,10 @@ class CreateCodebookRequest(_message.Message):
     TRAIN_END_FIELD_NUMBER: _ClassVar[int]
     CHAT_FIELD_NUMBER: _ClassVar[int]
     PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    FALSE_FIRE_RATE_FIELD_NUMBER: _ClassVar[int]
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
+    ANCHORED_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    MASK_SUBJECT_FIELD_NUMBER: _ClassVar[int]
     parent: str
     codebook_id: str
     preset: str
@@ -134,7 +180,11 @@ class CreateCodebookRequest(_message.Message):
     train_end: bool
     chat: bool
     prefixes: int
-    def __init__(self, parent: _Optional[str] = ..., codebook_id: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ..., rank: _Optional[int] = ..., max_value_rows: _Optional[int] = ..., train_end: _Optional[bool] = ..., chat: _Optional[bool] = ..., prefixes: _Optional[int] = ...) -> None: ...
+    false_fire_rate: float
+    anchors: bool
+    anchored_threshold: float
+    mask_subject: bool
+    def __init__(self, parent: _Optional[str] = ..., codebook_id: _Optional[str] = ..., preset: _Optional[str] = ..., threshold: _Optional[float] = ..., value_mode: _Optional[_Union[Codebook.ValueMode, str]] = ..., window_ratio: _Optional[float] = ..., rank: _Optional[int] = ..., max_value_rows: _Optional[int] = ..., train_end: _Optional[bool] = ..., chat: _Optional[bool] = ..., prefixes: _Optional[int] = ..., false_fire_rate: _Optional[float] = ..., anchors: _Optional[bool] = ..., anchored_threshold: _Optional[float] = ..., mask_subject: _Optional[bool] = ...) -> None: ...
 
 class GetCodebookRequest(_message.Message):
     __slots__ = ("name",)
@@ -191,3 +241,25 @@ class WatchCodebookRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetCalibrationRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ListCalibrationsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListCalibrationsResponse(_message.Message):
+    __slots__ = ("calibrations", "next_page_token")
+    CALIBRATIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    calibrations: _containers.RepeatedCompositeFieldContainer[Calibration]
+    next_page_token: str
+    def __init__(self, calibrations: _Optional[_Iterable[_Union[Calibration, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...

@@ -65,6 +65,16 @@ class CodebookServiceStub:
                 request_serializer=horen_dot_v1_dot_codebooks__pb2.WatchCodebookRequest.SerializeToString,
                 response_deserializer=horen_dot_v1_dot_codebooks__pb2.Codebook.FromString,
                 _registered_method=True)
+        self.GetCalibration = channel.unary_unary(
+                '/horen.v1.CodebookService/GetCalibration',
+                request_serializer=horen_dot_v1_dot_codebooks__pb2.GetCalibrationRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_codebooks__pb2.Calibration.FromString,
+                _registered_method=True)
+        self.ListCalibrations = channel.unary_unary(
+                '/horen.v1.CodebookService/ListCalibrations',
+                request_serializer=horen_dot_v1_dot_codebooks__pb2.ListCalibrationsRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_codebooks__pb2.ListCalibrationsResponse.FromString,
+                _registered_method=True)
 
 
 class CodebookServiceServicer:
@@ -100,7 +110,8 @@ class CodebookServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RollbackCodebook(self, request, context):
-        """Makes a new revision with exactly the entries of an earlier one. Not idempotent: each call makes a revision.
+        """Makes a new revision with exactly the entries and the threshold of an earlier one. Not idempotent: each call
+        makes a revision.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +120,20 @@ class CodebookServiceServicer:
     def WatchCodebook(self, request, context):
         """Sends the codebook at once and again whenever its revision, its entry count or the replicas that serve it
         change, until the client cancels or its deadline passes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCalibration(self, request, context):
+        """Returns one calibration of the base model of this control plane.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCalibrations(self, request, context):
+        """Returns the calibrations of the base model of this control plane, oldest first, one page at a time.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -146,6 +171,16 @@ def add_CodebookServiceServicer_to_server(servicer, server):
                     servicer.WatchCodebook,
                     request_deserializer=horen_dot_v1_dot_codebooks__pb2.WatchCodebookRequest.FromString,
                     response_serializer=horen_dot_v1_dot_codebooks__pb2.Codebook.SerializeToString,
+            ),
+            'GetCalibration': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCalibration,
+                    request_deserializer=horen_dot_v1_dot_codebooks__pb2.GetCalibrationRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_codebooks__pb2.Calibration.SerializeToString,
+            ),
+            'ListCalibrations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCalibrations,
+                    request_deserializer=horen_dot_v1_dot_codebooks__pb2.ListCalibrationsRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_codebooks__pb2.ListCalibrationsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -311,6 +346,60 @@ class CodebookService:
             '/horen.v1.CodebookService/WatchCodebook',
             horen_dot_v1_dot_codebooks__pb2.WatchCodebookRequest.SerializeToString,
             horen_dot_v1_dot_codebooks__pb2.Codebook.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCalibration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.CodebookService/GetCalibration',
+            horen_dot_v1_dot_codebooks__pb2.GetCalibrationRequest.SerializeToString,
+            horen_dot_v1_dot_codebooks__pb2.Calibration.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCalibrations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.CodebookService/ListCalibrations',
+            horen_dot_v1_dot_codebooks__pb2.ListCalibrationsRequest.SerializeToString,
+            horen_dot_v1_dot_codebooks__pb2.ListCalibrationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

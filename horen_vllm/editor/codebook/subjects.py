@@ -1,0 +1,176 @@
+"""Entries with anchors: who of them gets a prompt that names subjects, and which earlier prompts name a subject.
+
+They compete only among those whose subject a prompt names, and go before all entries without anchors; so they need no
+line-up of near keys, but the words of every context of the codebook. Shapes: k keys of an entry, W width of a key.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from horen_vllm.artifact import EntryArtifact, KeyContext
+from horen_vllm.core.anchors import Anchor, AnchorTable
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.core.refine import refine
+from horen_vllm.core.words import TokenText
+from horen_vllm.editor.codebook.arena import NOBODY
+from horen_vllm.editor.codebook.context_names import context_name
+from horen_vllm.editor.codebook.lineup import TIE_MARGIN
+from horen_vllm.editor.spoken import Reader
+
+Ask = Callable[[Sequence[KeyContext], Sequence[Sequence[str]]], torch.Tensor]
+"""Runs the model: the queries [contexts, W] of contexts, each with its words."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredEntry:
+    """What routing needs of an entry with anchors."""
+
+    sequence: int
+    anchors: tuple[Anchor, ...]
+    keys: torch.Tensor
+    """[k, W] float32."""
+    floor: float = -1.0
+    """Score up to which it does not fire, whatever the threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRuling:
+    """Who gets a prompt among the entries with anchors."""
+
+    entry: int = NOBODY
+    """Sequence number of the entry that fires, or `NOBODY`."""
+    best: int = NOBODY
+    """Of the entry with the best score."""
+    score: float = -torch.inf
+
+
+class SubjectField:
+    """The entries with anchors of one codebook, and the words of all its contexts.
+
+    Parameters
+    ----------
+    parameters
+        The codebook's.
+    reader
+        Reads contexts.
+    ask
+        Makes queries that no entry has as its key: of a prompt without another entry's subject.
+    """
+
+    def __init__(self, parameters: MethodParameters, reader: Reader, ask: Ask) -> None:
+        self._parameters = parameters
+        self._reader = reader
+        self._ask = ask
+        self._table = AnchorTable()
+        self._entries: dict[int, AnchoredEntry] = {}
+        self._contexts: dict[int, tuple[KeyContext, ...]] = {}
+        self._by_word: dict[str, dict[tuple[int, int], None]] = {}
+        self._queries: dict[bytes, torch.Tensor] = {}
+
+    def add(self, sequence: int, artifact: EntryArtifact) -> bool:
+        """Take in an entry's contexts, and the entry itself if it has anchors; return whether it has."""
+        manifest = artifact.manifest
+        self._contexts[sequence] = manifest.contexts
+        for place, words in self._spoken(sequence):
+            for word in words:
+                self._by_word.setdefault(word, {})[sequence, place] = None
+        if not manifest.anchors:
+            return False
+        anchors = tuple(tuple(name.split(" ")) for name in manifest.anchors)
+        floor = -1.0 if manifest.floor is None else manifest.floor
+        self._entries[sequence] = AnchoredEntry(sequence, anchors, artifact.keys.float(), floor)
+        self._table.add(sequence, anchors)
+        for context, key in zip(manifest.contexts, artifact.keys.float(), strict=bool(manifest.contexts)):
+            self._queries[context_name(context)] = key
+        return True
+
+    def remove(self, sequence: int) -> None:
+        """Forget an entry."""
+        for place, words in self._spoken(sequence):
+            for word in words:
+                del self._by_word[word][sequence, place]
+        for context in self._contexts.pop(sequence):
+            self._queries.pop(context_name(context), None)
+        entry = self._entries.pop(sequence, None)
+        if entry is not None:
+            self._table.remove(sequence, entry.anchors)
+
+    def key_of(self, context: KeyContext) -> torch.Tensor | None:
+        """Return the key [W] that some entry with anchors has for this very context and mask."""
+        return self._queries.get(context_name(context))
+
+    def naming(self, anchors: Collection[Anchor]) -> Iterator[tuple[int, int, KeyContext]]:
+        """Yield the contexts that one of `anchors` occurs in: entry, place among its contexts, context."""
+        wanted = AnchorTable({0: anchors})
+        places: dict[tuple[int, int], None] = {}
+        for anchor in anchors:
+            rarest = min((self._by_word.get(word, {}) for word in anchor), key=len)
+            places |= rarest
+        for sequence, place in sorted(places):
+            context = self._contexts[sequence][place]
+            if wanted.find(_words(self._reader.text(context))):
+                yield sequence, place, context
+
+    def rule(
+        self, context: KeyContext, *, without: Collection[int] = (), extra: AnchoredEntry | None = None
+    ) -> SubjectRuling:
+        """Return who gets a prompt among the entries but `without`, and with one more.
+
+        Ties are as wide as `lineup.TIE_MARGIN`, and the newest entry wins.
+        """
+        text = self._reader.text(context)
+        places = {sequence: at for sequence, at in self._table.find(_words(text)).items() if sequence not in without}
+        entries = {sequence: self._entries[sequence] for sequence in places}
+        if extra is not None and (own := AnchorTable({extra.sequence: extra.anchors}).find(_words(text))):
+            places |= own
+            entries[extra.sequence] = extra
+        scores = self._scores(context, text, places, entries)
+        if not scores:
+            return SubjectRuling()
+        highest = max(scores.values())
+        best = max(sequence for sequence, score in scores.items() if score >= highest - TIE_MARGIN)
+        fires = highest > max(self._parameters.anchored_threshold, entries[best].floor)
+        return SubjectRuling(best if fires else NOBODY, best, highest)
+
+    def _scores(
+        self,
+        context: KeyContext,
+        text: TokenText,
+        places: dict[int, tuple[tuple[int, int], ...]],
+        entries: dict[int, AnchoredEntry],
+    ) -> dict[int, float]:
+        """Return each entry's best score; entries whose subject stands at the same tokens share a query."""
+        groups: dict[KeyContext, tuple[tuple[str, ...], list[int]]] = {}
+        for sequence, at in places.items():
+            mask = self._reader.mask(text, context.span, at)
+            groups.setdefault(replace(context, masked=mask.tokens), (mask.words, []))[1].append(sequence)
+        scores: dict[int, float] = {}
+        for masked, (words, members) in groups.items():
+            query = self._query(masked, words)
+            keys = torch.cat([entries[sequence].keys for sequence in members])
+            counts = [len(entries[sequence].keys) for sequence in members]
+            found = torch.split(keys @ self._refined(query, keys), counts)
+            scores |= {sequence: float(part.max()) for sequence, part in zip(members, found, strict=True)}
+        return scores
+
+    def _query(self, context: KeyContext, words: Sequence[str]) -> torch.Tensor:
+        known = self._queries.get(context_name(context))
+        return self._ask([context], [words])[0] if known is None else known
+
+    def learn(self, context: KeyContext, query: torch.Tensor) -> None:
+        """Take note of a query that was computed elsewhere."""
+        self._queries.setdefault(context_name(context), query)
+
+    def _refined(self, query_W: torch.Tensor, keys_NW: torch.Tensor) -> torch.Tensor:
+        of = self._parameters
+        return refine(query_W[None], keys_NW, beta=of.beta, gamma=of.gamma, steps=of.steps, epsilon=of.epsilon)[0]
+
+    def _spoken(self, sequence: int) -> Iterator[tuple[int, set[str]]]:
+        for place, context in enumerate(self._contexts[sequence]):
+            yield place, set(_words(self._reader.text(context)))
+
+
+def _words(text: TokenText) -> tuple[str, ...]:
+    return tuple(word.text for word in text.words)
