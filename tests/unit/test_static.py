@@ -9,8 +9,10 @@ import torch
 
 from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, encode_entry
 from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import CodebookName, TenantId
+from horen_vllm.spaces import SpaceManifest, encode_space
 from horen_vllm.static import StaticDescription, StaticEntry, list_static, read_static, write_static
 
 NAME = CodebookName(TenantId("acme"), "facts")
@@ -71,6 +73,29 @@ def test_what_is_written_is_read(folder: Path, codebook: StaticDescription) -> N
     assert read.parameters == codebook.parameters
     assert [(sequence, entry.manifest.edit_id) for sequence, _, entry in read.entries] == [(1, "e1"), (2, "e2")]
     assert [digest for _, digest, _ in read.entries] == [entry.artifact for entry in codebook.entries]
+
+
+def test_a_fitted_space_goes_with_its_codebook(
+    folder: Path, codebook: StaticDescription, artifacts: ArtifactFolder
+) -> None:
+    space = RoutingSpace(torch.ones(4), torch.eye(2, 4), torch.ones(3), 0.5)
+    manifest = SpaceManifest(fingerprint="f", site="s", window_ratio=0.6, span="prompt", prompts=1, source="built-in")
+    digest = artifacts.put(encode_space(space, manifest))
+    fitted = replace(codebook, parameters=replace(codebook.parameters, space=digest))
+    write_static(folder, fitted, artifacts)
+    assert list_static(folder) == [fitted]
+    (read,) = read_static(folder)
+    assert read.space is not None
+    assert torch.equal(read.space.matrix, space.matrix)
+    foreign = replace(fitted, fingerprint="g")
+    with pytest.raises(HorenError) as caught:
+        write_static(folder, foreign, artifacts)
+    assert caught.value.code == "fingerprint_mismatch"
+    assert digest in caught.value.message
+    write_static(folder, codebook, artifacts)
+    (read,) = read_static(folder)
+    assert read.space is None
+    assert not list(folder.rglob(f"{digest}*"))
 
 
 def test_the_layout_is_tenant_codebook_entries(folder: Path, codebook: StaticDescription) -> None:

@@ -21,9 +21,8 @@ from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.spaces import SpaceManifest, encode_background, encode_space
 
-FIT_SHARE: Final = 0.4
-THRESHOLD_SHARE: Final = 0.4
-"""Shares of the background that fit the space and the thresholds; the rest is kept for comparing presets."""
+HELD_OUT_SHARE: Final = 0.2
+"""Share of the background that is kept for comparing presets; half of the rest fits the space, half the thresholds."""
 DEFAULT_RATE: Final = 0.01
 """Share of background queries that may fire, unless the operator says otherwise."""
 DEFAULT_SUBJECT_RATE: Final = 0.1
@@ -41,6 +40,8 @@ class CalibrationSettings:
     subject_rate: float = DEFAULT_SUBJECT_RATE
     word_share: float = WORD_SHARE
     seed: int = 0
+    held_out_share: float = HELD_OUT_SHARE
+    """Share of the prompts that have no part in the fit."""
     source: str = "built-in"
     """Where the background prompts came from."""
 
@@ -91,7 +92,8 @@ def calibrate_presets(
     progress
         Is told the stage that begins.
     """
-    shares = (FIT_SHARE, THRESHOLD_SHARE, 1.0 - FIT_SHARE - THRESHOLD_SHARE)
+    half = (1.0 - settings.held_out_share) / 2
+    shares = (half, half, settings.held_out_share)
     fit, fire, held_out = split(prompts, shares, settings.seed)
     work = _Work(editable, settings, len(fit) + len(fire), memory)
     presets: dict[str, CalibratedPreset] = {}

@@ -7,6 +7,7 @@ Shapes: N contexts, D width of the site's input.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
 import torch
 
@@ -14,12 +15,14 @@ from horen_vllm.core.anchors import Anchor, anchor_of
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.calibration.background import BackgroundPrompt
 from horen_vllm.editor.contexts import EditContext, prompt_forms
-from horen_vllm.editor.forward.clean import means
 from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
+from horen_vllm.editor.passes import context_means
 from horen_vllm.editor.spoken import Reader
 from horen_vllm.errors import HorenError, InvalidArgument
+
+_MEAN_BYTES: Final = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +47,10 @@ class Sample:
         """Return the queries [N, W] of a routing space."""
         return keying.queries(self.means, [context.words for context in self.contexts])
 
-    def of(self, texts: Sequence[int]) -> "Sample":
-        """Return the part with some of the texts, which are numbered anew in their order."""
-        rows = [(int(row), number) for number, text in enumerate(texts) for row in (self.texts == text).nonzero()]
-        picked = [row for row, _ in rows]
-        return Sample(
-            tuple(self.contexts[row] for row in picked),
-            torch.tensor([number for _, number in rows], dtype=torch.int64),
-            self.means[picked],
-        )
+    def where(self, rows: torch.Tensor) -> "Sample":
+        """Return the contexts whose place in `rows` [N] is True; texts keep their numbers."""
+        picked = rows.nonzero()[:, 0]
+        return Sample(tuple(self.contexts[row] for row in picked.tolist()), self.texts[picked], self.means[picked])
 
 
 def split(prompts: Sequence[BackgroundPrompt], shares: Sequence[float], seed: int) -> list[list[BackgroundPrompt]]:
@@ -83,12 +81,21 @@ def sampled(
     contexts: list[EditContext] = []
     numbers: list[int] = []
     for number, text in enumerate(texts):
-        anchors = _anchors(subjects[number] if subjects is not None else None)
+        anchors = subject_anchors(subjects[number]) if subjects is not None else ()
         forms = _forms(editable, reader, text, parameters, anchors)
         contexts += forms
         numbers += [number] * len(forms)
-    found = means(editable, contexts, parameters, memory)
+    if texts and not contexts:
+        message = "the model cannot take a single background prompt: its tokenizer or its chat template is at fault."
+        raise InvalidArgument(message, code="too_few_background_prompts")
+    keyed = [context.as_key_context() for context in contexts]
+    found = context_means(editable, keyed, parameters, memory or mean_memory(editable))
     return Sample(tuple(contexts), torch.tensor(numbers, dtype=torch.int64), found)
+
+
+def mean_memory(editable: EditableModel) -> MemoryLimit:
+    """Return a limit for averages alone."""
+    return MemoryLimit(_MEAN_BYTES, editable.ranks)
 
 
 def _forms(
@@ -101,7 +108,8 @@ def _forms(
         return []
 
 
-def _anchors(subject: str | None) -> tuple[Anchor, ...]:
+def subject_anchors(subject: str | None) -> tuple[Anchor, ...]:
+    """Return the anchors of a background prompt's subject; none where it has no subject that can be looked for."""
     try:
         return () if subject is None else (anchor_of(subject),)
     except InvalidArgument:

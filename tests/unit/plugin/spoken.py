@@ -16,10 +16,10 @@ from tokenizers.models import WordLevel
 from torch.nn import functional as F
 
 from horen_vllm.artifact import EntryArtifact
-from horen_vllm.core.presets import MethodParameters
+from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.core.routing import RoutingSpace, word_vector
 from horen_vllm.plugin.texts import PromptTexts
-from tests.unit.plugin.entries import Numbered, parameters
+from tests.unit.plugin.entries import Numbered, make_entry, parameters
 from tests.unit.plugin.simulation import Book, Request
 
 WORDS = ("ann", "bo", "cy", "dee", "who", "is", "the", "king", "of")
@@ -214,6 +214,23 @@ def runs(numbers: Sequence[int]) -> Ranges:
     return tuple(made)
 
 
+def asked_by(request: Request) -> Spoken:
+    """Return a request of the simulation as the reference sees it."""
+    assert request.words is not None
+    return Spoken(request.words, request.inputs, request.span or (0, request.prompt), request.window)
+
+
+def spoken_entry(request: Request, *, span: int, number: int = 1, names: Sequence[str] = WORDS[:4]) -> Numbered:
+    """Return an entry, anchored to those of the names that a request says, that it matches exactly without them."""
+    asked = asked_by(request)
+    anchors = tuple(sorted({word for word in asked.words[slice(*asked.span)] if word in names}))
+    left = {at for at in range(*asked.window) if asked.words[at] in anchors}
+    kept = [at for at in range(*asked.window) if at not in left] or list(range(*asked.window))
+    key = F.normalize(request.inputs[kept].sum(dim=0, keepdim=True), dim=1)
+    shape: dict[str, Any] = {"span": span, "mode": ValueMode.SEQUENCE, "anchors": anchors}
+    return number, make_entry(f"e{number}", keys=key, seed=number, **shape)
+
+
 @dataclass
 class SpokenBook(Book):
     """One revision of a codebook with anchors."""
@@ -224,8 +241,6 @@ class SpokenBook(Book):
     def fired(self, request: Request) -> EntryArtifact | None:
         """Return the entry that fires for a request of `WORDS`, one a token."""
         assert self.rule is not None
-        assert request.words is not None
-        span = request.span or (0, request.prompt)
-        asked = Spoken(request.words, request.inputs, span, request.window)
+        asked = asked_by(request)
         edit_id = Reference(self.entries, self.rule, self.space).decide(asked).edit_id
         return next((entry for _, entry in self.entries if entry.manifest.edit_id == edit_id), None)

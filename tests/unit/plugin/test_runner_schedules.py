@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from horen_vllm.plugin.step_output import DECISIONS_ATTRIBUTE
-from tests.unit.plugin.entries import Numbered, used_rows
+from tests.unit.plugin.entries import Numbered, update_of, used_rows
 from tests.unit.plugin.runner_bench import RunnerBench, entry_for
 from tests.unit.plugin.simulation import Request
+from tests.unit.plugin.spoken import WORDS, SpokenBook, ids_of, spoken_entry, spoken_rule
 
 MOST_RUNNING = 4
 
@@ -30,12 +31,15 @@ class Schedule:
         revisions = [self._entries(number) for number in range(1, 5)]
         for step in range(300):
             if step % 9 == 0 and revisions:
-                self.bench.publish(step + 1, *revisions.pop(0))
+                self._publish(step + 1, revisions.pop(0))
             if not self.waiting and not self.running:
                 self.bench.step(finished=self.finished)
                 return
             self._step()
         pytest.fail("the schedule did not end")
+
+    def _publish(self, revision: int, entries: list[Numbered]) -> None:
+        self.bench.publish(revision, *entries)
 
     def _step(self) -> None:
         preempted = self._preempt()
@@ -82,10 +86,33 @@ class Schedule:
         return [entry_for(item, span=1 + index % 4, number=100 * revision + index) for index, item in enumerate(chosen)]
 
 
+class SpokenSchedule(Schedule):
+    """Requests with words, and entries that are anchored to their names and keyed without them."""
+
+    rule = spoken_rule(mask_subject=True, threshold=0.97, anchored_threshold=0.97)
+
+    def _publish(self, revision: int, entries: list[Numbered]) -> None:
+        book = SpokenBook(revision, 0.97, entries, self.rule)
+        self.bench.publish_book(update_of("a", revision, entries, rule=self.rule), book)
+
+    def _request(self, index: int) -> Request:
+        request = super()._request(index)
+        request.words = tuple(self.random.choices(WORDS, k=request.prompt))
+        request.prompt_ids = ids_of(request.words)
+        return request
+
+    def _entries(self, revision: int) -> list[Numbered]:
+        chosen = [request for request in self.served if self.random.random() < 0.6]
+        return [
+            spoken_entry(item, span=1 + index % 4, number=100 * revision + index) for index, item in enumerate(chosen)
+        ]
+
+
+@pytest.mark.parametrize("kind", [Schedule, SpokenSchedule])
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("seed", range(4))
-def test_every_row_and_every_decision_is_what_the_reference_says(version: str, seed: int) -> None:
-    schedule = Schedule(version, seed)
+def test_every_row_and_every_decision_is_what_the_reference_says(kind: type[Schedule], version: str, seed: int) -> None:
+    schedule = kind(version, seed)
     bench = schedule.bench
     schedule.run()
     assert bench.edited >= 8

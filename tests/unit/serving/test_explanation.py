@@ -37,6 +37,24 @@ def test_every_entry_says_why_it_fires_or_not() -> None:
     }  # fmt: skip
 
 
+def test_an_entry_that_stood_aside_says_why() -> None:
+    decision = decided(("a", 0.5), fired="a", threshold=0.25, left_out=2)
+    decision["nearest"] += [
+        {"edit_id": "b", "score": 0.75, "blocked": "subject_absent"},
+        {"edit_id": "c", "score": 0.75, "threshold": 0.5, "blocked": "left_out"},
+        {"edit_id": "d", "score": 0.75, "threshold": 0.5, "outranked": True},
+        {"edit_id": "e", "score": 0.25, "threshold": 0.5, "outranked": True},
+    ]
+    answer = told(decision)
+    assert [(row["margin"], row["reason"]) for row in answer["nearest"][1:]] == [
+        (0.5, "its subject does not occur in the query span"),
+        (0.25, "the query span names more subjects than can be told apart, and its own comes after them"),
+        (0.25, "an entry whose subject occurs comes first: a with 0.5000"),
+        (-0.25, "below the threshold by 0.2500"),
+    ]
+    assert answer["decision"]["left_out"] == 2
+
+
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
 def test_of_equal_scores_only_the_one_that_was_decided_fires(order: tuple[str, str]) -> None:
     rows = {row["edit_id"]: row for row in told(decided(*((name, 0.875) for name in order), fired="b"))["nearest"]}

@@ -120,20 +120,21 @@ def test_a_newer_revision_is_tried_at_once_after_a_refusal(world: World, monkeyp
     run(world, script)
 
 
-def test_a_gap_makes_the_agent_load_the_whole_codebook(world: World) -> None:
+@pytest.mark.parametrize("code", ["revision_gap", "space_missing"])
+def test_what_a_change_lacks_makes_the_agent_load_the_whole_codebook(world: World, code: str) -> None:
     world.create("a")
 
     async def script() -> None:
         await world.until(world.confirmed)
         first = world.publish("a", "who?", "Ada")
         await world.until(lambda: world.serving("a", 2))
-        world.engine.refuse["a"] = "revision_gap"
+        world.engine.refuse["a"] = code
         second = world.publish("a", "where?", "Rome")
         await world.until(lambda: world.serving("a", 3))
         assert set(world.engine.ranks[0].entries[str(book("a"))]) == {first.edit_id, second.edit_id}
 
     run(world, script)
-    assert ("refused", "a", "revision_gap") in world.observer.told
+    assert ("refused", "a", code) in world.observer.told
 
 
 def test_a_staging_that_takes_too_long_is_given_up_and_freed(world: World) -> None:

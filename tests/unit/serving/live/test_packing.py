@@ -3,14 +3,17 @@
 import asyncio
 import os
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.control.messages import CodebookView, DeltaView
+from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import EditId
 from horen_vllm.pack import read_pack
@@ -18,6 +21,7 @@ from horen_vllm.registry.models import EntryRef
 from horen_vllm.serving import packer as packer_module
 from horen_vllm.serving.packer import Packer
 from horen_vllm.serving.packing import MAX_PROBES, PackOrder, order_from_json, order_to_json, pack_update
+from horen_vllm.spaces import SpaceManifest, encode_space
 from tests.unit.serving.live.world import FINGERPRINT, PARAMETERS, book, entry, ids
 
 
@@ -47,18 +51,27 @@ def order(tmp_path: Path, *entries: EntryRef, seed: str = "s") -> PackOrder:
     )
 
 
-def delta(*entries: EntryRef) -> DeltaView:
+def space_of(artifacts: ArtifactFolder, fingerprint: str = FINGERPRINT) -> str:
+    """Store a small routing space and return its digest."""
+    space = RoutingSpace(torch.ones(4), torch.eye(2, 4), torch.ones(3), 0.5)
+    manifest = SpaceManifest(
+        fingerprint=fingerprint, site="s", window_ratio=0.6, span="prompt", prompts=1, source="built-in"
+    )
+    return artifacts.put(encode_space(space, manifest))
+
+
+def delta(*entries: EntryRef, base: int = 1, space: str | None = None) -> DeltaView:
     view = CodebookView(
         name=book("a"),
         model="m",
         fingerprint=FINGERPRINT,
         site="s",
-        parameters=PARAMETERS,
+        parameters=replace(PARAMETERS, space=space),
         revision=2,
         entry_count=len(entries),
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
-    return DeltaView(codebook=view, base=1, revision=2, added=entries, removed=())
+    return DeltaView(codebook=view, base=base, revision=2, added=entries, removed=())
 
 
 def test_a_pack_has_the_entries_and_the_hash_that_it_says(tmp_path: Path, artifacts: ArtifactFolder) -> None:
@@ -69,6 +82,28 @@ def test_a_pack_has_the_entries_and_the_hash_that_it_says(tmp_path: Path, artifa
         ("e1", ids("prompt 1"), ids("Ada")),
         ("e2", ids("prompt 2"), ids("Ada")),
     }
+
+
+@pytest.mark.parametrize("inline_bytes", [1 << 22, 0])
+def test_an_update_from_nothing_brings_the_codebooks_space(
+    artifacts: ArtifactFolder, packer: Packer, monkeypatch: pytest.MonkeyPatch, inline_bytes: int
+) -> None:
+    monkeypatch.setattr(packer_module, "INLINE_SPACE_BYTES", inline_bytes)
+    digest = space_of(artifacts)
+    whole, change = (asyncio.run(packer.pack(delta(base=base, space=digest), "t")) for base in (0, 1))
+    assert change.sha256 != whole.sha256
+    packed = asyncio.run(packer.pack(delta(ref(artifacts, 1), base=0, space=digest), "t"))
+    space = read_pack(packed.path, packed.sha256).space
+    assert space is not None
+    assert torch.equal(space.matrix, torch.eye(2, 4))
+    packed = asyncio.run(packer.pack(delta(ref(artifacts, 1), base=1, space=digest), "t"))
+    assert read_pack(packed.path, packed.sha256).space is None
+
+
+def test_a_space_of_another_base_model_is_refused(artifacts: ArtifactFolder, packer: Packer) -> None:
+    with pytest.raises(HorenError) as caught:
+        asyncio.run(packer.pack(delta(base=0, space=space_of(artifacts, "other")), "t"))
+    assert caught.value.code == "fingerprint_mismatch"
 
 
 def test_an_update_that_only_removes_has_an_empty_pack(tmp_path: Path) -> None:

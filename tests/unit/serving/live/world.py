@@ -90,7 +90,8 @@ class Rank:
         return {"ticket": body["ticket"], "state": "staging"}
 
     def _staged(self, body: dict[str, Any], _: object) -> dict[str, Any]:
-        code = self.staged[body["ticket"]]["code"]
+        staged = self.staged[body["ticket"]]
+        code = None if staged["code"] == "space_missing" and not staged["base_revision"] else staged["code"]
         if code == "never":
             return {"ticket": body["ticket"], "state": "staging"}
         if code and code != "revision_gap":
