@@ -87,9 +87,7 @@ def at_equal_rates(asked: Asked, data: RoutingData, near_rate: float) -> dict[st
     }
 
 
-def same_subject_at_recall(
-    asked: Asked, data: RoutingData, edit_ids: Sequence[str | None], recall: float
-) -> dict[str, Any] | None:
+def same_subject_at_recall(asked: Asked, edit_ids: Sequence[str | None], recall: float) -> dict[str, Any] | None:
     """Return the share of other questions on the subject that fire where so many rephrases find their edit."""
     hits = right(asked.rephrased, edit_ids)
     scores = sorted((_score(answer) if hit else -inf for answer, hit in zip(asked.rephrased, hits, strict=True)))[::-1]

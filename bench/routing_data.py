@@ -88,7 +88,7 @@ def _named(row: dict[str, Any]) -> bool:
 def _same_subject(
     chosen: Sequence[dict[str, Any]], rest: Sequence[dict[str, Any]], generator: random.Random
 ) -> list[tuple[int, str]]:
-    """Return a question of another form about each edit's subject; forms that share half of their words are no other."""
+    """Return another form's question about each edit's subject; one that shares half of its words is no other."""
     found = []
     for number, row in enumerate(chosen):
         own = set(plain_words(form(row))) | set(plain_words(row["rephrase"].replace(row["subject"], " ")))

@@ -169,7 +169,7 @@ def book(run: Run, name: str, preset: str, *, subjects: bool, anchors: bool | No
         **measured(asked, run.data, edit_ids),
         "at_equal_near_rates": [at_equal_rates(asked, run.data, near) for near in (NEAR_RATE, 0.01)],
         "same_subject_fires_at_recall": {
-            str(recall): same_subject_at_recall(asked, run.data, edit_ids, recall) for recall in (0.8, 0.9)
+            str(recall): same_subject_at_recall(asked, edit_ids, recall) for recall in (0.8, 0.9)
         },
     }
     keys = ("generalisation", "reliability", "fires_near", "fires_unrelated", "fires_same_subject")
