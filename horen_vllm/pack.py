@@ -49,6 +49,8 @@ class PackRow:
     """Hash of each key's bytes, by which identical keys are found."""
     anchors: tuple[str, ...] = ()
     """Names of the subject, one of which must occur; each as words with single spaces."""
+    floor: float | None = None
+    """Score up to which the entry does not fire, whatever the threshold; None: the threshold alone decides."""
     radius: float | None = None
     """Distance up to which a GRACE key fires; None: cosine decides."""
     splits: tuple[tuple[str, float], ...] = ()
@@ -153,6 +155,7 @@ def _row(sequence: int, digest: str, entry: EntryArtifact) -> PackRow:
         values=entry.values.shape[0],
         key_digests=tuple(_digest(key) for key in entry.keys),
         anchors=manifest.anchors,
+        floor=manifest.floor,
         radius=manifest.radius,
         splits=manifest.splits,
     )
