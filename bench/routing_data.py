@@ -58,7 +58,7 @@ def draw(rows: Sequence[dict[str, Any]], other: Sequence[str], *, edits: int, as
     unrelated = list(dict.fromkeys(other))
     generator.shuffle(unrelated)
     # No more unrelated background than near: it would only dilute the rate that is asked for.
-    near, background = rest[-asked:], rest[:-asked]
+    near, background = rest[-asked:], rest[:-asked][:asked]
     prompts = [BackgroundPrompt(row["prompt"], row["subject"], form(row)) for row in background]
     prompts += [BackgroundPrompt(text) for text in unrelated[asked : asked + len(background)]]
     generator.shuffle(prompts)

@@ -9,8 +9,10 @@ so that routing alone differs). All thresholds come from one false-fire rate on 
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -27,6 +29,7 @@ from horen_vllm.cli.stack import Stack, StackSettings
 from horen_vllm.control.client import EditProgress, HorenClient
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.calibration.calibrated import (
+    DEFAULT_SUBJECT_RATE,
     CalibratedPreset,
     Calibration,
     CalibrationSettings,
@@ -43,6 +46,8 @@ from horen_vllm.registry.store import SqlRegistry
 NEAR_RATE: Final = 0.05
 GROWTH: Final = (10, 100, 1000, 5000)
 PAPER: Final = "paper-routing"
+MOST_COMPARED: Final = 1000
+"""Edits up to which all presets are measured, not only those that the goals are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="Draws.")] = None,
     asked: Annotated[int, typer.Option(help="Unedited questions of each kind.")] = 1500,
     most: Annotated[int, typer.Option(help="Edits, and rephrases, that are asked at most.")] = 1000,
+    subject_rate: Annotated[float, typer.Option(help="As `horen calibrate --subject-rate`.")] = DEFAULT_SUBJECT_RATE,
     growth: Annotated[bool, typer.Option(help="Also measure the target of 5 % at growing sizes.")] = True,
     out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("bench/results/routing_goals.json"),
 ) -> None:
@@ -76,18 +82,31 @@ def main(
         for draw_seed in seed or [1, 2, 3]:
             data = draw(rows, other, edits=number, asked=asked, seed=draw_seed)
             console.print(f"{number} edits, seed {draw_seed}: {len(data.background)} background prompts")
-            found = one_draw(model, editable, data, draw_seed, most, console, growth=growth and number == max(GROWTH))
+            settings = CalibrationSettings(
+                # Half of the background is near, and unrelated prompts hardly fire.
+                false_fire_rate=NEAR_RATE / 2,
+                subject_rate=subject_rate,
+                seed=draw_seed,
+                held_out_share=0.0,
+                source="draw",
+            )
+            found = one_draw(model, editable, data, settings, most, console, growth=growth and number == max(GROWTH))
             result["runs"].append({"edits": number, "seed": draw_seed, **found["books"]})
             result["growth"] += found["growth"]
             write_result(out, result)
 
 
 def one_draw(
-    model: Path, editable: EditableModel, data: RoutingData, seed: int, most: int, console: Console, *, growth: bool
+    model: Path,
+    editable: EditableModel,
+    data: RoutingData,
+    settings: CalibrationSettings,
+    most: int,
+    console: Console,
+    *,
+    growth: bool,
 ) -> dict[str, Any]:
     """Serve the codebooks of one draw and measure them."""
-    # Half of the background is near, and unrelated prompts hardly fire.
-    settings = CalibrationSettings(false_fire_rate=NEAR_RATE / 2, seed=seed, held_out_share=0.0, source="draw")
     calibration = calibrate_presets(editable, model.name, data.background, settings)
     with tempfile.TemporaryDirectory(prefix="horen-routing-") as home:
         setup = StackSettings(
@@ -106,7 +125,20 @@ def one_draw(
                 "calibrated_with_subjects": book(run, "subjects", "calibrated", subjects=True),
                 "paper_routing": book(run, "paper", PAPER, subjects=False),
             }
-            return {"books": books, "growth": grow(run, seed) if growth else []}
+            if len(data.edits) <= MOST_COMPARED:
+                books |= compared(run)
+            return {"books": books, "growth": grow(run, settings.seed) if growth else []}
+
+
+def compared(run: Run) -> dict[str, Any]:
+    """Measure the other presets, and entries with subjects at every score, with and without their masks."""
+    every = partial(book, run, preset="calibrated", subjects=True, anchored_threshold=-1.0)
+    return {
+        "subjects_masked_any_score": every("masked"),
+        "subjects_unmasked_any_score": every("unmasked", mask_subject=False),
+        "horen_paper": book(run, "horen-paper", "horen-paper", subjects=False),
+        "grace": book(run, "grace", "grace", subjects=False),
+    }
 
 
 def paper_threshold(editable: EditableModel, calibration: Calibration, data: RoutingData) -> MethodParameters:
@@ -154,11 +186,11 @@ def parameters_of(presets: dict[str, CalibratedPreset]) -> dict[str, MethodParam
     return {name: preset.parameters for name, preset in presets.items()}
 
 
-def book(run: Run, name: str, preset: str, *, subjects: bool, anchors: bool | None = None) -> dict[str, Any]:
-    """Edit one codebook, ask everything, and return its numbers."""
-    run.client.create_codebook(name, preset=preset, anchors=anchors)
+def book(run: Run, name: str, preset: str, *, subjects: bool, **changes: Any) -> dict[str, Any]:
+    """Edit one codebook of a preset with some parameters changed, ask everything, and return its numbers."""
+    run.client.create_codebook(name, preset=preset, **changes)
     started = time.perf_counter()
-    edit_ids = edit_all(run, name, run.data.specs(subjects=subjects))
+    edit_ids, failures = edit_all(run, name, run.data.specs(subjects=subjects))
     seconds = time.perf_counter() - started
     view = run.client.get_codebook(name)
     asked = ask_all(Endpoint(run.stack.base_url, concurrency=32), f"{run.stack.model_name}@{name}", run.data, run.most)
@@ -166,10 +198,11 @@ def book(run: Run, name: str, preset: str, *, subjects: bool, anchors: bool | No
         "threshold": view.parameters.threshold,
         "anchored_threshold": view.parameters.anchored_threshold if view.parameters.anchors else None,
         "seconds_an_edit": round(seconds / len(edit_ids), 4),
+        "failures": failures,
         **measured(asked, run.data, edit_ids),
         "at_equal_near_rates": [at_equal_rates(asked, run.data, near) for near in (NEAR_RATE, 0.01)],
         "same_subject_fires_at_recall": {
-            str(recall): same_subject_at_recall(asked, edit_ids, recall) for recall in (0.8, 0.9)
+            str(recall): same_subject_at_recall(asked, edit_ids, recall) for recall in (0.8, 0.9, 0.95)
         },
     }
     keys = ("generalisation", "reliability", "fires_near", "fires_unrelated", "fires_same_subject")
@@ -177,18 +210,17 @@ def book(run: Run, name: str, preset: str, *, subjects: bool, anchors: bool | No
     return found
 
 
-def edit_all(run: Run, name: str, specs: Sequence[EditSpec]) -> list[str | None]:
-    """Submit all edits, wait until they are served, and return the id that answers for each; None for a failed one."""
+def edit_all(run: Run, name: str, specs: Sequence[EditSpec]) -> tuple[list[str | None], dict[str, int]]:
+    """Submit all edits, wait until they are served, and return the id that answers for each and why others failed."""
     views = [run.client.submit_edit(name, spec) for spec in specs]
     for view in views:
         run.client.wait_edit(view, until=EditProgress.PUBLISHED, timeout_s=3600)
     run.client.wait_serving(name, run.client.get_codebook(name).revision, timeout_s=600)
     done = {view.edit_id: view for view in run.client.list_edits(name, page_size=1000)}
+    made = [done[view.edit_id] for view in views]
     failed = {EditProgress.FAILED, EditProgress.INACTIVE}
-    return [
-        None if done[view.edit_id].state in failed else str(done[view.edit_id].same_as or view.edit_id)
-        for view in views
-    ]
+    ids = [None if view.state in failed else str(view.same_as or view.edit_id) for view in made]
+    return ids, dict(Counter(view.reason_code or view.state.value for view in made if view.state in failed))
 
 
 def grow(run: Run, seed: int) -> list[dict[str, Any]]:

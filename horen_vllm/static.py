@@ -10,7 +10,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +213,7 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
-def _remove_others(target: Path, kept: Set[str | None]) -> None:
+def _remove_others(target: Path, kept: Collection[str | None]) -> None:
     for path in target.glob("??/*.safetensors"):
         if path.stem not in kept:
             path.unlink()

@@ -1,6 +1,7 @@
 """Mixed load for engine tests: prompts of all lengths, two codebooks that contradict each other, and the verdict."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from tests.e2e.engines import tagged
 from tests.e2e.oracle import Oracle, OracleAnswer, OracleBook, OracleEntry
+from tests.e2e.oracle_routing import OracleText
 
 CODEBOOK_A = "tenants/default/codebooks/a"
 CODEBOOK_B = "tenants/default/codebooks/b"
@@ -22,6 +24,7 @@ class Case:
     prompt: list[int]
     codebook: str | None
     max_tokens: int
+    ratio: float = 0.6
 
 
 @dataclass
@@ -100,7 +103,7 @@ def serve(llm: Any, requests: list[Case], *, ignore_eos: bool = False) -> list[A
     """Send all requests at once and return vLLM's outputs in order."""
     outputs: list[Any] = llm.generate(
         [{"prompt_token_ids": case.prompt} for case in requests],
-        [tagged(case.codebook, max_tokens=case.max_tokens, ignore_eos=ignore_eos) for case in requests],
+        [tagged(case.codebook, case.ratio, max_tokens=case.max_tokens, ignore_eos=ignore_eos) for case in requests],
         use_tqdm=False,
     )
     return outputs
@@ -114,12 +117,18 @@ def compare(
     *,
     revision: int = 1,
     ignore_eos: bool = False,
+    read: Callable[[list[int], OracleBook], OracleText] | None = None,
 ) -> Verdict:
-    """Let the oracle answer every request by itself and compare tokens, decision and revision."""
+    """Let the oracle answer every request by itself and compare tokens, decision and revision.
+
+    `read` says what a prompt's text is to a codebook.
+    """
     verdict = Verdict()
     stop = -1 if ignore_eos else int(oracle.model.config.eos_token_id)
     for case, output in zip(requests, served, strict=True):
-        expected = oracle.answer(case.prompt, by_name.get(case.codebook or ""), case.max_tokens, stop)
+        book = by_name.get(case.codebook or "")
+        text = read(case.prompt, book) if read is not None and book is not None else None
+        expected = oracle.answer(case.prompt, book, case.max_tokens, stop, text=text)
         verdict.requests += 1
         verdict.matched += expected.edit_id is not None
         _judge(verdict, case, expected, output, revision)

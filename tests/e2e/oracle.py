@@ -14,49 +14,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from tests.e2e.oracle_routing import OracleBook, OracleEntry, OracleHit, OracleText, decided, key_of
+
+__all__ = ["Oracle", "OracleAnswer", "OracleBook", "OracleEntry", "Span"]
+
 CACHED_PROMPTS = 48
 Span = tuple[int, int] | None
-
-
-@dataclass(frozen=True, eq=False)
-class OracleEntry:
-    """An entry: unit keys [k, d_in], value rows [rows, d_out], and the answer positions that they are written at.
-
-    A row of mode "sequence" is written at `share` positions in a row, one of the other modes at all.
-    With a rank r the rows are a LoRA adaptor, A^T [r, d_out] above B^T [r, d_out]: h becomes h + (h A) B^T.
-    """
-
-    edit_id: str
-    sequence: int
-    keys: torch.Tensor
-    values: torch.Tensor
-    mode: str
-    span: int
-    rank: int = 0
-    share: int = 1
-
-    def write(self, output: torch.Tensor, offset: int) -> torch.Tensor:
-        """Return the site's output [d_out] at answer position `offset`, edited."""
-        if not 0 <= offset < self.span:
-            return output
-        if self.rank:
-            return output + (self.values[: self.rank] @ output) @ self.values[self.rank :]
-        if self.mode != "sequence":
-            return output + self.values[0]
-        return output + self.values.repeat_interleave(self.share, dim=0)[offset]
-
-
-@dataclass(frozen=True)
-class OracleBook:
-    """A revision of a codebook."""
-
-    entries: tuple[OracleEntry, ...]
-    threshold: float
-    ratio: float = 0.6
-    beta: float = 20.0
-    gamma: float = 0.0
-    steps: int = 0
-    epsilon: float = 1e-5
 
 
 @dataclass
@@ -71,12 +34,15 @@ class OracleAnswer:
     score: float = -math.inf
     runner_up_score: float = -math.inf
     threshold: float = 2.0
+    other_margin: float = -math.inf
+    """By how much the best of the entries that did not decide exceeds its own threshold."""
     share: int = 1
 
     @property
     def routing_tie(self) -> bool:
         """Whether fp32 rounding may decide the route the other way."""
-        return abs(self.score - self.threshold) < 1e-5 or abs(self.score - self.runner_up_score) < 1e-5
+        close = self.score - self.threshold, self.score - self.runner_up_score, self.other_margin
+        return any(abs(distance) < 1e-5 for distance in close)
 
 
 @dataclass
@@ -110,22 +76,37 @@ class Oracle:
         """Return the unit query [d_in]: mean site input over the last ceil(ratio n) of the span's n tokens."""
         key = (tuple(prompt), ratio, span)
         if key not in self._queries:
-            start, stop = span or (0, len(prompt))
-            window = self._clean(key[0]).inputs[stop - math.ceil(ratio * (stop - start)) : stop]
+            window = self._clean(key[0]).inputs[slice(*_window(prompt, ratio, span))]
             mean = window.sum(0) / window.shape[0]
             self._queries[key] = (mean / mean.norm()).float()
         return self._queries[key]
+
+    def key(
+        self, prompt: Sequence[int], book: OracleBook, text: OracleText, hit: OracleHit | None = None
+    ) -> torch.Tensor:
+        """Return the key of an edit of a prompt in a codebook's space, without the subject that stands at `hit`."""
+        return key_of(book, self.inputs(prompt), _window(prompt, book.ratio, None), hit, text.words)
+
+    def inputs(self, prompt: Sequence[int]) -> torch.Tensor:
+        """Return the site's clean inputs [P, d_in] in double precision."""
+        return self._clean(tuple(prompt)).inputs
 
     def output_rms(self, prompt: Sequence[int]) -> float:
         """Return the root mean square of the site's clean output over a prompt, by which values are scaled."""
         return float(self._clean(tuple(prompt)).outputs.square().mean().sqrt())
 
     def answer(
-        self, prompt: Sequence[int], book: OracleBook | None, max_tokens: int, stop: int, span: Span = None
+        self,
+        prompt: Sequence[int],
+        book: OracleBook | None,
+        max_tokens: int,
+        stop: int,
+        span: Span = None,
+        text: OracleText | None = None,
     ) -> OracleAnswer:
-        """Generate greedily after `prompt` under `book`; stops after the token `stop`."""
+        """Generate greedily after `prompt`, which says `text`, under `book`; stops after the token `stop`."""
         answer = OracleAnswer()
-        entry = self.decide(prompt, book, answer, span) if book is not None else None
+        entry = self.decide(prompt, book, answer, span, text) if book is not None else None
         said = self._generate(tuple(prompt), entry, max_tokens, stop)
         answer.tokens = said.tokens[:max_tokens]
         answer.logit_gaps = said.logit_gaps[:max_tokens]
@@ -133,24 +114,23 @@ class Oracle:
         return answer
 
     def decide(
-        self, prompt: Sequence[int], book: OracleBook, answer: OracleAnswer, span: Span = None
+        self,
+        prompt: Sequence[int],
+        book: OracleBook,
+        answer: OracleAnswer,
+        span: Span = None,
+        text: OracleText | None = None,
     ) -> OracleEntry | None:
         """Route a prompt through `book`, note it in `answer`, and return the matched entry."""
-        answer.threshold = book.threshold
-        if not book.entries:
+        window = _window(prompt, book.ratio, span)
+        contest, answer.other_margin = decided(book, self.inputs(prompt), window, text or OracleText())
+        answer.threshold = contest.bound
+        if not contest.ranked:
             return None
-        owned = _newest_of_equal_keys(book)
-        keys = torch.stack([key for key, _ in owned]).double()
-        scores = keys @ _refine(self.query(prompt, book.ratio, span).double(), keys, book)
-        best: dict[str, tuple[float, int, OracleEntry]] = {}
-        for score, (_, entry) in zip(scores.tolist(), owned, strict=True):
-            if entry.edit_id not in best or score > best[entry.edit_id][0]:
-                best[entry.edit_id] = (score, entry.sequence, entry)
-        first, *others = sorted(best.values(), key=lambda item: item[:2], reverse=True)
-        answer.score, _, entry = first
+        (answer.score, _, entry), *others = contest.ranked
         answer.best_id = entry.edit_id
         answer.runner_up_score = others[0][0] if others else -math.inf
-        if answer.score <= book.threshold:
+        if contest.margin <= 0:
             return None
         answer.edit_id, answer.share = answer.best_id, entry.share
         return entry
@@ -234,24 +214,10 @@ class Oracle:
             handle.remove()
 
 
-def _newest_of_equal_keys(book: OracleBook) -> list[tuple[torch.Tensor, OracleEntry]]:
-    """Return the keys that count, each with its owner: of bit-equal keys only the newest edit's."""
-    owned: dict[bytes, tuple[torch.Tensor, OracleEntry]] = {}
-    for entry in sorted(book.entries, key=lambda entry: entry.sequence):
-        owned.update({key.numpy().tobytes(): (key, entry) for key in entry.keys})
-    return list(owned.values())
-
-
-def _refine(query: torch.Tensor, keys: torch.Tensor, book: OracleBook) -> torch.Tensor:
-    for _ in range(book.steps):
-        weights = torch.exp(book.beta * (keys @ query - 1))
-        pulled = (weights / weights.sum()) @ keys
-        pulled = pulled / pulled.norm()
-        if float((pulled - query).norm()) <= book.epsilon:
-            break
-        query = (1 - book.gamma) * query + book.gamma * pulled
-        query = query / query.norm()
-    return query
+def _window(prompt: Sequence[int], ratio: float, span: Span) -> tuple[int, int]:
+    """Return the positions of the last ceil(ratio n) tokens of the span's n."""
+    start, stop = span or (0, len(prompt))
+    return stop - math.ceil(ratio * (stop - start)), stop
 
 
 def _choose(answer: OracleAnswer, logits: torch.Tensor) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifact import EntryArtifact, EntryManifest, digest_of, encode_entry
+from horen_vllm.core.euclid import lifted_key
 from horen_vllm.core.presets import MethodParameters, ValueMode
+from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.pack import build_pack, encode_pack
 from tests.e2e.oracle import OracleBook, OracleEntry
 
@@ -67,7 +69,8 @@ def stage(
     `spoil` damages the pack after its hash was taken.
     """
     new = book.entries if added is None else added
-    data = encode_pack(build_pack([(entry.sequence, *artifact_of(entry)) for entry in new]))
+    space = space_of(book) if base_revision == 0 else None
+    data = encode_pack(build_pack([(entry.sequence, *artifact_of(entry)) for entry in new], space))
     digest = hashlib.sha256(data).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest}.pack"
@@ -128,7 +131,19 @@ def parameters(book: OracleBook, preset: str) -> MethodParameters:
         gamma=book.gamma,
         steps=book.steps,
         epsilon=book.epsilon,
+        space=digest_of(book.space.matrix.numpy().tobytes()) if book.space is not None else None,
+        anchors=book.anchored_threshold is not None,
+        anchored_threshold=book.anchored_threshold or 0.0,
+        mask_subject=book.masks,
+        radius=1.0 if book.radius else None,
+        value_mode=ValueMode.REPLACE if book.radius else ValueMode.SEQUENCE,
     )
+
+
+def space_of(book: OracleBook) -> RoutingSpace | None:
+    """Return a book's space as a pack carries it."""
+    space = book.space
+    return None if space is None else RoutingSpace(space.mean, space.matrix, space.rarity, space.share)
 
 
 def artifact_of(entry: OracleEntry) -> tuple[str, EntryArtifact]:
@@ -146,6 +161,9 @@ def artifact_of(entry: OracleEntry) -> tuple[str, EntryArtifact]:
         loss=0.0,
         steps=0,
         rank=entry.rank,
+        anchors=entry.anchors,
+        radius=entry.radius or None,
     )
-    artifact = EntryArtifact(keys=entry.keys, values=entry.values, manifest=manifest)
+    keys = lifted_key(entry.keys) if entry.radius else entry.keys
+    artifact = EntryArtifact(keys=keys, values=entry.values, manifest=manifest)
     return hashlib.sha256(encode_entry(artifact)).hexdigest(), artifact

@@ -1,6 +1,7 @@
 """The engine against the oracle, token by token, under mixed load (fp32, V1 runner, CPU)."""
 
 import dataclasses
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from tests.e2e import mixed, rpc
 from tests.e2e.engines import engine
 from tests.e2e.oracle import Oracle, OracleBook
+from tests.e2e.spoken_books import GRACE, SpokenBooks
 
 pytestmark = pytest.mark.engine
 
@@ -40,6 +42,31 @@ def check_mixed_load(llm: Any, oracle: Oracle, folder: Path, seed: int) -> None:
 
 def test_eager_with_small_chunks_and_prefix_cache(eager: Any, oracle: Oracle, tmp_path: Path) -> None:
     check_mixed_load(eager, oracle, tmp_path, seed=1)
+
+
+def test_spaces_anchors_masks_and_radii_under_mixed_load(
+    eager: Any, oracle: Oracle, model_folder: str, tmp_path: Path
+) -> None:
+    """Most prompts are chunked, and many name subjects of other entries than their own."""
+    texts = mixed.prompts(seed=11) + mixed.prompts(seed=12)
+    spoken = SpokenBooks(oracle, model_folder, texts, seed=11)
+    by_name = spoken.books()
+    for name, book in by_name.items():
+        rpc.apply_book(eager, name, book, tmp_path)
+    ratios = {name: book.ratio for name, book in by_name.items()}
+    requests = [mixed.Case(text, name, 5, ratios.get(name or "", 0.6)) for text in texts for name in (None, *by_name)]
+    random.Random(11).shuffle(requests)
+    served = mixed.serve(eager, requests)
+    verdict = mixed.compare(oracle, served, requests, by_name, read=spoken.read)
+    verdict.check(matches=0.3)
+    decided = [output.outputs[0].horen for output in served]
+    for name, book in by_name.items():
+        anchored = {entry.edit_id for entry in book.entries if entry.anchors}
+        fired = [it["edit_id"] for it in decided if it and it["codebook"] == name and it["edit_id"]]
+        assert len(fired) >= 8, name
+        assert name == GRACE or anchored & set(fired)
+    for name in by_name:
+        rpc.drop(eager, name)
 
 
 def test_a_second_turn_never_reads_an_edited_answer_from_the_cache(eager: Any, oracle: Oracle, tmp_path: Path) -> None:

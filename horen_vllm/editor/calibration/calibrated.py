@@ -4,6 +4,7 @@ Of the background prompts, some fit the routing space and others the thresholds:
 on, queries are spread more evenly than on any others, and a threshold from them would let twice as many fire.
 """
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -15,10 +16,13 @@ from horen_vllm.core.presets import MethodParameters, SpanMode, known_model, pre
 from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.editor.calibration.background import BackgroundPrompt
 from horen_vllm.editor.calibration.fitting import WORD_SHARE, fit_space
-from horen_vllm.editor.calibration.samples import Sample, sampled, split
+from horen_vllm.editor.calibration.sampler import Sampler
+from horen_vllm.editor.calibration.samples import Sample, split
+from horen_vllm.editor.calibration.transplant import transplanted
 from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
+from horen_vllm.errors import FailedPrecondition
 from horen_vllm.spaces import SpaceManifest, encode_background, encode_space
 
 HELD_OUT_SHARE: Final = 0.2
@@ -95,7 +99,7 @@ def calibrate_presets(
     half = (1.0 - settings.held_out_share) / 2
     shares = (half, half, settings.held_out_share)
     fit, fire, held_out = split(prompts, shares, settings.seed)
-    work = _Work(editable, settings, len(fit) + len(fire), memory)
+    work = _Work(Sampler(editable, memory), settings, len(fit) + len(fire))
     presets: dict[str, CalibratedPreset] = {}
     for name in ("horen-paper", "horen-reference"):
         progress(f"{name}: threshold")
@@ -112,10 +116,9 @@ def calibrate_presets(
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    editable: EditableModel
+    sampler: Sampler
     settings: CalibrationSettings
     num_prompts: int
-    memory: MemoryLimit | None
 
     def paper(self, name: str, model: str, fire: Sequence[BackgroundPrompt]) -> CalibratedPreset:
         if known_model(model) is not None:
@@ -123,7 +126,7 @@ class _Work:
         return self.followed(Keying(preset_parameters(name, model, _PLACEHOLDER)), fire)
 
     def space(self, fit: Sequence[BackgroundPrompt]) -> RoutingSpace:
-        sample = self._sampled(fit, calibrated_base(""))
+        sample = self._sample(fit, calibrated_base(""))
         words = [context.words for context in sample.contexts]
         return fit_space(sample.means, words, word_share=self.settings.word_share)
 
@@ -131,16 +134,13 @@ class _Work:
         base = calibrated_base(model)
         space_file = encode_space(space, self._manifest(base))
         keying = Keying(replace(base, space=digest_of(space_file)), space)
-        named = [prompt for prompt in fire if prompt.subject is not None]
-        masked = self._sampled(named, base, masked=True)
-        limit = subject_threshold(masked, [it.relation for it in named], keying, self.settings.subject_rate)
-        keying = replace(keying, parameters=replace(keying.parameters, anchored_threshold=limit))
+        keying = replace(keying, parameters=replace(keying.parameters, anchored_threshold=self._limit(keying, fire)))
         followed = self.followed(keying, fire)
         return replace(followed, files=followed.files | {digest_of(space_file): space_file})
 
     def followed(self, keying: Keying, fire: Sequence[BackgroundPrompt]) -> CalibratedPreset:
         """Let a preset's threshold follow the background; it begins where an empty codebook has it."""
-        queries = self._sampled(fire, keying.parameters).queries(keying)
+        queries = self._sample(fire, keying.parameters).queries(keying)
         queries = queries[: max(1, _MOST_BACKGROUND // queries.shape[1])]
         data = encode_background(queries, self._manifest(keying.parameters))
         parameters = replace(
@@ -153,16 +153,26 @@ class _Work:
             keying=replace(keying, parameters=parameters), background=queries, files={digest_of(data): data}
         )
 
-    def _sampled(
-        self, prompts: Sequence[BackgroundPrompt], parameters: MethodParameters, *, masked: bool = False
-    ) -> Sample:
-        subjects = [it.subject for it in prompts] if masked else None
-        return sampled(self.editable, [it.prompt for it in prompts], parameters, subjects, self.memory)
+    def _sample(self, prompts: Sequence[BackgroundPrompt], parameters: MethodParameters) -> Sample:
+        found = self.sampler.sample([it.prompt for it in prompts], parameters)
+        if not found.contexts:
+            message = "the model takes no background prompt in every form: its tokenizer or chat template is at fault."
+            raise FailedPrecondition(message, code="unsupported_tokenizer")
+        return found
+
+    def _limit(self, keying: Keying, fire: Sequence[BackgroundPrompt]) -> float:
+        """Return c of entries with anchors, from prompts and as many questions about the same subjects."""
+        questions = transplanted(fire, fire, (), random.Random(self.settings.seed))
+        pairs = [(it.prompt, it.subject, text) for it, text in zip(fire, questions, strict=True) if text is not None]
+        prompts, subjects, asked = zip(*pairs, strict=True) if pairs else ((), (), ())
+        entries = self.sampler.masked(prompts, subjects, keying.parameters)
+        queries = self.sampler.masked(asked, subjects, keying.parameters)
+        return subject_threshold(entries, queries, keying, self.settings.subject_rate)
 
     def _manifest(self, parameters: MethodParameters) -> SpaceManifest:
         return SpaceManifest(
-            fingerprint=self.editable.fingerprint,
-            site=self.editable.site,
+            fingerprint=self.sampler.editable.fingerprint,
+            site=self.sampler.editable.site,
             window_ratio=parameters.window_ratio,
             span=parameters.span.value,
             prompts=self.num_prompts,
@@ -181,37 +191,19 @@ def calibrated_base(model: str) -> MethodParameters:
     )
 
 
-def subject_threshold(masked: Sample, relations: Sequence[str | None], keying: Keying, rate: float) -> float:
-    """Return the score that a share `rate` of prompts have with an entry on another fact, the subject masked.
-
-    Every prompt is taken as an entry, and asked every prompt of another relation. As the subjects are masked, prompts
-    on different subjects stand for prompts on one.
+def subject_threshold(entries: Sample, asked: Sample, keying: Keying, rate: float) -> float:
+    """Return the score that a share `rate` of questions have with an entry on another fact of their subject.
 
     Parameters
     ----------
-    masked
-        Prompts with their subjects masked, in all forms.
-    relations
-        What each text asks; texts that do not say are taken to ask different things.
+    entries, asked
+        Prompts and, with the same numbers, questions of other relations about the same subjects; all subjects masked.
     """
-    queries = masked.queries(keying)
-    forms = _by_form(masked.texts)
-    best = torch.stack([torch.stack([queries[rows] @ queries[others].T for others in forms]).amax(0) for rows in forms])
-    texts = masked.texts[forms[0]].tolist()
-    names = [relations[text] for text in texts]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    own = torch.tensor([-1 - at if name is None else numbers[name] for at, name in enumerate(names)])
-    other = own[:, None] != own[None, :]
-    scores = best[:, other].flatten().sort(descending=True).values
+    keys, queries = keying.keys(entries.queries(keying)), asked.queries(keying)
+    score_QN = torch.where(asked.texts[:, None] == entries.texts[None], queries @ keys.T, -torch.inf)
+    scores = score_QN.amax(dim=1) if len(keys) else torch.empty(0)
+    scores = scores[scores.isfinite()].sort(descending=True).values
     return round(float(scores[int(rate * len(scores))]), 4) if len(scores) else 0.0
-
-
-def _by_form(texts: torch.Tensor) -> list[torch.Tensor]:
-    """Return the rows of each form, of the texts that have all forms."""
-    count = torch.bincount(texts)
-    most = int(count.max()) if len(count) else 1
-    rows = [(texts == text).nonzero()[:, 0] for text in torch.unique(texts) if count[text] == most]
-    return list(torch.stack(rows).T) if rows else [torch.empty(0, dtype=torch.int64)]
 
 
 def files_of(presets: Iterator[CalibratedPreset]) -> dict[str, bytes]:

@@ -87,6 +87,14 @@ def share_of(holds: torch.Tensor, texts: torch.Tensor) -> Share | None:
     return Share(share, *wilson(share, n), n)
 
 
+def pooled(*shares: Share | None) -> Share | None:
+    """Return the share among all prompts of several disjoint sets."""
+    known = [share for share in shares if share is not None]
+    n = sum(share.n for share in known)
+    whole = sum(share.share * share.n for share in known) / n if n else 0.0
+    return Share(whole, *wilson(whole, n), n) if n else None
+
+
 def recall_at(rate: float, asked: Routes, others: Routes) -> Share | None:
     """Return the recall with thresholds at which at most the share `rate` of `others` fires."""
     if not len(others.texts):

@@ -4,12 +4,12 @@ Texts only; does not run the model.
 """
 
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from horen_vllm.core.admission import normalise_prompt
 from horen_vllm.editor.calibration.prompt import BackgroundPrompt
+from horen_vllm.editor.calibration.transplant import fact_of, relation_of, subject_of, transplanted
 
 LEAST_ENTRIES: Final = 20
 """Fewer entries say too little about a preset."""
@@ -17,10 +17,6 @@ _MOST: Final = 400
 """Entries, and questions of each kind; more narrow the intervals little and cost passes."""
 _KEPT_OUT: Final = 4
 """One relation in so many gives no entry, so that there are questions of relations without any."""
-_DRAWS: Final = 8
-
-Fact = tuple[str, str]
-"""Subject and relation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +51,9 @@ def questions(prompts: Sequence[BackgroundPrompt], seed: int) -> Questions:
     generator.shuffle(order)
     entries, others = _divided(order)
     facts = set(filter(None, map(fact_of, entries)))
-    relations = {relation_of(entry) for entry in entries} - {None}
-    strangers = [prompt for prompt in others if fact_of(prompt) not in facts]
+    subjects = {subject for subject, _ in facts}
+    relations = {relation for _, relation in facts}
+    strangers = [prompt for prompt in others if subject_of(prompt) not in subjects]
     near = [prompt.prompt for prompt in strangers if relation_of(prompt) in relations]
     unrelated = [prompt.prompt for prompt in strangers if relation_of(prompt) not in relations]
     return Questions(
@@ -64,21 +61,8 @@ def questions(prompts: Sequence[BackgroundPrompt], seed: int) -> Questions:
         rephrases=tuple(generator.choice(entry.rephrases) for entry in entries),
         near=tuple(near[:_MOST]),
         unrelated=tuple(unrelated[:_MOST]),
-        same_subject=tuple(_transplanted(entries, order, facts, generator)),
+        same_subject=tuple(filter(None, transplanted(entries, order, facts, generator))),
     )
-
-
-def relation_of(prompt: BackgroundPrompt) -> str | None:
-    """Return what a prompt asks: its relation, or what is left of its text without the subject."""
-    if prompt.relation is not None or prompt.subject is None:
-        return prompt.relation
-    return normalise_prompt(prompt.prompt).replace(normalise_prompt(prompt.subject), "{}")
-
-
-def fact_of(prompt: BackgroundPrompt) -> Fact | None:
-    """Return which fact a prompt asks for; None where its subject or its relation is not known."""
-    relation = relation_of(prompt)
-    return None if prompt.subject is None or relation is None else (normalise_prompt(prompt.subject), relation)
 
 
 def _divided(order: Sequence[BackgroundPrompt]) -> tuple[list[BackgroundPrompt], list[BackgroundPrompt]]:
@@ -94,20 +78,3 @@ def _divided(order: Sequence[BackgroundPrompt]) -> tuple[list[BackgroundPrompt],
         even[relation] = enters and not even.get(relation, False)
         (entries if even[relation] else others).append(prompt)
     return entries, others
-
-
-def _transplanted(
-    entries: Sequence[BackgroundPrompt],
-    donors: Sequence[BackgroundPrompt],
-    facts: Collection[Fact],
-    generator: random.Random,
-) -> Iterator[str]:
-    """Yield for each entry another relation's question with the entry's subject in it."""
-    usable = [donor for donor in donors if donor.subject and donor.subject in donor.prompt and relation_of(donor)]
-    for entry in entries:
-        drawn = [generator.choice(usable) for _ in range(_DRAWS if usable and entry.subject else 0)]
-        for donor in drawn:
-            asked = (normalise_prompt(entry.subject or ""), relation_of(donor) or "")
-            if relation_of(donor) != relation_of(entry) and asked not in facts:
-                yield donor.prompt.replace(donor.subject or "", entry.subject or "")
-                break

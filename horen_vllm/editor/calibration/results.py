@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from horen_vllm.core.presets import CALIBRATED
-from horen_vllm.editor.calibration.measures import CurvePoint, Share
+from horen_vllm.editor.calibration.measures import CurvePoint, Share, pooled
 
 _CURVES: Final = ("near_curve", "same_subject_curve")
 _SIMPLEST_FIRST: Final = ("cosine", "horen-paper", "horen-reference", CALIBRATED, "grace")
@@ -29,7 +29,7 @@ class PresetResult:
     same_subject: Share | None
     """Questions of other relations about the entries' subjects on which some entry fires."""
     recall_at_1: Share | None
-    """Recall with thresholds at which 1 % of the near questions fire."""
+    """Recall with thresholds at which 1 % of the near questions fire, with subjects of the same-subject ones."""
     recall_at_5: Share | None
     near_curve: tuple[CurvePoint, ...]
     """Recall against near false fires, as the thresholds move."""
@@ -41,9 +41,9 @@ class PresetResult:
         return f"{self.preset}, subjects given" if self.subjects else self.preset
 
     @property
-    def false_fires(self) -> Share | None:
-        """False fires by which presets are told apart: near ones, where there were such questions."""
-        return self.near or self.unrelated
+    def strangers(self) -> Share | None:
+        """Near and unrelated questions together, as they come in the background: what `false_fire_rate` is about."""
+        return pooled(self.near, self.unrelated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +74,9 @@ def recommended(results: Sequence[PresetResult], rate: float) -> str:
     are the submitter's choice, so what they add does not count.
     """
     plain = [result for result in results if not result.subjects]
-    kept = [result for result in plain if result.false_fires is None or result.false_fires.low <= rate]
+    kept = [result for result in plain if result.strangers is None or result.strangers.low <= rate]
     if not kept:
-        return min(plain, key=lambda result: result.false_fires.share if result.false_fires else 0.0).preset
+        return min(plain, key=lambda result: result.strangers.share if result.strangers else 0.0).preset
     best = max(kept, key=lambda result: result.recall.share)
     alike = [result.preset for result in kept if result.recall.high >= best.recall.low]
     return min(alike, key=_SIMPLEST_FIRST.index)
