@@ -33,6 +33,7 @@ BASE: Final = "content 60"
 PAPER: Final = "prompt 60"
 """Like the paper: of the whole prompt, its first special token included."""
 LAST: Final = "last"
+_WITHOUT_SUBJECT: Final = ("fit_near", "fit_unrelated", "fire", "near", "unrelated")
 _BATCH: Final = 64
 
 
@@ -62,7 +63,7 @@ class Kind:
 
 
 Features = Mapping[str, Kind]
-"""By name: entry, rephrase, fit_near, fit_unrelated, builtin, fire, near, unrelated, other (of the same subject)."""
+"""By name: those of a draw, the edits as entry and rephrase, other (of the same subject), and builtin."""
 
 
 class Extractor:
@@ -75,6 +76,7 @@ class Extractor:
         self._modules = [editable.model.get_submodule(name) for name in names]
         self._site = names.index(editable.site)
         self._keyings = {at: Keying(replace(calibrated_base(""), window_ratio=at / 100)) for at in PERCENTS}
+        self._builtin: Kind | None = None
         self._readers = {at: Reader(editable.tokenizer, self._keyings[at], always=True) for at in MASKED}
 
     def features(self, drawn: Draw) -> Features:
@@ -82,13 +84,13 @@ class Extractor:
         prompts, rephrases = ([row[key] for row in drawn.edits] for key in ("prompt", "rephrase"))
         subjects = [row["subject"] for row in drawn.edits]
         numbers = [number for number, _ in drawn.same_subject]
+        self._builtin = self._builtin or self.kind([prompt.prompt for prompt in builtin_background()])
         return {
             "entry": self.kind(prompts, subjects),
             "rephrase": self.kind(rephrases, subjects),
             "other": self.kind([text for _, text in drawn.same_subject], [subjects[at] for at in numbers], numbers),
-            "builtin": self.kind([prompt.prompt for prompt in builtin_background()]),
-            **{name: self.kind(getattr(drawn, name)) for name in ("fit_near", "fit_unrelated", "fire")},
-            **{name: self.kind(getattr(drawn, name)) for name in ("near", "unrelated")},
+            "builtin": self._builtin,
+            **{name: self.kind(getattr(drawn, name)) for name in _WITHOUT_SUBJECT},
         }
 
     def kind(

@@ -35,7 +35,7 @@ from horen_vllm.editor.calibration.calibrated import (
     CalibrationSettings,
     calibrate_presets,
 )
-from horen_vllm.editor.calibration.samples import sampled
+from horen_vllm.editor.calibration.sampler import Sampler
 from horen_vllm.editor.codebook.arena import KeyArena
 from horen_vllm.editor.codebook.false_fires import RefinedFalseFires
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model
@@ -144,7 +144,7 @@ def compared(run: Run) -> dict[str, Any]:
 def paper_threshold(editable: EditableModel, calibration: Calibration, data: RoutingData) -> MethodParameters:
     """Return the paper's routing with this product's values, at the threshold that these very edits call for."""
     paper, values = calibration.presets["horen-paper"], calibration.presets["calibrated"].parameters
-    keys = sampled(editable, [row["prompt"] for row in data.edits], paper.parameters).queries(paper.keying)
+    keys = Sampler(editable).sample([row["prompt"] for row in data.edits], paper.parameters).queries(paper.keying)
     arena = KeyArena(keys.shape[1])
     for number, key in enumerate(keys):
         arena.hold(key[None], number)

@@ -79,7 +79,7 @@ def space_tensors(space: RoutingSpace) -> dict[str, torch.Tensor]:
         _MEAN: space.mean.float().contiguous(),
         _MATRIX: space.matrix.float().contiguous(),
         _RARITY: space.rarity.float().contiguous(),
-        _WORDS: torch.tensor([space.word_share, float(space.order)], dtype=torch.float64),
+        _WORDS: torch.tensor([space.word_share, space.order, space.word_buckets], dtype=torch.float64),
     }
 
 
@@ -92,8 +92,8 @@ def read_space(file: Any) -> RoutingSpace | None:
 def _space_of(tensors: dict[str, torch.Tensor]) -> RoutingSpace | None:
     if _MATRIX not in tensors:
         return None
-    share, order = tensors[_WORDS].tolist()
-    return RoutingSpace(tensors[_MEAN], tensors[_MATRIX], tensors[_RARITY], share, int(order))
+    share, order, buckets = tensors[_WORDS].tolist()
+    return RoutingSpace(tensors[_MEAN], tensors[_MATRIX], tensors[_RARITY], share, int(order), int(buckets))
 
 
 def _decoded(data: bytes, kind: str, fingerprint: str) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ import typer
 
 from horen_vllm import __version__
 from horen_vllm.cli import codebook, db, edit, key, tenant
+from horen_vllm.cli.calibrate import calibrate
 from horen_vllm.cli.control import control
 from horen_vllm.cli.demo import demo
 from horen_vllm.cli.doctor import doctor
@@ -29,6 +30,7 @@ app.command(context_settings=_PASS_ON)(up)
 app.command(context_settings=_PASS_ON)(serve)
 app.command()(control)
 app.command()(worker)
+app.command()(calibrate)
 app.add_typer(edit.app, name="edit")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(tenant.app, name="tenant")

@@ -7,14 +7,14 @@ from statistics import median
 from rich.console import Console
 from rich.progress import track
 
-from horen_vllm.cli.demo_choice import Choice, choose, fit_demo_threshold
+from horen_vllm.cli.demo_choice import Choice, choose
 from horen_vllm.cli.stack import Stack
 from horen_vllm.control.client import EditProgress, EditView, HorenClient
+from horen_vllm.core.presets import CALIBRATED
 from horen_vllm.evals.endpoint import Answer, Endpoint
 from horen_vllm.registry.models import EditSpec
 
 CODEBOOK = "demo"
-PRESET = "cosine"
 SERVE_TIMEOUT_S = 60.0
 
 
@@ -72,6 +72,9 @@ class DemoReport:
     rows: tuple[DemoRow, ...]
     preset: str
     threshold: float
+    """c of the last revision with all edits, for entries without a subject."""
+    anchored_threshold: float
+    """c of entries with a subject."""
 
     @property
     def passed(self) -> bool:
@@ -107,9 +110,7 @@ class DemoRun:
 
     def run(self) -> DemoReport:
         """Run the demo; raises the HorenError of whatever part fails."""
-        with self._console.status("fitting the threshold on facts that are not edited"):
-            threshold = fit_demo_threshold(self._choices, preset=PRESET)
-        book = self._client.create_codebook(CODEBOOK, preset=PRESET, threshold=threshold)
+        book = self._client.create_codebook(CODEBOOK, preset=CALIBRATED)
         self._client.wait_serving(CODEBOOK, book.revision, timeout_s=SERVE_TIMEOUT_S)
         before = self._ask(self._clean)
         edits = [
@@ -117,6 +118,7 @@ class DemoRun:
             for choice in track(self._choices, description="editing", console=self._console, transient=True)
         ]
         after = self._ask(self._edited)
+        parameters = self._client.get_codebook(CODEBOOK).parameters
         made = self._client.rollback(CODEBOOK, book.revision)
         self._client.wait_serving(CODEBOOK, made.number, timeout_s=SERVE_TIMEOUT_S)
         stages = zip(before, after, self._ask(self._edited), strict=True)
@@ -133,7 +135,12 @@ class DemoRun:
             )
             for index, choice in enumerate(self._choices)
         )
-        return DemoReport(rows=tuple(rows), preset=PRESET, threshold=threshold)
+        return DemoReport(
+            rows=tuple(rows),
+            preset=parameters.preset,
+            threshold=parameters.threshold,
+            anchored_threshold=parameters.anchored_threshold,
+        )
 
     def _ask(self, model: str) -> list[Answer]:
         """Return the answers to all edited questions, then all paraphrases, then all unrelated questions."""

@@ -12,7 +12,8 @@ _COLUMNS = ("question", "before", "target", "after", "paraphrase", "unrelated: b
 
 def print_table(report: DemoReport, console: Console) -> None:
     """Print one row for each edit and the counts below."""
-    table = Table(title=f"preset {report.preset}, threshold {report.threshold:g}", show_lines=True)
+    thresholds = f"threshold {report.threshold:g}, with a subject {report.anchored_threshold:g}"
+    table = Table(title=f"preset {report.preset}, {thresholds}", show_lines=True)
     for column in _COLUMNS:
         table.add_column(column, justify="right" if column == "s" else "left", overflow="fold")
     for row in report.rows:

@@ -307,6 +307,7 @@ def _worker(plan: StackPlan) -> PartSpec:
             *("--artifacts", str(plan.layout.artifacts.absolute())),
             *("--threads", str(plan.settings.threads)),
             *("--memory-mib", str(_WORKER_MEMORY_MIB)),
+            "--calibrate",
             *("--ready-file", str(plan.layout.worker_ready)),
         ),
         log=plan.layout.logs / "worker.log",

@@ -46,6 +46,9 @@ def worker(
     lease: Annotated[
         float, typer.Option(min=1.0, metavar="SECONDS", help="How long an edit waits for a worker that died.")
     ] = 20.0,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Calibrate the base model first, if it has no calibration yet.")
+    ] = False,
     metrics_port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, help="Port on 127.0.0.1 for Prometheus metrics; 0: a free one (default: none)."),
@@ -73,6 +76,7 @@ def worker(
         batch=batch,
         memory_mib=memory_mib,
         lease_s=lease,
+        calibrate=calibrate,
         metrics_port=metrics_port,
         ready_file=ready_file,
     )

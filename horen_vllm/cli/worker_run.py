@@ -1,5 +1,6 @@
 """An editor worker from its options: the model loaded and checked, its rank's part played until a signal comes."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.cli.interrupts import stop_on_signals
 from horen_vllm.cli.logs import configure_logs
 from horen_vllm.cli.ports import LOOPBACK, claim_port
+from horen_vllm.editor.calibration.stored import first_calibration
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.loading.model_size import available_bytes
 from horen_vllm.editor.loading.ranks import ALONE, Ranks, join_ranks
@@ -46,6 +48,7 @@ class WorkerOptions:
     batch: int
     memory_mib: int | None
     lease_s: float
+    calibrate: bool
     metrics_port: int | None
     ready_file: Path | None
 
@@ -77,6 +80,8 @@ def run_worker(options: WorkerOptions) -> None:
 
 
 def _lead(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel, memory: MemoryLimit) -> None:
+    if options.calibrate:
+        _calibrate(options, registry, editable, memory)
     metrics = EditorMetrics()
     editor = EditorWorker(
         registry=registry,
@@ -99,6 +104,14 @@ def _lead(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel
         if options.ready_file is not None:
             options.ready_file.touch()
         editor.run(stop)
+
+
+def _calibrate(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel, memory: MemoryLimit) -> None:
+    started = time.perf_counter()
+    made = first_calibration(registry, ArtifactFolder(options.artifacts), editable, options.folder, memory)
+    if made is not None:
+        seconds = round(time.perf_counter() - started, 1)
+        structlog.get_logger().info("calibrated on built-in prompts", version=made.version, seconds=seconds)
 
 
 def _memory_mib(chosen: int | None, device: torch.device, ranks: Ranks) -> int:

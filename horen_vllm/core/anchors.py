@@ -73,6 +73,8 @@ class AnchorTable:
             lengths[len(name)] -= 1
             if not lengths[len(name)]:
                 del lengths[len(name)]
+            if not lengths:
+                del self._lengths[name[0]]
 
     def find(self, words: Sequence[str]) -> dict[int, tuple[WordRange, ...]]:
         """Return the entries that `words` speak of, and where: ranges that do not overlap, ascending.

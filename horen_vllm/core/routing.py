@@ -8,8 +8,8 @@ Shapes: B queries, D width of the site's input, r width of the fitted space, H w
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
@@ -28,32 +28,36 @@ class RoutingSpace:
     matrix
         [r, D] float32, whitening (after a projection, where r < D).
     rarity
-        [H] float32 >= 0, weight of each word bucket, always on the CPU; empty where words have no part in the space.
+        [R] float32 >= 0, weight of a word n-gram by its hash, always on the CPU; empty where words have no part in the
+        space. Far more than H, or a rare name would share the weight of a common word.
     word_share
         Share of the words in a score, in [0, 1): the other part is the cosine of the whitened inputs.
     order
         Longest word n-gram, in words.
+    word_buckets
+        H: columns that the word n-grams are hashed to; 0 where words have no part in the space.
     """
 
     mean: torch.Tensor
     matrix: torch.Tensor
     rarity: torch.Tensor
     word_share: float = 0.0
-    order: int = 2
+    order: int = 1
+    word_buckets: int = 0
 
     @property
     def width(self) -> int:
         """Width of a query: r + H."""
-        return self.matrix.shape[0] + self.rarity.shape[0]
+        return self.matrix.shape[0] + self.word_buckets
 
     @property
     def reads_words(self) -> bool:
         """Whether a query needs the text of its prompt."""
-        return self.rarity.shape[0] > 0
+        return self.word_buckets > 0
 
     def columns(self, first: int, stop: int) -> "RoutingSpace":
         """Return the part of the space that a rank with these columns of the site's input applies."""
-        return RoutingSpace(self.mean[first:stop], self.matrix[:, first:stop], self.rarity, self.word_share, self.order)
+        return replace(self, mean=self.mean[first:stop], matrix=self.matrix[:, first:stop])
 
 
 def unit_queries(
@@ -97,18 +101,21 @@ def joined_queries(dense_Br: torch.Tensor, words_BH: torch.Tensor, share: float)
 
 def word_vector(words: Sequence[str], space: RoutingSpace) -> torch.Tensor:
     """Return the unit vector [H] of a prompt's word n-grams, on the CPU; zero for a prompt of no weight."""
-    vector = torch.zeros_like(space.rarity)
-    found = list(buckets(words, len(vector), space.order))
+    vector = torch.zeros(space.word_buckets)
+    found = list(hashed_grams(words, space.order))
     if found:
-        places = torch.tensor([bucket for bucket, _ in found])
-        signs = torch.tensor([sign for _, sign in found])
-        vector.index_add_(0, places, space.rarity[places] * signs)
+        hashes = torch.tensor(found)
+        signs = 2.0 * (hashes & 1) - 1.0
+        weights = space.rarity[(hashes >> 32) % space.rarity.shape[0]]
+        vector.index_add_(0, (hashes >> 1) % space.word_buckets, weights * signs)
     return F.normalize(vector, dim=0)
 
 
-def buckets(words: Sequence[str], count: int, order: int) -> Iterable[tuple[int, float]]:
-    """Yield bucket and sign of each distinct n-gram of `words`, in a fixed order."""
+def hashed_grams(words: Sequence[str], order: int) -> Iterator[int]:
+    """Yield a hash (0 to 2^62) of each distinct n-gram of `words`, in a fixed order.
+
+    Its lowest bit is the sign, the bits above that choose the bucket, and those from 32 on the rarity.
+    """
     grams = {" ".join(words[at : at + n]) for n in range(1, order + 1) for at in range(len(words) - n + 1)}
     for gram in sorted(grams):
-        number = int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=8).digest(), "little")
-        yield (number >> 1) % count, 1.0 if number & 1 else -1.0
+        yield int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=8).digest(), "little") >> 2

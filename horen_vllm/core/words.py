@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 _WORD_CATEGORIES: Final = frozenset("LNM")
 _UNSPACED: Final = (
@@ -19,6 +19,7 @@ _UNSPACED: Final = (
     (0x1000, 0x109F),  # Myanmar
     (0x1100, 0x11FF),  # Hangul jamo, into which syllables are decomposed
     (0x1780, 0x17FF),  # Khmer
+    (0x3005, 0x3007),  # marks of repetition and closing, zero: they stand among ideographs
     (0x3040, 0x30FF),  # Hiragana, Katakana
     (0x3400, 0x9FFF),  # CJK ideographs
     (0xAC00, 0xD7AF),  # Hangul syllables
@@ -26,6 +27,9 @@ _UNSPACED: Final = (
     (0x20000, 0x3FFFF),
 )
 _STARTS: Final = tuple(first for first, _ in _UNSPACED)
+_FIRST_JAMO, _FIRST_VOWEL, _LAST_JAMO = "\u1100", "\u1160", "\u11ff"
+"""Hangul jamo: a syllable is one beginning, then vowels and ends."""
+_FIRST_VARIATION, _LAST_VARIATION = "\ufe00", "\ufe0f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +42,33 @@ class Word:
 
 
 def words_of(text: str) -> tuple[Word, ...]:
-    """Return the words of `text` in order."""
+    """Return the words of `text` in order; the same ones for texts that are canonically equivalent."""
     words: list[Word] = []
-    parts: list[str] = []
-    start = 0
+    parts: list[_Part] = []
+    start = stop = 0
+
+    def finish() -> None:
+        if parts:
+            # Marks in whatever order they were typed.
+            words.append(Word(unicodedata.normalize("NFD", "".join(part.text for part in parts)), start, stop))
+            parts.clear()
+
     for index, char in enumerate(text):
         folded = _folded(char)
-        alone = folded is not None and folded != "" and _is_unspaced(folded[0])
-        if parts and (folded is None or alone or (folded and _is_unspaced(parts[0][0]) and not _is_mark(char))):
-            words.append(Word("".join(parts), start, index))
-            parts = []
-        if folded:
-            start = start if parts else index
-            parts.append(folded)
-    if parts:
-        words.append(Word("".join(parts), start, len(text)))
+        if folded is None:
+            finish()
+            continue
+        for part in folded:
+            if parts and _begins(part, parts[0]):
+                finish()
+            if not parts:
+                start = index
+            # A mark without anything that it could stand on is no word.
+            if parts or not part.mark:
+                parts.append(part)
+        if parts:
+            stop = index + 1
+    finish()
     return tuple(words)
 
 
@@ -61,20 +77,47 @@ def plain_words(text: str) -> tuple[str, ...]:
     return tuple(word.text for word in words_of(text))
 
 
+class _Part(NamedTuple):
+    """What a character gives to a word, or a piece of it."""
+
+    text: str
+    mark: bool
+    alone: bool
+    """Whether it is of a script without spaces."""
+
+
 @lru_cache(maxsize=1 << 14)
-def _folded(char: str) -> str | None:
+def _folded(char: str) -> tuple[_Part, ...] | None:
     """Return what a character gives to a word: perhaps nothing (an accent); None for what stands between words."""
-    parts = unicodedata.normalize("NFKD", char.casefold())
-    kept = [part for part in parts if unicodedata.category(part)[0] in _WORD_CATEGORIES]
-    if not kept:
-        return None
-    return "".join(part for part in kept if not _is_accent(part))
+    if not _is_of_words(char):
+        return None  # though its decomposition may have letters, as that of a trade mark's sign has
+    # Once more behind the case: some letters, such as those of mathematics, have one only when decomposed.
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", char).casefold())
+    return tuple(
+        _Part(part, _is_mark(part), _is_unspaced(part))
+        for part in plain
+        if _is_of_words(part) and not _is_left_out(part)
+    )
 
 
-def _is_accent(char: str) -> bool:
-    """Whether a mark may be left out: accents of alphabets, Hebrew points, Arabic vowels; no vowel of an abugida."""
+def _begins(part: _Part, head: _Part) -> bool:
+    """Whether a part begins a word of its own behind a word that begins with `head`."""
+    if part.mark or (_FIRST_VOWEL <= part.text <= _LAST_JAMO and _FIRST_JAMO <= head.text <= _LAST_JAMO):
+        return False
+    return part.alone or head.alone
+
+
+def _is_of_words(char: str) -> bool:
+    return unicodedata.category(char)[0] in _WORD_CATEGORIES
+
+
+def _is_left_out(char: str) -> bool:
+    """Whether a mark says nothing: accents of alphabets, Hebrew points, Arabic vowels, how an emoji looks.
+
+    No vowel of an abugida is.
+    """
     order = unicodedata.combining(char)
-    return 10 <= order <= 36 or 200 <= order <= 240
+    return 10 <= order <= 36 or 200 <= order <= 240 or _FIRST_VARIATION <= char <= _LAST_VARIATION
 
 
 def _is_mark(char: str) -> bool:

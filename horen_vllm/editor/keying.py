@@ -32,7 +32,12 @@ class Keying:
     @property
     def reads_text(self) -> bool:
         """Whether contexts must know their words."""
-        return self.parameters.anchors or (self.space is not None and self.space.reads_words)
+        return self.parameters.anchors or self.reads_words
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether words have a part in queries."""
+        return self.space is not None and self.space.reads_words
 
     def width(self, d_in: int) -> int:
         """Return the width of a key, for site inputs of width `d_in`."""

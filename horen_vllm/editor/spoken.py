@@ -34,7 +34,7 @@ class Reader:
 
     def __init__(self, tokenizer: Any, keying: Keying, *, always: bool = False) -> None:
         self._tokenizer = tokenizer
-        self._keying = keying
+        self.keying = keying
         self._reads = always or keying.reads_text
 
     def text(self, context: EditContext | KeyContext) -> TokenText:
@@ -43,9 +43,9 @@ class Reader:
 
     def mask(self, text: TokenText, span: tuple[int, int], places: Sequence[tuple[int, int]]) -> SubjectMask:
         """Return what a query with this subject leaves out of a span with this text."""
-        if not self._keying.parameters.mask_subject:
+        if not self.keying.parameters.mask_subject:
             return no_mask(text)
-        return subject_mask(text, self._keying.window(span), places)
+        return subject_mask(text, self.keying.window(span), places)
 
     def spoken(self, context: EditContext, anchors: Sequence[Anchor] = (), *, own: bool = False) -> EditContext:
         """Return a context with its words and mask; as it is where the codebook reads no text.

@@ -113,7 +113,8 @@ class Router:
         for tracked in group:
             parts = []
             for query, rivals in (next(left) for _ in tracked.subjects.queries):
-                routed = self._among(query[None], view, rivals.keys, rivals.sequences[:-1], bound)
+                # A copy begins where a kernel that is compiled already may read it, as a row of others may not.
+                routed = self._among(query[None].clone(), view, rivals.keys, rivals.sequences[:-1], bound)
                 parts.append((routed, rivals.entries, rivals.sequences))
             rows.append(best_of(parts, bound) if parts else nothing(view.sequences[:1].float()))
         return joined(rows)
@@ -152,11 +153,8 @@ class Router:
             keep_newest(newest, resident, number)
         rows, owners = [row for _, row, _ in newest.values()], [owner for _, _, owner in newest.values()]
         sequences = [resident.row.sequence for resident in residents]
-        # One copy for all columns.
-        numbers = torch.tensor([*rows, *owners, *entries, NO_ENTRY, *sequences, NO_ENTRY], dtype=torch.int64)
-        sizes = [len(rows), len(rows), len(entries) + 1, len(entries) + 1]
-        row, owner, entry, sequence = torch.split(on_device(numbers, view.sequences.device), sizes)
-        return _Rivals(KeyGroup(row, owner, None), entry, sequence)
+        columns = _in_one_copy((rows, owners, [*entries, NO_ENTRY], [*sequences, NO_ENTRY]), view.sequences.device)
+        return _Rivals(KeyGroup(columns[0], columns[1], None), columns[2], columns[3])
 
     def _nearest_of(
         self,
@@ -203,3 +201,17 @@ class Router:
         table: KeyTable = self._codebooks.table(view, group, sequences)
         reduce = self._reduce if self._shards_keys(view) else whole
         return entry_scores(query[None], table, rule, reduce)[0]
+
+
+def _in_one_copy(columns: Sequence[Sequence[int]], device: torch.device) -> list[torch.Tensor]:
+    """Return columns of whole numbers on the device as int64 tensors, each at a multiple of 16 bytes.
+
+    Triton compiles a kernel anew for a tensor that begins elsewhere.
+    """
+    numbers: list[int] = []
+    starts = []
+    for column in columns:
+        starts.append(len(numbers))
+        numbers += [*column, *([0] * (len(column) % 2))]
+    whole_column = on_device(torch.tensor(numbers, dtype=torch.int64), device)
+    return [whole_column[start : start + len(column)] for start, column in zip(starts, columns, strict=True)]

@@ -1,7 +1,7 @@
 """Fitted routing spaces on the device: each once, however many codebooks and revisions apply it."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -86,7 +86,7 @@ class SpaceShelf:
             writer.copy_into(rows, columns)
         # Its own copy: the pack, in whose file it may lie, is removed after the update.
         rarity = given.rarity.to("cpu", torch.float32, copy=True)
-        own = RoutingSpace(rows[row + rank], rows[row : row + rank], rarity, given.word_share, given.order)
+        own = replace(given, mean=rows[row + rank], matrix=rows[row : row + rank], rarity=rarity)
         return ResidentSpace(digest, own, row)
 
     def _check(self, given: RoutingSpace) -> None:

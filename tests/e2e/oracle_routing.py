@@ -52,28 +52,29 @@ class OracleEntry:
 
 @dataclass(frozen=True, eq=False)
 class OracleSpace:
-    """A fitted space: mean [D], whitening [r, D], and the weights [H] and the share of hashed words."""
+    """A fitted space: mean [D], whitening [r, D], and the weights [R], the share and the columns of hashed words."""
 
     mean: torch.Tensor
     matrix: torch.Tensor
     rarity: torch.Tensor
     share: float
+    buckets: int
 
     def query(self, mean: torch.Tensor, words: Sequence[str]) -> torch.Tensor:
         """Return the unit query [r + H] of an averaged site input and some words."""
         dense = _unit(self.matrix.double() @ (mean - self.mean.double()))
-        if not len(self.rarity):
+        if not self.buckets:
             return dense
         joined = torch.cat([math.sqrt(1 - self.share) * dense, math.sqrt(self.share) * self._words(words)])
         return _unit(joined)
 
     def _words(self, words: Sequence[str]) -> torch.Tensor:
         """Return the signed, hashed and weighted words and pairs of neighbours, each once."""
-        vector = torch.zeros(len(self.rarity), dtype=torch.float64)
+        vector = torch.zeros(self.buckets, dtype=torch.float64)
         for said in {*words, *(f"{one} {next_one}" for one, next_one in pairwise(words))}:
-            number = int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "little")
-            bucket = (number >> 1) % len(self.rarity)
-            vector[bucket] += float(self.rarity[bucket]) * (1.0 if number & 1 else -1.0)
+            number = int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8).digest(), "little") >> 2
+            weight = float(self.rarity[(number >> 32) % len(self.rarity)])
+            vector[(number >> 1) % self.buckets] += weight * (1.0 if number & 1 else -1.0)
         norm = float(vector.norm())
         return vector / norm if norm else vector
 
@@ -163,7 +164,7 @@ def _anchored(
     for entry in book.entries:
         mask = masks.get(entry.edit_id)
         if mask is not None and set(mask[0]) <= set(room):
-            shared = mask if book.space is not None and len(book.space.rarity) else (mask[0], text.words)
+            shared = mask if book.space is not None and book.space.buckets else (mask[0], text.words)
             rivals.setdefault(shared, []).append(entry)
     ranked = [
         row

@@ -67,8 +67,8 @@ class SpokenBooks:
         means = torch.stack([self._oracle.inputs(text).mean(0) for text in self._texts])
         centre = (means.mean(0) / 2).float()
         matrix = torch.randn(RANK, len(centre), generator=self._generator) / len(centre) ** 0.5
-        rarity = torch.rand(buckets, generator=self._generator) + 0.1
-        return OracleSpace(centre, matrix, rarity, 0.25 if buckets else 0.0)
+        rarity = torch.rand(97, generator=self._generator) + 0.1
+        return OracleSpace(centre, matrix, rarity, 0.25 if buckets else 0.0, buckets)
 
     def _entries(self, book: OracleBook, name: str) -> tuple[OracleEntry, ...]:
         made = []

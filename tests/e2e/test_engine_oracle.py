@@ -47,15 +47,19 @@ def test_eager_with_small_chunks_and_prefix_cache(eager: Any, oracle: Oracle, tm
 def test_spaces_anchors_masks_and_radii_under_mixed_load(
     eager: Any, oracle: Oracle, model_folder: str, tmp_path: Path
 ) -> None:
-    """Most prompts are chunked, and many name subjects of other entries than their own."""
+    """Most prompts are chunked, and some name more subjects than a request has room for."""
     texts = mixed.prompts(seed=11) + mixed.prompts(seed=12)
     spoken = SpokenBooks(oracle, model_folder, texts, seed=11)
     by_name = spoken.books()
     for name, book in by_name.items():
         rpc.apply_book(eager, name, book, tmp_path)
     ratios = {name: book.ratio for name, book in by_name.items()}
-    requests = [mixed.Case(text, name, 5, ratios.get(name or "", 0.6)) for text in texts for name in (None, *by_name)]
-    random.Random(11).shuffle(requests)
+    source = random.Random(11)
+    short = [text for text in texts if len(text) <= 40]
+    crowded = [[token for text in source.sample(short, 4) for token in text] for _ in range(12)]
+    asked = [(text, name) for text in (*texts, *crowded) for name in (None, *by_name)]
+    requests = [mixed.Case(text, name, 5, ratios.get(name or "", 0.6)) for text, name in asked]
+    source.shuffle(requests)
     served = mixed.serve(eager, requests)
     verdict = mixed.compare(oracle, served, requests, by_name, read=spoken.read)
     verdict.check(matches=0.3)
@@ -65,6 +69,7 @@ def test_spaces_anchors_masks_and_radii_under_mixed_load(
         fired = [it["edit_id"] for it in decided if it and it["codebook"] == name and it["edit_id"]]
         assert len(fired) >= 8, name
         assert name == GRACE or anchored & set(fired)
+    assert any("left_out" in it for it in decided if it)
     for name in by_name:
         rpc.drop(eager, name)
 

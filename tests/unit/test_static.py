@@ -78,7 +78,7 @@ def test_what_is_written_is_read(folder: Path, codebook: StaticDescription) -> N
 def test_a_fitted_space_goes_with_its_codebook(
     folder: Path, codebook: StaticDescription, artifacts: ArtifactFolder
 ) -> None:
-    space = RoutingSpace(torch.ones(4), torch.eye(2, 4), torch.ones(3), 0.5)
+    space = RoutingSpace(torch.ones(4), torch.eye(2, 4), torch.ones(3), 0.5, 1, 3)
     manifest = SpaceManifest(fingerprint="f", site="s", window_ratio=0.6, span="prompt", prompts=1, source="built-in")
     digest = artifacts.put(encode_space(space, manifest))
     fitted = replace(codebook, parameters=replace(codebook.parameters, space=digest))

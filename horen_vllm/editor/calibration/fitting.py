@@ -1,6 +1,6 @@
 """Fitting a routing space: the mean and the whitening of background prompts, and how rare their words are.
 
-Shapes: N contexts, D width of the site's input, r width of the space, H word buckets.
+Shapes: N contexts, D width of the site's input, r width of the space, R hashes of words.
 """
 
 import math
@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 
-from horen_vllm.core.routing import RoutingSpace, buckets
+from horen_vllm.core.routing import RoutingSpace, hashed_grams
 
 MOST_DIMENSIONS: Final = 1024
 """Largest r: wider sites are projected to their first principal directions."""
@@ -19,6 +19,8 @@ WORD_BUCKETS: Final = 1024
 WORD_SHARE: Final = 0.5
 WORD_ORDER: Final = 1
 """Single words: on the models that were measured longer n-grams encode how a question is put, not what it asks."""
+_RARITIES: Final = 1 << 16
+"""Hashes that n-grams are counted by."""
 _LEAST_RARITY: Final = 0.05
 
 
@@ -48,19 +50,26 @@ def fit_space(
     trace = float((means_ND.double() - mean_D).square().sum()) / len(means_ND)
     floor = shrinkage * trace / means_ND.shape[1]
     matrix_rD = directions_rD / (variances_r + floor).sqrt()[:, None]
-    rarity_H = rarities(words, word_buckets, order) if word_share else torch.empty(0)
-    return RoutingSpace(mean_D.float(), matrix_rD.float().contiguous(), rarity_H, word_share, order)
+    rarity_R = rarities(words, order) if word_share else torch.empty(0)
+    return RoutingSpace(
+        mean_D.float(),
+        matrix_rD.float().contiguous(),
+        rarity_R,
+        word_share,
+        order,
+        word_buckets if word_share else 0,
+    )
 
 
-def rarities(words: Iterable[Sequence[str]], count: int, order: int) -> torch.Tensor:
-    """Return the weight [H] of each word bucket: the logarithm of how few prompts have a word of it."""
-    found_H = torch.zeros(count)
+def rarities(words: Iterable[Sequence[str]], order: int) -> torch.Tensor:
+    """Return the weight [R] of each word n-gram by its hash: the logarithm of how few prompts have it."""
+    found_R = torch.zeros(_RARITIES)
     prompts = 0
     for said in words:
         prompts += 1
-        for bucket in {bucket for bucket, _ in buckets(said, count, order)}:
-            found_H[bucket] += 1
-    return (math.log(prompts + 1) - (found_H + 1).log()).clamp_min(_LEAST_RARITY)
+        for slot in {(number >> 32) % _RARITIES for number in hashed_grams(said, order)}:
+            found_R[slot] += 1
+    return (math.log(prompts + 1) - (found_R + 1).log()).clamp_min(_LEAST_RARITY)
 
 
 def _principal(centred_ND: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,6 +57,13 @@ class Comparison:
     recommended: str
     """Preset that these numbers speak for."""
 
+    @property
+    def better_with_subjects(self) -> PresetResult | None:
+        """What is surely better than the recommended preset where edits have their subjects; None: nothing is."""
+        chosen = next(it for it in self.results if it.preset == self.recommended and not it.subjects)
+        others = [it for it in self.results if it.subjects and it.preset != chosen.preset]
+        return next((it for it in others if it.recall.low > chosen.recall.high), None)
+
     def to_dict(self, *, curves: bool = True) -> dict[str, Any]:
         """Return plain JSON types, with or without the curves."""
         found = asdict(self)

@@ -3,7 +3,7 @@
 Knows artifacts and keys; does not know the registry's store, the model or how values are trained.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -153,12 +153,17 @@ class EditorCodebook:
             return None
         return self.entry(held.ref.edit_id).artifact.manifest.contexts[held.rows.index(row)]
 
-    def key_of(self, context: KeyContext) -> torch.Tensor | None:
-        """Return the key [width] that the newest entry with this very context has; None if none says it has it."""
+    def key_of(self, context: KeyContext, _words: Sequence[str] = ()) -> torch.Tensor | None:
+        """Return the key [width] that the newest entry with this very context has; None if none says it has it.
+
+        Of the entries without anchors: all words of the context have a part in it.
+        """
         row = self._contexts.get(context_name(context))
-        if row is not None:
-            return self.arena.keys[row]
-        return None if self.subjects is None else self.subjects.key_of(context)
+        return None if row is None else self.arena.keys[row]
+
+    def anchored_key_of(self, context: KeyContext, words: Sequence[str]) -> torch.Tensor | None:
+        """Return the same of the entries with anchors, where these words of the context are left."""
+        return None if self.subjects is None else self.subjects.key_of(context, words)
 
     def update(
         self,

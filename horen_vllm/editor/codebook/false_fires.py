@@ -147,6 +147,8 @@ class RefinedFalseFires(FalseFires):
         keys_NW = self._arena.keys[held_N]
         if columns is not None:
             keys_NW = torch.cat([keys_NW, columns.T])
+        # Sorted, so that sums over them have one order, and each once: a key that is held already may come again.
+        keys_NW = torch.unique(keys_NW, dim=0)
         if not len(keys_NW):
             return LOWEST
         of = self._parameters

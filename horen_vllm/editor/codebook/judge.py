@@ -15,6 +15,7 @@ from horen_vllm.core.admission import Admission, AdmissionKind, admission, norma
 from horen_vllm.editor.codebook.arena import NOBODY, KeyArena
 from horen_vllm.editor.codebook.book import EditorCodebook
 from horen_vllm.editor.codebook.context_names import context_name
+from horen_vllm.editor.codebook.false_fires import LOWEST
 from horen_vllm.editor.codebook.lineup import TIE_MARGIN, Lineup
 from horen_vllm.editor.codebook.nearest import nearest_rows
 from horen_vllm.editor.codebook.prospect import Captured, Prospect, Verdict, canonical
@@ -80,15 +81,15 @@ class Judge:
         floor = trial.check_routing()
         return replace(self._verdict(admitted, trial.captured()), threshold=self._moved(threshold), floor=floor)
 
-    def _subject_verdict(self, prospect: Prospect, field: SubjectField) -> Verdict:
-        trial = SubjectTrial(self._book, field, prospect)
+    def _subject_verdict(self, prospect: Prospect, subjects: SubjectField) -> Verdict:
+        trial = SubjectTrial(self._book, subjects, prospect)
         admitted = self._admitted(prospect, trial.basins)
         if admitted.kind is AdmissionKind.SAME:
             assert admitted.entry is not None, "SAME names the entry"
             trial.check_silent(admitted.entry)
             return self._verdict(admitted)
         self._check_age(prospect, admitted.supersedes)
-        floor = trial.floor()
+        floor = trial.floor(admitted.supersedes)
         trial.check_routing(admitted.supersedes, floor)
         captured = trial.captured(admitted.supersedes)
         threshold = self._moved(self._threshold(admitted.supersedes))
@@ -100,8 +101,13 @@ class Judge:
             self._book.existing,
             self._book.same_prompt(prospect.normalised_prompt),
             basins,
-            lambda entry: self._book.holds(entry, _paraphrases(prospect)),
+            lambda entry: self._book.holds(entry, _paraphrases(prospect)) and self._speaks_of(entry, prospect),
         )
+
+    def _speaks_of(self, entry: int, prospect: Prospect) -> bool:
+        """Return whether an entry fires with every name of the prospect's subject, or both without any."""
+        held = () if self._book.subjects is None else self._book.subjects.anchors_of(entry)
+        return bool(held) == bool(prospect.anchors) and set(prospect.anchors) <= set(held)
 
     def _threshold(self, leaving: Sequence[int], index: int | None = None) -> float:
         """Return the threshold without the entries `leaving`, and with the keys of a prospect."""
@@ -191,8 +197,10 @@ class Judge:
         best = torch.tensor(lineup.now.rule(prospect.keys, self._book.parameters).score)
         if not ((bound <= _TWINS) & ((bound <= threshold) | (bound < best - TIE_MARGIN))).all():
             return False
-        # A prompt that scores too little with the new keys cannot fire them, whoever else it reaches.
-        return bool(((prospect.foreign_queries @ prospect.keys.T) <= threshold).all())
+        # A prompt that scores too little with the new keys cannot fire them, whoever else it reaches. Where the
+        # threshold may come down, what it scores becomes a floor, and who else it reaches counts.
+        enough = LOWEST if self._book.false_fires is not None else threshold
+        return bool(((prospect.foreign_queries @ prospect.keys.T) <= enough).all())
 
 
 def _paraphrases(prospect: Prospect) -> list[bytes]:

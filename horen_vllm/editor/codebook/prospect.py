@@ -3,7 +3,7 @@
 Knows contexts and keys; does not know how a verdict comes about.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,8 +13,9 @@ from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.anchors import Anchor
 from horen_vllm.editor.codebook.balls import Ball
 from horen_vllm.editor.codebook.book import EditorCodebook
-from horen_vllm.editor.codebook.context_names import context_name
+from horen_vllm.editor.codebook.context_names import query_name
 from horen_vllm.editor.contexts import EditContext
+from horen_vllm.editor.keying import Keying
 from horen_vllm.ids import EditId
 
 
@@ -73,23 +74,29 @@ class Verdict:
 
 
 def canonical(book: EditorCodebook, prospects: Sequence[Prospect]) -> tuple[Prospect, ...]:
-    """Give equal contexts (same token ids, same span) one and the same key.
+    """Give equal contexts (same token ids, same span, same mask) one and the same key.
 
     A key depends, in its last bits, on the batch that it was computed in, and the server resolves identical bits only.
     So a context that an entry of the book has takes over that entry's key, and else that of the first prospect that
-    has it.
+    has it. Entries with anchors and entries without never compete, and share nothing.
     """
-    seen: dict[bytes, torch.Tensor] = {}
+    seen: tuple[dict[bytes, torch.Tensor], ...] = ({}, {})
     result = []
     for prospect in prospects:
-        keys = [_key(book, seen, context, key) for context, key in zip(prospect.contexts, prospect.keys, strict=True)]
+        key_of, known = (book.key_of, seen[0]) if not prospect.anchors else (book.anchored_key_of, seen[1])
+        pairs = zip(prospect.contexts, prospect.keys, strict=True)
+        keys = [_key(book.keying, key_of, known, context, key) for context, key in pairs]
         result.append(replace(prospect, keys=torch.stack(keys)))
     return tuple(result)
 
 
 def _key(
-    book: EditorCodebook, seen: dict[bytes, torch.Tensor], context: EditContext, key: torch.Tensor
+    keying: Keying,
+    key_of: Callable[[KeyContext, Sequence[str]], torch.Tensor | None],
+    seen: dict[bytes, torch.Tensor],
+    context: EditContext,
+    key: torch.Tensor,
 ) -> torch.Tensor:
-    known = book.key_of(context.as_key_context())
-    first = seen.setdefault(context_name(context.as_key_context()), key)
+    known = key_of(context.as_key_context(), context.words)
+    first = seen.setdefault(query_name(keying, context.as_key_context(), context.words), key)
     return first if known is None else known

@@ -4,11 +4,14 @@ The counterpart of `trial` for entries that compete by subject; every failure is
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from horen_vllm.artifact import KeyContext
 from horen_vllm.editor.codebook.arena import NOBODY
 from horen_vllm.editor.codebook.book import EditorCodebook
+from horen_vllm.editor.codebook.context_names import query_name
 from horen_vllm.editor.codebook.false_fires import HIGHEST
 from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.codebook.subjects import AnchoredEntry, SubjectField, SubjectRuling
@@ -21,21 +24,27 @@ class SubjectTrial:
     """One edit with anchors against one state of its codebook."""
 
     book: EditorCodebook
-    field: SubjectField
+    subjects: SubjectField
     prospect: Prospect
 
-    def __post_init__(self) -> None:
-        """Let the codebook know the queries of the edit's own prompts."""
-        own = self.prospect
-        for context, query in (*zip(own.contexts, own.keys), *zip(own.foreign, own.foreign_queries)):  # noqa: B905
-            self.field.learn(context.as_key_context(), query)
-        self._new = AnchoredEntry(own.sequence, own.anchors, own.keys)
+    _new: AnchoredEntry = field(init=False)
+    _asked: dict[bytes, torch.Tensor] = field(init=False)
+    """Queries of the edit's own prompts, and those that the model was asked for."""
 
-    _new: AnchoredEntry = None  # type: ignore[assignment]
+    def __post_init__(self) -> None:
+        """Take note of what is known of the edit."""
+        own, keying = self.prospect, self.book.keying
+        self._new = AnchoredEntry(own.sequence, own.anchors, own.keys)
+        # Its own last: a prompt that must not fire may be one of them.
+        queries = torch.cat([own.foreign_queries, own.keys])
+        self._asked = {
+            query_name(keying, context.as_key_context(), context.words): query
+            for context, query in zip(own.foreign + own.contexts, queries, strict=True)
+        }
 
     def basins(self) -> tuple[int, ...]:
         """Return the entries with anchors that the edit's contexts match now, in the contexts' order."""
-        found = [self.field.rule(context.as_key_context()).entry for context in self.prospect.contexts]
+        found = [self._rule(context.as_key_context()).entry for context in self.prospect.contexts]
         return tuple(dict.fromkeys(entry for entry in found if entry != NOBODY))
 
     def check_silent(self, entry: int) -> None:
@@ -47,11 +56,11 @@ class SubjectTrial:
             ``must_not_fire_fires``.
         """
         for context in self.prospect.foreign:
-            ruling = self.field.rule(context.as_key_context())
+            ruling = self._rule(context.as_key_context())
             if ruling.entry == entry:
                 raise self._firing(named(context), ruling.score)
 
-    def floor(self) -> float | None:
+    def floor(self, supersedes: Sequence[int]) -> float | None:
         """Return the score up to which the edit may not fire, so that its must-not-fire prompts stay silent.
 
         Raises
@@ -61,7 +70,7 @@ class SubjectTrial:
         """
         floor = None
         for context in self.prospect.foreign:
-            ruling = self.field.rule(context.as_key_context(), extra=self._new)
+            ruling = self._rule(context.as_key_context(), supersedes, self._new)
             if ruling.best == self.prospect.sequence:
                 if ruling.score >= HIGHEST:
                     raise self._firing(named(context), ruling.score)
@@ -78,7 +87,7 @@ class SubjectTrial:
         """
         self._new = replace(self._new, floor=-1.0 if floor is None else floor)
         for context in self.prospect.contexts:
-            ruling = self.field.rule(context.as_key_context(), without=supersedes, extra=self._new)
+            ruling = self._rule(context.as_key_context(), supersedes, self._new)
             if ruling.entry != self.prospect.sequence:
                 whose = "" if ruling.best == self.prospect.sequence else " with another entry of its subject"
                 limit = self.book.parameters.anchored_threshold
@@ -97,16 +106,20 @@ class SubjectTrial:
             ``earlier_entry_silenced``, when another context of an earlier entry would be answered otherwise than now.
         """
         captured = []
-        for owner, _, context in self.field.naming(self.prospect.anchors):
+        for owner, _, context in self.subjects.naming(self.prospect.anchors):
             if owner in supersedes:
                 continue
-            before = self.field.rule(context)
-            after = self.field.rule(context, without=supersedes, extra=self._new)
+            before, after = self._rule(context), self._rule(context, supersedes, self._new)
             if self._silenced(owner, before, after):
                 raise self._silencing(owner, after)
             if after.entry == self.prospect.sequence:
                 captured.append(Captured(self.book.edit_id(owner), _unmasked(context)))
         return tuple(captured)
+
+    def _rule(
+        self, context: KeyContext, supersedes: Sequence[int] = (), extra: AnchoredEntry | None = None
+    ) -> SubjectRuling:
+        return self.subjects.rule(context, without=supersedes, extra=extra, asked=self._asked)
 
     def _silenced(self, owner: int, before: SubjectRuling, after: SubjectRuling) -> bool:
         existing = self.book.existing

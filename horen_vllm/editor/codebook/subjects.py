@@ -15,7 +15,7 @@ from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.refine import refine
 from horen_vllm.core.words import TokenText
 from horen_vllm.editor.codebook.arena import NOBODY
-from horen_vllm.editor.codebook.context_names import context_name
+from horen_vllm.editor.codebook.context_names import query_name
 from horen_vllm.editor.codebook.lineup import TIE_MARGIN
 from horen_vllm.editor.spoken import Reader
 
@@ -67,7 +67,7 @@ class SubjectField:
         self._entries: dict[int, AnchoredEntry] = {}
         self._contexts: dict[int, tuple[KeyContext, ...]] = {}
         self._by_word: dict[str, dict[tuple[int, int], None]] = {}
-        self._queries: dict[bytes, torch.Tensor] = {}
+        self._queries: dict[bytes, dict[int, torch.Tensor]] = {}
 
     def add(self, sequence: int, artifact: EntryArtifact) -> bool:
         """Take in an entry's contexts, and the entry itself if it has anchors; return whether it has."""
@@ -82,8 +82,8 @@ class SubjectField:
         floor = -1.0 if manifest.floor is None else manifest.floor
         self._entries[sequence] = AnchoredEntry(sequence, anchors, artifact.keys.float(), floor)
         self._table.add(sequence, anchors)
-        for context, key in zip(manifest.contexts, artifact.keys.float(), strict=bool(manifest.contexts)):
-            self._queries[context_name(context)] = key
+        for name, key in zip(self._names(sequence), artifact.keys.float(), strict=bool(manifest.contexts)):
+            self._queries.setdefault(name, {})[sequence] = key
         return True
 
     def remove(self, sequence: int) -> None:
@@ -91,15 +91,23 @@ class SubjectField:
         for place, words in self._spoken(sequence):
             for word in words:
                 del self._by_word[word][sequence, place]
-        for context in self._contexts.pop(sequence):
-            self._queries.pop(context_name(context), None)
-        entry = self._entries.pop(sequence, None)
-        if entry is not None:
-            self._table.remove(sequence, entry.anchors)
+                if not self._by_word[word]:
+                    del self._by_word[word]
+        if sequence in self._entries:
+            for name in self._names(sequence):
+                del self._queries[name][sequence]
+                if not self._queries[name]:
+                    del self._queries[name]
+            self._table.remove(sequence, self._entries.pop(sequence).anchors)
+        del self._contexts[sequence]
 
-    def key_of(self, context: KeyContext) -> torch.Tensor | None:
-        """Return the key [W] that some entry with anchors has for this very context and mask."""
-        return self._queries.get(context_name(context))
+    def anchors_of(self, sequence: int) -> tuple[Anchor, ...]:
+        """Return an entry's anchors; none where it fires without."""
+        return self._entries[sequence].anchors if sequence in self._entries else ()
+
+    def key_of(self, context: KeyContext, words: Sequence[str]) -> torch.Tensor | None:
+        """Return the key [W] that the newest entry with anchors has for this very context, mask and words."""
+        return self._known(query_name(self._reader.keying, context, words))
 
     def naming(self, anchors: Collection[Anchor]) -> Iterator[tuple[int, int, KeyContext]]:
         """Yield the contexts that one of `anchors` occurs in: entry, place among its contexts, context."""
@@ -114,11 +122,21 @@ class SubjectField:
                 yield sequence, place, context
 
     def rule(
-        self, context: KeyContext, *, without: Collection[int] = (), extra: AnchoredEntry | None = None
+        self,
+        context: KeyContext,
+        *,
+        without: Collection[int] = (),
+        extra: AnchoredEntry | None = None,
+        asked: dict[bytes, torch.Tensor] | None = None,
     ) -> SubjectRuling:
         """Return who gets a prompt among the entries but `without`, and with one more.
 
         Ties are as wide as `lineup.TIE_MARGIN`, and the newest entry wins.
+
+        Parameters
+        ----------
+        asked
+            Queries that are known besides the entries' keys, by `context_names.query_name`; takes what is asked for.
         """
         text = self._reader.text(context)
         places = {sequence: at for sequence, at in self._table.find(_words(text)).items() if sequence not in without}
@@ -126,7 +144,7 @@ class SubjectField:
         if extra is not None and (own := AnchorTable({extra.sequence: extra.anchors}).find(_words(text))):
             places |= own
             entries[extra.sequence] = extra
-        scores = self._scores(context, text, places, entries)
+        scores = self._scores(context, text, places, entries, {} if asked is None else asked)
         if not scores:
             return SubjectRuling()
         highest = max(scores.values())
@@ -140,32 +158,43 @@ class SubjectField:
         text: TokenText,
         places: dict[int, tuple[tuple[int, int], ...]],
         entries: dict[int, AnchoredEntry],
+        asked: dict[bytes, torch.Tensor],
     ) -> dict[int, float]:
-        """Return each entry's best score; entries whose subject stands at the same tokens share a query."""
-        groups: dict[KeyContext, tuple[tuple[str, ...], list[int]]] = {}
+        """Return each entry's best score; entries whose mask is the same share a query."""
+        groups: dict[bytes, tuple[KeyContext, tuple[str, ...], list[int]]] = {}
         for sequence, at in places.items():
             mask = self._reader.mask(text, context.span, at)
-            groups.setdefault(replace(context, masked=mask.tokens), (mask.words, []))[1].append(sequence)
+            masked = replace(context, masked=mask.tokens)
+            name = query_name(self._reader.keying, masked, mask.words)
+            groups.setdefault(name, (masked, mask.words, []))[2].append(sequence)
         scores: dict[int, float] = {}
-        for masked, (words, members) in groups.items():
-            query = self._query(masked, words)
+        for name, (masked, words, members) in groups.items():
+            query = self._known(name)
+            if query is None:
+                query = asked[name] if name in asked else asked.setdefault(name, self._ask([masked], [words])[0])
             keys = torch.cat([entries[sequence].keys for sequence in members])
             counts = [len(entries[sequence].keys) for sequence in members]
             found = torch.split(keys @ self._refined(query, keys), counts)
             scores |= {sequence: float(part.max()) for sequence, part in zip(members, found, strict=True)}
         return scores
 
-    def _query(self, context: KeyContext, words: Sequence[str]) -> torch.Tensor:
-        known = self._queries.get(context_name(context))
-        return self._ask([context], [words])[0] if known is None else known
-
-    def learn(self, context: KeyContext, query: torch.Tensor) -> None:
-        """Take note of a query that was computed elsewhere."""
-        self._queries.setdefault(context_name(context), query)
+    def _known(self, name: bytes) -> torch.Tensor | None:
+        holders = self._queries.get(name)
+        return None if holders is None else holders[max(holders)]
 
     def _refined(self, query_W: torch.Tensor, keys_NW: torch.Tensor) -> torch.Tensor:
         of = self._parameters
+        if of.steps:
+            keys_NW = torch.unique(keys_NW, dim=0)  # a key that several entries have pulls once
         return refine(query_W[None], keys_NW, beta=of.beta, gamma=of.gamma, steps=of.steps, epsilon=of.epsilon)[0]
+
+    def _names(self, sequence: int) -> Iterator[bytes]:
+        """Yield the names of the queries that an entry with anchors has as its keys."""
+        own = AnchorTable({sequence: self._entries[sequence].anchors})
+        for context in self._contexts[sequence]:
+            text = self._reader.text(context)
+            mask = self._reader.mask(text, context.span, own.find(_words(text)).get(sequence, ()))
+            yield query_name(self._reader.keying, context, mask.words)
 
     def _spoken(self, sequence: int) -> Iterator[tuple[int, set[str]]]:
         for place, context in enumerate(self._contexts[sequence]):

@@ -26,7 +26,7 @@ NAMES = ("ann", "bo", "cy", "ann bo", "")
 def make_space(buckets: int) -> RoutingSpace:
     generator = torch.Generator().manual_seed(3)
     mean, matrix = torch.randn(D_IN, generator=generator) * 0.2, torch.randn(4, D_IN, generator=generator)
-    return RoutingSpace(mean, matrix, torch.rand(buckets, generator=generator) + 0.1, 0.3 if buckets else 0.0)
+    return RoutingSpace(mean, matrix, torch.rand(97, generator=generator) + 0.1, 0.3 if buckets else 0.0, 1, buckets)
 
 
 def make_entries(width: int) -> list[Numbered]:

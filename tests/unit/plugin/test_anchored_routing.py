@@ -120,8 +120,10 @@ def random_space(generator: torch.Generator, buckets: int) -> RoutingSpace:
     return RoutingSpace(
         mean=torch.randn(D_IN, generator=generator) * 0.3,
         matrix=torch.randn(4, D_IN, generator=generator),
-        rarity=torch.rand(buckets, generator=generator) + 0.1,
+        rarity=torch.rand(97, generator=generator) + 0.1,
         word_share=0.3 if buckets else 0.0,
+        order=2,
+        word_buckets=buckets,
     )
 
 

@@ -65,7 +65,7 @@ def taken_row(buffer: KeyBuffer, count: int, width: int) -> int | None:
 def make_space(seed: int = 0, *, buckets: int = BUCKETS, d_in: int = D_IN) -> RoutingSpace:
     generator = torch.Generator().manual_seed(seed)
     mean, matrix = torch.randn(d_in, generator=generator), torch.randn(RANK, d_in, generator=generator)
-    return RoutingSpace(mean, matrix, torch.rand(buckets, generator=generator), 0.25 if buckets else 0.0)
+    return RoutingSpace(mean, matrix, torch.rand(97, generator=generator), 0.25 if buckets else 0.0, 1, buckets)
 
 
 def fitted(digest: str = "d") -> MethodParameters:

@@ -65,6 +65,11 @@ def test_without_a_name_nothing_anchored_competes() -> None:
     assert (found.queries, found.ranges, found.words) == ((), (), ("who", "is"))
 
 
+def test_a_name_at_the_end_of_the_text_is_not_taken_for_a_longer_one() -> None:
+    found = subjects_of(text_of(("is", "bo")), (0, 2), view_of("bo", "bo cy"), 4)
+    assert (found.ranges, set(found.competing)) == (((1, 2),), {0})
+
+
 def explained(words: tuple[str, ...], most: int = 4, threshold: float = 0.5, explain: int = 9) -> dict[str, Any]:
     """Ask, with site inputs of all ones, a codebook of an open entry and of three anchored ones."""
     codebooks = make_codebooks(texts=spoken_texts(), subject_ranges=most)

@@ -53,7 +53,7 @@ def order(tmp_path: Path, *entries: EntryRef, seed: str = "s") -> PackOrder:
 
 def space_of(artifacts: ArtifactFolder, fingerprint: str = FINGERPRINT) -> str:
     """Store a small routing space and return its digest."""
-    space = RoutingSpace(torch.ones(4), torch.eye(2, 4), torch.ones(3), 0.5)
+    space = RoutingSpace(torch.ones(4), torch.eye(2, 4), torch.ones(3), 0.5, 1, 3)
     manifest = SpaceManifest(
         fingerprint=fingerprint, site="s", window_ratio=0.6, span="prompt", prompts=1, source="built-in"
     )
