@@ -22,10 +22,12 @@ IDENTITY, WHITENED, JOINED = "identity", "whitened", "whitened + words"
 
 
 class Keyer:
-    """Makes keys and queries of one draw; the words' part is made once for each way to count them."""
+    """Makes keys and queries of one draw."""
 
     def __init__(self, features: Features) -> None:
         self.features = features
+        self._said: dict[tuple[str, bool], torch.Tensor] = {}
+        self._said_in: RoutingSpace | None = None
 
     def fit(
         self,
@@ -65,13 +67,25 @@ class Keyer:
         dense = unit_queries(means, torch.ones(len(means)), space)
         if space is None or not space.reads_words:
             return dense
-        words = self.features[kind].kept_words if masked else self.features[kind].words
-        said = torch.stack([word_vector(each, space) for each in words])
-        return joined_queries(dense, said, space.word_share)
+        return joined_queries(dense, self._words(kind, space, masked=masked), space.word_share)
+
+    def _words(self, kind: str, space: RoutingSpace, *, masked: bool) -> torch.Tensor:
+        """Return the word vectors [N, H]; kept while spaces differ in nothing that these are made of."""
+        if self._said_in is None or not _say_alike(self._said_in, space):
+            self._said_in = space
+            self._said.clear()
+        if (kind, masked) not in self._said:
+            texts = self.features[kind].kept_words if masked else self.features[kind].words
+            self._said[kind, masked] = torch.stack([word_vector(words, space) for words in texts])
+        return self._said[kind, masked]
 
     def forms(self, kind: str, forms: Sequence[str] = BOTH) -> list[str]:
         """Return those of the forms that exist: without a template there is no chat."""
         return [form for form in forms if (form, BASE) in self.features[kind].means]
+
+
+def _say_alike(one: RoutingSpace, other: RoutingSpace) -> bool:
+    return one.rarity is other.rarity and (one.word_buckets, one.order) == (other.word_buckets, other.order)
 
 
 def without_words(space: RoutingSpace) -> RoutingSpace:

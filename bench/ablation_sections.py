@@ -58,7 +58,7 @@ SECTIONS: Final = (
         "4. Normalisation, refinement and pooling one by one (the paper's tables 10 and 11)",
         "score",
         ingredients,
-        "Last token, Euclidean distance: GRACE with one radius for all, here fitted, and as published, 1. Pooled cosine "
+        "Last token, Euclidean distance: GRACE with one radius for all, fitted, and as published, 1. Pooled cosine "
         "with a step of 0.01: the paper; of 0.1: its released code; the published c is 0.85, as for most models. Not "
         "normalised: activations as they are, in the step and in the score. Distances count as negative scores.",
     ),
@@ -76,8 +76,8 @@ SECTIONS: Final = (
         "value",
         fitted,
         f"{_FITTED} 60 % pooled. What is not varied is the preset's; the background is half near and half "
-        "unrelated prompts. Full rank is the last one. A word share of 1: words alone. Where chats are asked, near "
-        "questions are chats, too.",
+        "unrelated prompts. Full rank is the last one. A word share of 1: words alone; n-grams: of up to n words. "
+        "Where chats are asked, near questions are chats, too.",
     ),
     Section(
         "sites",

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from bench.ablation_features import BASE, PERCENTS, PLAIN, Features
+from bench.ablation_features import PERCENTS, PLAIN, Features
 from bench.ablation_keyer import BACKGROUND, BOTH, JOINED, WHITENED, Keyer, Row, spaces, without_words
 from bench.ablation_scores import Measures, measure, product
 from horen_vllm.core.routing import RoutingSpace
@@ -49,11 +49,14 @@ def fitted(features: Features) -> Iterator[Row]:
 
 
 def _dense(keyer: Keyer) -> Iterator[Row]:
-    width = keyer.features["entry"].means[PLAIN, BASE].shape[1]
+    joined = keyer.fit()
+    width = joined.mean.shape[0]
     for rank in [rank for rank in RANKS if rank < width] + [width]:
-        yield from _with_and_without(keyer, "rank", rank, keyer.fit(rank=rank))
+        space = replace(joined, matrix=keyer.fit(rank=rank, word_share=0.0).matrix)
+        yield from _with_and_without(keyer, "rank", rank, space)
     for shrinkage in SHRINKAGES:
-        yield from _with_and_without(keyer, "shrinkage", shrinkage, keyer.fit(shrinkage=shrinkage))
+        space = replace(joined, matrix=keyer.fit(shrinkage=shrinkage, word_share=0.0).matrix)
+        yield from _with_and_without(keyer, "shrinkage", shrinkage, space)
 
 
 def _background(keyer: Keyer) -> Iterator[Row]:
@@ -72,11 +75,12 @@ def _words(keyer: Keyer) -> Iterator[Row]:
     for share in SHARES:
         space = replace(joined, word_share=share) if share else without_words(joined)
         yield "word share", share, _measured(keyer, space)
-    for buckets in BUCKETS:
-        for order in ORDERS:
-            space = keyer.fit(word_buckets=buckets, order=order)
-            yield f"word n-gram order, {buckets} buckets", order, _measured(keyer, space)
-            yield f"words alone, {buckets} buckets", order, _measured(keyer, replace(space, word_share=1.0))
+    for order in ORDERS:
+        joined = keyer.fit(order=order)
+        for buckets in BUCKETS:
+            space = replace(joined, word_buckets=buckets)
+            yield f"word buckets, {WHITENED} + {order}-grams", buckets, _measured(keyer, space)
+            yield f"word buckets, {order}-grams alone", buckets, _measured(keyer, replace(space, word_share=1.0))
 
 
 def _forms(keyer: Keyer) -> Iterator[Row]:

@@ -142,7 +142,8 @@ def _sentences(outcome: CalibrationOutcome, options: CalibrateOptions) -> Iterat
     if options.compare and outcome.comparison is None:
         yield "not compared: too few of the prompts that were held out have another wording (rephrases)."
     if outcome.comparison is not None and (better := outcome.comparison.better_with_subjects) is not None:
-        yield f"where edits have their subject, preset {better.preset} finds more: {better.recall.share:.0%} of rephrases."
+        found = f"{better.recall.share:.0%} of the rephrases"
+        yield f"where edits have their subject, preset {better.preset} reaches more ({found}): name it with --preset."
     yield from (f"written: {file}" for file in outcome.files)
     yield f"calibrated on {outcome.prompts} {options.settings.source} prompts in {outcome.seconds:.0f} s."
     if outcome.record is None:

@@ -1,5 +1,6 @@
 """One revision of a codebook as the router reads it: which rows are its keys, and what each entry writes."""
 
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,9 @@ class RevisionView:
     radii
         [E + 1] float64, the distance below which each entry fires; None where the cosine decides. `host_radii` are
         the same on the host.
+    floors
+        [E + 1] float64, the score up to which each entry does not fire, whatever the threshold; None where no entry
+        has one. `host_floors` are the same on the host.
     """
 
     codebook: str
@@ -83,6 +87,8 @@ class RevisionView:
     value_table: torch.Tensor
     radii: torch.Tensor | None
     host_radii: Sequence[float]
+    floors: torch.Tensor | None = None
+    host_floors: Sequence[float] = ()
     pins: int = field(default=0)
 
     @property
@@ -99,7 +105,8 @@ class RevisionView:
         """Return what the score of an entry has to exceed; a distance counts as a negative score."""
         if self.radii is not None:
             return -self.host_radii[entry]
-        return self.parameters.anchored_threshold if self.is_anchored(entry) else self.parameters.threshold
+        bound = self.parameters.anchored_threshold if self.is_anchored(entry) else self.parameters.threshold
+        return max(bound, self.host_floors[entry]) if self.host_floors else bound
 
     def is_anchored(self, entry: int) -> bool:
         """Whether an entry competes only where one of its anchors occurs."""
@@ -132,6 +139,7 @@ def build_view(
         else:
             keep_newest(newest, entry, index)
     table.extend((NO_ENTRY, 0, 1, 0))
+    floors = _floors(entries)
     radii = () if parameters.radius is None else effective_radii(parameters.radius, entries)
     return RevisionView(
         codebook=codebook,
@@ -149,6 +157,8 @@ def build_view(
         value_table=_column(table, device).view(-1, VALUE_COLUMNS),
         radii=torch.tensor(radii, dtype=torch.float64, device=device) if radii else None,
         host_radii=radii,
+        floors=torch.tensor(floors, dtype=torch.float64, device=device) if floors else None,
+        host_floors=floors,
     )
 
 
@@ -161,6 +171,14 @@ def keep_newest(newest: dict[str, tuple[int, int, int]], entry: ResidentEntry, i
         held = newest.get(digest)
         if held is None or held[0] <= entry.row.sequence:
             newest[digest] = (entry.row.sequence, entry.key_row + offset, index)
+
+
+def _floors(entries: Mapping[str, ResidentEntry]) -> Sequence[float]:
+    """Return each entry's floor, and one more for no entry; nothing where no entry has one."""
+    floors = [entry.row.floor for entry in breathing(entries.values())]
+    if all(floor is None for floor in floors):
+        return ()
+    return [*(-math.inf if floor is None else floor for floor in floors), -math.inf]
 
 
 def _names(row: PackRow, parameters: MethodParameters) -> tuple[Anchor, ...]:

@@ -23,11 +23,11 @@ from horen_vllm.plugin.slots import on_device
 from horen_vllm.plugin.verdicts import (
     Verdict,
     best_of,
+    group_verdict,
     joined,
     joint_verdict,
     minus_distance,
     nothing,
-    open_verdict,
     radius_verdict,
     without_nan,
 )
@@ -101,9 +101,11 @@ class Router:
         found = joined([self._among(part, view, view.open, view.sequences, bound) for part in parts])
         if view.radii is not None:
             return radius_verdict(found, view.radii)
+        of_open = group_verdict(found, rule.threshold, view.floors)
         if not apart:
-            return open_verdict(found, rule)
-        return joint_verdict(found, self._anchored(view, group, apart), rule)
+            return of_open
+        anchored = self._anchored(view, group, apart)
+        return joint_verdict(of_open, group_verdict(anchored, rule.anchored_threshold, view.floors))
 
     def _anchored(
         self, view: RevisionView, group: Sequence[TrackedRequest], apart: Sequence[tuple[torch.Tensor, _Rivals]]

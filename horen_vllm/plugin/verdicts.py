@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 import torch
 
 from horen_vllm.core.match import NO_ENTRY, Routed, decide_tensors
-from horen_vllm.core.presets import MethodParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +39,30 @@ class Verdict:
         return self.entry, self.score, self.runner_up, self.runner_up_score, self.threshold
 
 
-def open_verdict(routed: Routed, parameters: MethodParameters) -> Verdict:
-    """Return the verdict where only open entries compete."""
-    threshold = torch.full_like(routed.score, parameters.threshold, dtype=torch.float64)
-    return Verdict(routed.entry, routed.score, routed.runner_up, routed.runner_up_score, threshold)
+def group_verdict(routed: Routed, bound: float, floors: torch.Tensor | None) -> Verdict:
+    """Return the verdict of one group: its match, unless the score is at or below the entry's own floor.
+
+    Parameters
+    ----------
+    bound
+        What a score has to exceed.
+    floors
+        [E + 1] float64, of each entry; the last one stands for no entry. None where no entry has one.
+    """
+    threshold = torch.full_like(routed.score, bound, dtype=torch.float64)
+    entry = routed.entry
+    if floors is not None:
+        threshold = torch.maximum(threshold, floors[routed.best])
+        entry = torch.where(routed.score.double() > threshold, entry, NO_ENTRY)
+    return Verdict(entry, routed.score, routed.runner_up, routed.runner_up_score, threshold)
 
 
-def joint_verdict(open_B: Routed, anchored_B: Routed, parameters: MethodParameters) -> Verdict:
+def joint_verdict(of_open: Verdict, of_anchored: Verdict) -> Verdict:
     """Return the verdict of both groups: an anchored match, else an open one, else of the one that came nearer."""
-    bounds = parameters.threshold, parameters.anchored_threshold
     # A group without entries has score -inf, which is not nearer than anything.
-    nearer = anchored_B.score.double() - bounds[1] > open_B.score.double() - bounds[0]
-    takes = (anchored_B.entry != NO_ENTRY) | ((open_B.entry == NO_ENTRY) & nearer)
-    of_open, of_anchored = open_verdict(open_B, parameters).columns(), _with_threshold(anchored_B, bounds[1])
-    return Verdict(*(torch.where(takes, b, a) for a, b in zip(of_open, of_anchored, strict=True)))
+    nearer = of_anchored.score.double() - of_anchored.threshold > of_open.score.double() - of_open.threshold
+    takes = (of_anchored.entry != NO_ENTRY) | ((of_open.entry == NO_ENTRY) & nearer)
+    return Verdict(*(torch.where(takes, b, a) for a, b in zip(of_open.columns(), of_anchored.columns(), strict=True)))
 
 
 def radius_verdict(routed: Routed, radii: torch.Tensor) -> Verdict:
@@ -123,8 +132,3 @@ def without_nan(routed: Routed) -> Routed:
     best = torch.where(torch.isneginf(score), NO_ENTRY, routed.best)
     runner_up = torch.where(torch.isneginf(second), NO_ENTRY, routed.runner_up)
     return Routed(routed.entry, best, score, runner_up, second)
-
-
-def _with_threshold(routed: Routed, threshold: float) -> tuple[torch.Tensor, ...]:
-    column = torch.full_like(routed.score, threshold, dtype=torch.float64)
-    return routed.entry, routed.score, routed.runner_up, routed.runner_up_score, column

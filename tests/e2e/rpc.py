@@ -143,7 +143,9 @@ def parameters(book: OracleBook, preset: str) -> MethodParameters:
 def space_of(book: OracleBook) -> RoutingSpace | None:
     """Return a book's space as a pack carries it."""
     space = book.space
-    return None if space is None else RoutingSpace(space.mean, space.matrix, space.rarity, space.share, 2, space.buckets)
+    if space is None:
+        return None
+    return RoutingSpace(space.mean, space.matrix, space.rarity, space.share, order=2, word_buckets=space.buckets)
 
 
 def artifact_of(entry: OracleEntry) -> tuple[str, EntryArtifact]:

@@ -14,7 +14,7 @@ from bench.ablation_scores import Count, Routing, Scores, auc, euclid, limit_at,
 from bench.ablation_sections import SECTIONS
 from bench.ablations import measure_draw, together, write_all
 from horen_vllm.core.presets import SpanMode, preset_parameters
-from horen_vllm.editor.calibration.samples import sampled
+from horen_vllm.editor.calibration.sampler import Sampler
 from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 
@@ -151,14 +151,14 @@ def test_queries_are_the_editors_own(demo: EditableModel) -> None:
     subjects = ["Trinzis Brothers", "Bonlun", "Kas Vel", "Ordan", "Melti"]
     texts = [f"{random.Random(1).choice(('Who founded', 'What is'))} {name}?" for name in subjects]
     parameters = preset_parameters("cosine", "", 0.5)
-    own = sampled(demo, texts, parameters)
+    own = Sampler(demo).sample(texts, parameters)
     found = Extractor(demo).kind(texts, subjects)
     forms = len(own.contexts) // len(texts)
     assert torch.allclose(found.means[PLAIN, BASE], own.means[::forms], atol=1e-5)
     assert found.words == tuple(context.words for context in own.contexts[::forms])
     assert found.kept_words[0] == tuple(word for word in found.words[0] if word not in {"trinzis", "brothers"})
     assert found.named.all()
-    whole = sampled(demo, texts, preset_parameters("horen-paper", "", 0.5))
+    whole = Sampler(demo).sample(texts, preset_parameters("horen-paper", "", 0.5))
     assert parameters.span is SpanMode.CONTENT
     assert torch.allclose(found.means[PLAIN, PAPER], whole.means, atol=1e-5)
     keyer = Keyer({"fit_near": found, "fit_unrelated": found, "entry": found})

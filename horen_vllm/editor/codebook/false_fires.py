@@ -18,6 +18,8 @@ from horen_vllm.editor.codebook.arena import NOBODY, KeyArena
 
 HIGHEST: Final = 0.9998
 """An entry's own prompt must still match: its fp32 cosine with itself may be a little below 1."""
+FLOOR_MARGIN: Final = 0.01
+"""How far above a must-not-fire prompt's score its entry's floor is published: servers may score it a little higher."""
 LOWEST: Final = 0.0
 """Threshold of a codebook without keys, and the least of any."""
 _MOST_SCORES: Final = 1 << 23

@@ -1,4 +1,4 @@
-"""``horen worker`` as a process: killed and started again, stopped by a signal, with its metrics."""
+"""``horen worker`` as a process: killed and started again, stopped by a signal, with metrics, calibrating first."""
 
 import re
 import signal
@@ -11,6 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.core.architectures import default_site
 from horen_vllm.core.presets import preset_parameters
 from horen_vllm.fingerprint import model_fingerprint
@@ -77,3 +78,22 @@ def test_a_worker_goes_on_where_a_killed_one_stopped(start: Start, registry: Sql
     second.send_signal(signal.SIGTERM)
     assert second.wait(timeout=30) == 0
     assert not (tmp_path / "second").exists()
+
+
+def test_a_worker_calibrates_once_where_it_is_told_to(start: Start, registry: SqlRegistry, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        worker = start(name, "--calibrate")
+        assert eventually((tmp_path / name).exists, 120.0), (tmp_path / f"{name}.log").read_text()
+        made = registry.list_calibrations()
+        assert [record.version for record in made] == [1]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(timeout=30) == 0
+    assert made[0].recommended == "calibrated"
+    assert made[0].summary["source"] == "built-in"
+    space = made[0].presets["calibrated"].space
+    assert space is not None
+    assert ArtifactFolder(tmp_path / "artifacts").path(space).exists()
+    logs = [
+        (tmp_path / f"{name}.log").read_text().count("calibrated on built-in prompts") for name in ("first", "second")
+    ]
+    assert logs == [1, 0]
