@@ -2,7 +2,8 @@
 
 ``python -m bench.edit_quality`` writes ``bench/results/edit_quality.json``. Half of the unedited facts are of
 relations that were edited, the other half of relations that were not. The same 500 questions then go to vLLM
-without the plugin, and every request that did not fire must have the same tokens there.
+without the plugin, and every request that did not fire must have the same tokens there. All thresholds are those of
+``horen calibrate`` on other unedited facts; `calibrated` is measured with the subjects of the edits and without.
 """
 
 import json
@@ -20,28 +21,29 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.provenance import provenance, write_result
-from horen_vllm.cli.demo_choice import FALSE_FIRE_RATE, spread
+from horen_vllm.cli.calibrate_run import CalibrateOptions, CalibrationOutcome, calibrate_model
+from horen_vllm.cli.demo_choice import spread
+from horen_vllm.cli.model_folder import open_model_folder
 from horen_vllm.cli.server_command import ServerDtype
 from horen_vllm.cli.stack import Stack, StackSettings
 from horen_vllm.control.client import EditProgress, HorenClient
-from horen_vllm.core.presets import preset_parameters
+from horen_vllm.core.presets import CALIBRATED
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import Fact, World, build_world
-from horen_vllm.editor.calibrate import FittedThreshold, fit_threshold
-from horen_vllm.editor.loading.model import load_editable_model
+from horen_vllm.editor.calibration.calibrated import CalibrationSettings
 from horen_vllm.evals.endpoint import Answer, Endpoint
 from horen_vllm.registry.models import EditSpec
 
 EDITS: Final = 100
 UNEDITED: Final = 500
-BACKGROUND: Final = 600
+BACKGROUND: Final = 1200
 SEED: Final = 20261122
 MAX_TOKENS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Disjoint sets of facts: edited, unedited and reported on, background of the threshold."""
+    """Disjoint sets of facts: edited, unedited and reported on, background of the calibration."""
 
     edited: tuple[Fact, ...]
     unedited: tuple[Fact, ...]
@@ -70,17 +72,31 @@ def question(world: World, fact: Fact) -> str:
     return world.prompt(fact, world.trained_wordings(fact)[0])
 
 
-def fit(world: World, facts: Sample, preset: str) -> FittedThreshold:
-    """Fit c for `preset` on the background facts, for a codebook of this many edits (two keys each)."""
-    folder = str(demo_model_dir())
-    return fit_threshold(
-        load_editable_model(folder),
-        [question(world, fact) for fact in facts.background],
-        preset_parameters(preset, folder, 0.9),
-        num_keys=2 * len(facts.edited),
-        false_fire_rate=FALSE_FIRE_RATE,
-        seed=0,
+def calibrate(stack: Stack, world: World, facts: Sample, file: Path) -> CalibrationOutcome:
+    """Calibrate the demo model on the background facts, as ``horen calibrate --home`` does while the stack runs."""
+    file.write_text("".join(f"{json.dumps(background(world, fact))}\n" for fact in facts.background))
+    folder = open_model_folder(demo_model_dir())
+    options = CalibrateOptions(
+        folder=str(folder.path),
+        site=folder.site,
+        title=stack.model_name,
+        background=file,
+        settings=CalibrationSettings(source=file.name),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        stores=(stack.layout.database_url, stack.layout.artifacts),
+        out=None,
+        reports=stack.layout.root / "calibration",
+        compare=True,
     )
+    return calibrate_model(options, lambda _stage: None)
+
+
+def background(world: World, fact: Fact) -> dict[str, Any]:
+    """Return a fact as a line of a background file."""
+    others = [world.prompt(fact, wording) for wording in world.trained_wordings(fact)[1:]]
+    return {"prompt": question(world, fact), "subject": fact.subject, "relation": fact.relation, "rephrases": others}
 
 
 def edit_all(client: HorenClient, codebook: str, specs: Sequence[EditSpec], console: Console) -> list[Any]:
@@ -90,27 +106,36 @@ def edit_all(client: HorenClient, codebook: str, specs: Sequence[EditSpec], cons
     return [client.wait_edit(edit, until=EditProgress.SERVING, timeout_s=600) for edit in waiting]
 
 
-def measure(stack: Stack, world: World, facts: Sample, preset: str, console: Console) -> dict[str, Any]:
+def measure(
+    stack: Stack, world: World, facts: Sample, preset: str, console: Console, *, subjects: bool = False
+) -> dict[str, Any]:
     """Edit one codebook and return its numbers, the unedited answers included under ``_answers``."""
-    fitted = fit(world, facts, preset)
     client, endpoint = HorenClient(stack.control_address), Endpoint(stack.base_url)
-    client.create_codebook(preset, preset=preset, threshold=fitted.threshold)
+    book = f"{preset}-subjects" if subjects else preset
+    anchors = subjects if preset == CALIBRATED else None
+    client.create_codebook(book, preset=preset, anchors=anchors)
     targets = [world.counterfactual(fact, SEED) for fact in facts.edited]
     prompts = [question(world, fact) for fact in facts.edited]
-    specs = [EditSpec(prompt=prompt, target=target) for prompt, target in zip(prompts, targets, strict=True)]
+    specs = [
+        EditSpec(prompt=prompt, target=target, subject=fact.subject if subjects else None)
+        for prompt, target, fact in zip(prompts, targets, facts.edited, strict=True)
+    ]
     started = time.perf_counter()
-    edits = edit_all(client, preset, specs, console)
+    edits = edit_all(client, book, specs, console)
     seconds = time.perf_counter() - started
-    model = f"{stack.model_name}@{preset}"
+    model = f"{stack.model_name}@{book}"
     questions = [question(world, fact) for fact in facts.unedited]
     unedited = {
         "completions": endpoint.ask_all(model, questions, max_tokens=MAX_TOKENS),
         "chat": endpoint.chat_all(model, questions, max_tokens=MAX_TOKENS),
     }
+    parameters = client.get_codebook(book).parameters
     return {
         "preset": preset,
-        "threshold": fitted.threshold,
-        "background_false_fire_rate": fitted.rate,
+        "subjects": subjects,
+        "threshold": parameters.threshold,
+        "anchored_threshold": parameters.anchored_threshold if subjects else None,
+        "background_false_fire_rate": parameters.false_fire_rate,
         "edits": len(edits),
         "failed_edits": sum(edit.state is not EditProgress.SERVING for edit in edits),
         "failure_codes": sorted({edit.reason_code for edit in edits if edit.reason_code}),
@@ -182,7 +207,9 @@ def run(presets: Sequence[str], console: Console, edits: int = EDITS, unedited: 
             dtype=ServerDtype.FLOAT32,
         )
         with Stack(settings) as stack:
-            rows = [measure(stack, world, facts, preset, console) for preset in presets]
+            calibration = calibrate(stack, world, facts, Path(home) / "background.jsonl")
+            arms = [(preset, False) for preset in presets] + [(CALIBRATED, True)] * (CALIBRATED in presets)
+            rows = [measure(stack, world, facts, preset, console, subjects=subjects) for preset, subjects in arms]
     expected = plain_tokens([question(world, fact) for fact in facts.unedited])
     for row in rows:
         answers: dict[str, list[Answer]] = row.pop("_answers")
@@ -190,7 +217,13 @@ def run(presets: Sequence[str], console: Console, edits: int = EDITS, unedited: 
         silent = [(answer, tokens) for answer, tokens in pairs if not answer.fired]
         row["silent_requests"] = len(silent)
         row["silent_requests_token_identical"] = sum(answer.token_ids == tokens for answer, tokens in silent)
-    return {"seed": SEED, "presets": rows}
+    compared = calibration.comparison.to_dict(curves=False) if calibration.comparison else None
+    return {
+        "seed": SEED,
+        "presets": rows,
+        "calibration": compared,
+        "calibration_seconds": round(calibration.seconds, 1),
+    }
 
 
 def main(
@@ -199,7 +232,7 @@ def main(
 ) -> None:
     """Run the measurement and write it with its provenance."""
     console = Console()
-    result = run(preset or ["cosine", "horen-paper"], console)
+    result = run(preset or [CALIBRATED, "cosine", "horen-paper"], console)
     write_result(out, {**provenance(), **result})
     console.print_json(json.dumps(result))
 

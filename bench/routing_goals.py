@@ -47,7 +47,7 @@ NEAR_RATE: Final = 0.05
 GROWTH: Final = (10, 100, 1000, 5000)
 PAPER: Final = "paper-routing"
 MOST_COMPARED: Final = 1000
-"""Edits up to which all presets are measured, not only those that the goals are about."""
+"""Edits up to which, in the first draw, all presets are measured, not only those that the goals are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def one_draw(
                 "calibrated_with_subjects": book(run, "subjects", "calibrated", subjects=True),
                 "paper_routing": book(run, "paper", PAPER, subjects=False),
             }
-            if len(data.edits) <= MOST_COMPARED:
+            if len(data.edits) <= MOST_COMPARED and settings.seed == 1:
                 books |= compared(run)
             return {"books": books, "growth": grow(run, settings.seed) if growth else []}
 
