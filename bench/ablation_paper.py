@@ -112,14 +112,18 @@ def _half(rows: torch.Tensor) -> torch.Tensor:
 def _against(exact_BE: torch.Tensor, routing: Routing, score: Score) -> Measures:
     """Return how the rephrases' scores differ from exact ones, and everything else."""
     scores_BE = routing.entry_scores("rephrase", score)
-    # Routing picks entries in place, so what is compared comes first.
-    off_BE = scores_BE - exact_BE
+    off_BE, off_best_B = scores_BE - exact_BE, scores_BE.amax(dim=1) - exact_BE.amax(dim=1)
     tied_B = (scores_BE == scores_BE.amax(dim=1, keepdim=True)).sum(dim=1) > 1
-    best, best_exact = best_of(scores_BE)[1], best_of(exact_BE.clone())[1]
-    found = measure(routing.scores(score))
-    return found | {
-        "error_rms": float(off_BE.square().mean().sqrt()),
+    # What picks entries uses the scores up.
+    best_B, exact_best_B = best_of(scores_BE)[1], best_of(exact_BE.clone())[1]
+    return measure(routing.scores(score)) | {
+        "error_rms": _rms(off_BE),
         "error_max": float(off_BE.abs().max()),
-        "other_best": counted(best != best_exact),
+        "best_error_rms": _rms(off_best_B),
+        "other_best": counted(best_B != exact_best_B),
         "ties": counted(tied_B),
     }
+
+
+def _rms(values: torch.Tensor) -> float:
+    return float(values.square().mean().sqrt())

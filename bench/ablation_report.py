@@ -26,8 +26,9 @@ HEADINGS: Final = {
     "recall_at_5": "recall at 5 % near",
     "auc": "AUC",
     "top_1": "top-1",
-    "error_rms": "error, rms",
-    "error_max": "error, largest",
+    "error_rms": "error of all scores, rms",
+    "error_max": "error of all scores, largest",
+    "best_error_rms": "error of the best score, rms",
     "other_best": "other best entry",
     "ties": "ties for the best",
     **{f"fires_at_{at}": f"other relation fires at recall 0.{at}" for at in ("80", "90", "95")},
@@ -44,11 +45,12 @@ class Panel:
     """One plot: shares over x, a line for each series and share."""
 
     section: str
+    title: str
     x: str
-    measures: tuple[str, ...]
+    measures: Mapping[str, str]
+    """Shares, and their names in the legend."""
     series: Mapping[str, str]
     """Series of the section, and their names in the legend."""
-    title: str = ""
     log: bool = False
 
 
@@ -110,9 +112,9 @@ def draw_panels(path: Path, panels: Sequence[Panel], sections: Mapping[str, Sequ
 
 def _draw(axes: Axes, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
     for series, name in panel.series.items():
-        for measure, style in zip(panel.measures, ("-", "--", ":"), strict=False):
+        for (measure, what), style in zip(panel.measures.items(), ("-", "--", ":"), strict=False):
             points = [(row["x"], row[measure]) for row in rows if row["series"] == series]
-            label = " ".join(part for part in (name, HEADINGS[measure]) if part)
+            label = ", ".join(part for part in (name, what) if part)
             (line,) = axes.plot(
                 [x for x, _ in points], [value["share"] for _, value in points], style, marker=".", label=label
             )
@@ -120,4 +122,4 @@ def _draw(axes: Axes, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
             axes.fill_between([x for x, _ in points], low, high, color=line.get_color(), alpha=0.12)
     axes.set(title=panel.title, xlabel=panel.x, xscale="log" if panel.log else "linear")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, framealpha=0.5)

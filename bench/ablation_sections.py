@@ -67,8 +67,9 @@ SECTIONS: Final = (
         "5. Scores in bfloat16",
         "numbers",
         precision,
-        "Errors are of all scores of rephrases with all entries, against float32 without a step; a step's are what it "
-        "does to them. Of equal scores the newest entry's counts. The identity as in section 2.",
+        "Errors are of the scores of rephrases with entries, against float32 without a step; a step's are what it does "
+        "to them. The activations and their averages are in float32 in all rows. Of equal scores the newest entry's "
+        "counts. The identity as in section 2.",
     ),
     Section(
         "fitted",

@@ -26,35 +26,41 @@ from bench.routing_data import lines
 from horen_vllm.editor.loading.model import load_editable_model
 
 _SPACES: Final = {name: name for name in (IDENTITY, WHITENED, JOINED)}
-_STEPS: Final = {
-    f"{name}, gamma {gamma}": f"{name}, gamma {gamma}," for name, gamma in ((IDENTITY, 0.01), (IDENTITY, 0.1))
-}
+_STEPS: Final = {f"{IDENTITY}, gamma {gamma}": f"gamma {gamma}" for gamma in (0.01, 0.1)}
 
 
-def _both(series: str) -> dict[str, str]:
-    return {f"{series}, {WHITENED}": WHITENED, f"{series}, {JOINED}": JOINED}
+def _in_spaces(section: str, x: str) -> list[Panel]:
+    return [Panel(section, f"recall at {at} % near", x, {f"recall_at_{at}": ""}, _SPACES) for at in (5, 1)]
+
+
+def _fitted(x: str, *, log: bool = False) -> Panel:
+    series = {f"{x}, {name}": name for name in (WHITENED, JOINED)}
+    return Panel("fitted", "recall at 5 % near", x, {"recall_at_5": ""}, series, log)
 
 
 PLOTS: Final = {
-    "pooling": [
-        Panel("pooling", "pooled, %", (measure,), _SPACES, title)
-        for measure, title in (("recall_at_5", "recall at 5 % near"), ("recall_at_1", "recall at 1 % near"))
-    ],
+    "pooling": _in_spaces("pooling", "pooled, %"),
     "steps": [
-        Panel("steps", "steps", ("recall_at_5", "recall_same_c"), _STEPS, "recall"),
-        Panel("steps", "steps", ("near_same_c", "unrelated_same_c"), _STEPS, "false fires at the c without a step"),
+        Panel("steps", "recall", "steps", {"recall_at_5": "at 5 % near", "recall_same_c": "same c"}, _STEPS),
+        Panel(
+            "steps", "false fires, same c", "steps", {"near_same_c": "near", "unrelated_same_c": "unrelated"}, _STEPS
+        ),
     ],
     "fitted": [
-        Panel("fitted", "rank", ("recall_at_5",), _both("rank")),
-        Panel("fitted", "shrinkage", ("recall_at_5",), _both("shrinkage"), log=True),
-        Panel("fitted", "background prompts", ("recall_at_5",), _both("background prompts"), log=True),
-        Panel("fitted", "word share", ("recall_at_5", "recall_at_1"), {"word share": ""}),
+        _fitted("rank"),
+        _fitted("shrinkage", log=True),
+        _fitted("background prompts", log=True),
+        Panel(
+            "fitted",
+            "recall",
+            "word share",
+            {f"recall_at_{at}": f"at {at} % near" for at in (5, 1)},
+            {"word share": ""},
+        ),
     ],
-    "sites": [
-        Panel("sites", "layer", (measure,), _SPACES, title)
-        for measure, title in (("recall_at_5", "recall at 5 % near"), ("recall_at_1", "recall at 1 % near"))
-    ],
+    "sites": _in_spaces("sites", "layer"),
 }
+"""What is plotted of some sections; same c: the one that is fitted without a step."""
 
 
 def measure_draw(features: Features, console: Console) -> dict[str, dict[tuple[str, float | str], Measures]]:
@@ -110,8 +116,9 @@ def main(
     draws = []
     for number in seeds:
         console.print(f"seed {number}")
+        began = time.process_time()
         features = extractor.features(draw(rows, other, edits=count, asked=asked, every=every, seed=number))
-        console.print(f"  the model's passes, and what came before: {time.process_time() - started:.1f} s")
+        console.print(f"  the model's passes: {time.process_time() - began:.1f} s of CPU time")
         draws.append(measure_draw(features, console))
     result = {
         **provenance(),

@@ -205,6 +205,8 @@ def book(run: Run, name: str, preset: str, *, subjects: bool, **changes: Any) ->
             str(recall): same_subject_at_recall(asked, edit_ids, recall) for recall in (0.8, 0.9, 0.95)
         },
     }
+    # Its entries make room for the next codebook's.
+    run.client.wait_serving(name, run.client.rollback(name, 1).number, timeout_s=600)
     keys = ("generalisation", "reliability", "fires_near", "fires_unrelated", "fires_same_subject")
     run.console.print(f"  {name}: c {found['threshold']:.4f}", {key: found[key]["share"] for key in keys})
     return found

@@ -14,7 +14,6 @@ from horen_vllm.artifact import EntryArtifact, EntryManifest
 from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.editor.codebook.book import EditorCodebook
-from horen_vllm.editor.codebook.false_fires import FLOOR_MARGIN, HIGHEST
 from horen_vllm.editor.codebook.grace_batch import GraceBatch
 from horen_vllm.editor.codebook.judge import Judge
 from horen_vllm.editor.codebook.prospect import Captured, Prospect, Verdict
@@ -194,7 +193,7 @@ class EditBatch:
             probe_ids=prospect.contexts[0].prompt_ids,
             contexts=tuple(context.as_key_context() for context in prospect.contexts),
             anchors=tuple(" ".join(anchor) for anchor in prospect.anchors),
-            floor=None if verdict.floor is None else min(HIGHEST, verdict.floor + FLOOR_MARGIN),
+            floor=verdict.floor,
         )
         ball = verdict.ball
         if ball is None:

@@ -163,6 +163,11 @@ class RefinedFalseFires(FalseFires):
         return quantile_threshold(torch.cat(score_B).double(), self._allowed)
 
 
+def floor_over(score: float) -> float:
+    """Return the floor that keeps a prompt silent whose score is this one here, and a little more elsewhere."""
+    return min(HIGHEST, score + FLOOR_MARGIN)
+
+
 def quantile_threshold(score_B: torch.Tensor, allowed: int) -> float:
     """Return the least threshold that at most `allowed` of the scores are greater than, rounded up."""
     least = float(score_B.topk(allowed + 1).values[-1])

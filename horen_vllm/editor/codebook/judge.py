@@ -15,7 +15,7 @@ from horen_vllm.core.admission import Admission, AdmissionKind, admission, norma
 from horen_vllm.editor.codebook.arena import NOBODY, KeyArena
 from horen_vllm.editor.codebook.book import EditorCodebook
 from horen_vllm.editor.codebook.context_names import context_name
-from horen_vllm.editor.codebook.false_fires import LOWEST
+from horen_vllm.editor.codebook.false_fires import FLOOR_MARGIN, LOWEST
 from horen_vllm.editor.codebook.lineup import TIE_MARGIN, Lineup
 from horen_vllm.editor.codebook.nearest import nearest_rows
 from horen_vllm.editor.codebook.prospect import Captured, Prospect, Verdict, canonical
@@ -199,7 +199,7 @@ class Judge:
             return False
         # A prompt that scores too little with the new keys cannot fire them, whoever else it reaches. Where the
         # threshold may come down, what it scores becomes a floor, and who else it reaches counts.
-        enough = LOWEST if self._book.false_fires is not None else threshold
+        enough = LOWEST - FLOOR_MARGIN if self._book.false_fires is not None else threshold
         return bool(((prospect.foreign_queries @ prospect.keys.T) <= enough).all())
 
 

@@ -12,7 +12,7 @@ from horen_vllm.artifact import KeyContext
 from horen_vllm.editor.codebook.arena import NOBODY
 from horen_vllm.editor.codebook.book import EditorCodebook
 from horen_vllm.editor.codebook.context_names import query_name
-from horen_vllm.editor.codebook.false_fires import HIGHEST
+from horen_vllm.editor.codebook.false_fires import HIGHEST, floor_over
 from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.codebook.subjects import AnchoredEntry, SubjectField, SubjectRuling
 from horen_vllm.editor.codebook.trial import named
@@ -74,7 +74,7 @@ class SubjectTrial:
             if ruling.best == self.prospect.sequence:
                 if ruling.score >= HIGHEST:
                     raise self._firing(named(context), ruling.score)
-                floor = max(ruling.score, -1.0 if floor is None else floor)
+                floor = max(floor_over(ruling.score), -1.0 if floor is None else floor)
         return floor
 
     def check_routing(self, supersedes: Sequence[int], floor: float | None) -> None:
@@ -125,9 +125,11 @@ class SubjectTrial:
         existing = self.book.existing
         if after.entry == self.prospect.sequence:
             return existing[owner].target_ids != self.prospect.target_ids
-        if before.entry in (NOBODY, after.entry):
+        # Where no subject decides, an entry without one answers its own prompts.
+        then = owner if after.entry == NOBODY and not self.subjects.anchors_of(owner) else after.entry
+        if before.entry in (NOBODY, then):
             return False
-        return after.entry == NOBODY or existing[after.entry].target_ids != existing[before.entry].target_ids
+        return then == NOBODY or existing[then].target_ids != existing[before.entry].target_ids
 
     def _firing(self, name: str, score: float) -> EditFailed:
         message = f"{name} must not fire, but scores {score:.4f}, as much as the edit's own prompts."

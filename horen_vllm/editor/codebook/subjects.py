@@ -162,7 +162,7 @@ class SubjectField:
     ) -> dict[int, float]:
         """Return each entry's best score; entries whose mask is the same share a query."""
         groups: dict[bytes, tuple[KeyContext, tuple[str, ...], list[int]]] = {}
-        for sequence, at in places.items():
+        for sequence, at in sorted(places.items()):
             mask = self._reader.mask(text, context.span, at)
             masked = replace(context, masked=mask.tokens)
             name = query_name(self._reader.keying, masked, mask.words)

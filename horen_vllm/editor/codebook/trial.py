@@ -11,7 +11,7 @@ import torch
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.arena import NOBODY
 from horen_vllm.editor.codebook.book import EditorCodebook
-from horen_vllm.editor.codebook.false_fires import HIGHEST, LOWEST
+from horen_vllm.editor.codebook.false_fires import HIGHEST, LOWEST, floor_over
 from horen_vllm.editor.codebook.lineup import TIE_MARGIN, Lineup, Ruling
 from horen_vllm.editor.codebook.prospect import Captured, Prospect
 from horen_vllm.editor.contexts import EditContext
@@ -62,13 +62,13 @@ class Trial:
         """Return the score up to which the edit may not fire: its own, for the threshold may come down."""
         floor = LOWEST
         # Refined, its own prompts may score less than with their keys.
-        highest = min(HIGHEST, *ruling.score[:first])
+        own = min(ruling.score[:first])
         for index, context in enumerate(self.prospect.foreign, start=first):
             if ruling.best[index] == self.prospect.sequence:
-                if ruling.score[index] >= highest:
+                if ruling.score[index] >= HIGHEST or floor_over(ruling.score[index]) >= own:
                     message = f"{named(context)} must not fire, but scores as much as the edit's own prompts."
                     raise EditFailed(message, code="must_not_fire_fires")
-                floor = max(ruling.score[index], floor)
+                floor = max(floor_over(ruling.score[index]), floor)
         return floor if floor > LOWEST else None  # no threshold comes down to less
 
     def check_silent(self, entry: int) -> None:

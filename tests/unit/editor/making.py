@@ -2,13 +2,20 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+import torch
+
+from horen_vllm.artifact import KeyContext
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.book import EditorCodebook, Entry
+from horen_vllm.editor.codebook.subjects import SubjectField
 from horen_vllm.editor.editing import EditBatch, EditOutcome
 from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
+from horen_vllm.editor.passes import context_means
+from horen_vllm.editor.spoken import Reader
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.models import EditRecord, EditSpec, EditState, EntryRef
@@ -16,13 +23,13 @@ from horen_vllm.registry.models import EditRecord, EditSpec, EditState, EntryRef
 MIB = 2**20
 
 
-def edit_record(prompt: str, target: str, *, sequence: int = 1, **spec: tuple[str, ...]) -> EditRecord:
+def edit_record(prompt: str, target: str, *, sequence: int = 1, **spec: Any) -> EditRecord:
     now = datetime.now(UTC)
     return EditRecord(
         edit_id=EditId(f"e{sequence}"),
         codebook=CodebookName(DEFAULT_TENANT, "facts"),
         sequence=sequence,
-        spec=EditSpec(prompt=prompt, target=target, **spec),  # type: ignore[arg-type]
+        spec=EditSpec(prompt=prompt, target=target, **spec),
         state=EditState.TRAINING,
         reason_code=None,
         reason=None,
@@ -41,15 +48,44 @@ def edit_record(prompt: str, target: str, *, sequence: int = 1, **spec: tuple[st
 
 
 class Book:
-    """A codebook whose entries stay in memory."""
+    """A codebook whose entries stay in memory.
+
+    Parameters
+    ----------
+    editable
+        The base model.
+    parameters
+        The codebook's, or how it makes queries.
+    memory
+        Bounds what is computed at once.
+    background
+        Queries that its threshold follows.
+    """
 
     def __init__(
-        self, editable: EditableModel, parameters: MethodParameters, memory: MemoryLimit | None = None
+        self,
+        editable: EditableModel,
+        parameters: MethodParameters | Keying,
+        memory: MemoryLimit | None = None,
+        background: torch.Tensor | None = None,
     ) -> None:
         self.editable = editable
         self.memory = memory or MemoryLimit(64 * MIB)
         self.entries: dict[str, Entry] = {}
-        self.copy = EditorCodebook(Keying(parameters), editable.d_in, lambda ref: self.entries[ref.edit_id].artifact)
+        keying = parameters if isinstance(parameters, Keying) else Keying(parameters)
+
+        def ask(contexts: Sequence[KeyContext], words: Sequence[Sequence[str]]) -> torch.Tensor:
+            return keying.queries(context_means(editable, contexts, keying.parameters, self.memory), words)
+
+        self.copy = EditorCodebook(
+            keying,
+            keying.width(editable.d_in),
+            lambda ref: self.entries[ref.edit_id].artifact,
+            background=background,
+            subjects=SubjectField(keying.parameters, Reader(editable.tokenizer, keying), ask)
+            if keying.parameters.anchors
+            else None,
+        )
         self.copy.update(1, [], [])
 
     def batch(self, records: Sequence[EditRecord]) -> EditBatch:

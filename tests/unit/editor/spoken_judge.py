@@ -7,17 +7,18 @@ import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch.nn import functional as F
 
 from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext
 from horen_vllm.core.admission import AdmissionKind, normalise_prompt
-from horen_vllm.core.presets import MethodParameters, SpanMode, ValueMode, preset_parameters
+from horen_vllm.core.presets import MethodParameters, SpanMode, ValueMode
 from horen_vllm.core.routing import RoutingSpace
-from horen_vllm.core.words import plain_words, words_of
+from horen_vllm.core.words import Word, plain_words, words_of
 from horen_vllm.editor.codebook.book import EditorCodebook, Entry
-from horen_vllm.editor.codebook.false_fires import HIGHEST
+from horen_vllm.editor.codebook.false_fires import FLOOR_MARGIN, HIGHEST
 from horen_vllm.editor.codebook.lineup import TIE_MARGIN
 from horen_vllm.editor.codebook.prospect import Prospect, Verdict
 from horen_vllm.editor.codebook.subjects import SubjectField
@@ -52,6 +53,16 @@ def space_of_words() -> RoutingSpace:
     return RoutingSpace(torch.zeros(1), torch.zeros(WIDTH - 4, 1), torch.ones(4), 0.5, 1, 4)
 
 
+@cache
+def text_of(prompt_ids: tuple[int, ...]) -> str:
+    return str(_TOKENIZER.decode(list(prompt_ids)))
+
+
+@cache
+def said_in(prompt_ids: tuple[int, ...]) -> tuple[Word, ...]:
+    return words_of(text_of(prompt_ids))
+
+
 def ids_of(text: str) -> tuple[int, ...]:
     return tuple(_TOKENIZER.encode(text, add_special_tokens=False))
 
@@ -74,8 +85,15 @@ class World:
     keying: Keying
     seed: int
     asked: int = 0
+    _queries: dict[object, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def query(self, context: KeyContext, words: Sequence[str]) -> torch.Tensor:
+        what = context, tuple(words)
+        if what not in self._queries:
+            self._queries[what] = self._query(context, words)
+        return self._queries[what]
+
+    def _query(self, context: KeyContext, words: Sequence[str]) -> torch.Tensor:
         left = [at for first, stop in context.masked for at in range(first, stop)]
         said = tuple(words) if self.keying.reads_words else ()
         drawn = self._drawn((context.prompt_ids, left, said))
@@ -99,7 +117,7 @@ class World:
         return self.reader().spoken(EditContext(PromptForm.PLAIN, text, ids, (0, len(ids))), anchors, own=own)
 
     def _thing(self, context: KeyContext) -> int:
-        text = _TOKENIZER.decode(list(context.prompt_ids))
+        text = text_of(context.prompt_ids)
         for thing, templates in enumerate(TEMPLATES):
             for template in templates:
                 begin, end = template.split("{}")
@@ -158,7 +176,7 @@ _NOBODY = Told(None, None, -math.inf)
 Outcome = tuple[object, ...]
 
 
-class Refused(Exception):  # noqa: N818 - says what it is
+class Refused(Exception):
     """An edit that cannot be published."""
 
 
@@ -176,8 +194,8 @@ class Plain:
 
     def mask(self, context: EditContext | KeyContext, anchors: Collection[tuple[str, ...]]) -> tuple[Places, Places]:
         """Return where the anchors occur, and the positions inside the window that are left out."""
-        text = _TOKENIZER.decode(list(context.prompt_ids))
-        words = words_of(text)
+        text = text_of(context.prompt_ids)
+        words = said_in(context.prompt_ids)
         places: list[tuple[int, int]] = []
         for start in range(len(words)):
             stops = [
@@ -200,7 +218,7 @@ class Plain:
     def anchored(self, context: EditContext | KeyContext, entries: Sequence[Prospect]) -> Told:
         """Return who gets a prompt among the entries with anchors (rule 3)."""
         scores: dict[int, float] = {}
-        words = plain_words(_TOKENIZER.decode(list(context.prompt_ids)))
+        words = tuple(word.text for word in said_in(context.prompt_ids))
         for at, entry in enumerate(entries):
             places, left = self.mask(context, entry.anchors)
             if not places:
@@ -214,7 +232,7 @@ class Plain:
 
     def open(self, context: EditContext | KeyContext, entries: Sequence[Prospect]) -> Told:
         """Return who gets a prompt among the entries without (rule 2)."""
-        words = plain_words(_TOKENIZER.decode(list(context.prompt_ids)))
+        words = tuple(word.text for word in said_in(context.prompt_ids))
         query = self.world.query(KeyContext(context.prompt_ids, context.span), words)
         scores = {at: float((entry.keys @ query).max()) for at, entry in enumerate(entries) if not entry.anchors}
         return self._told(scores, entries, self.parameters.threshold)
@@ -224,8 +242,8 @@ class Plain:
         return self.anchored(context, entries).fires or self.open(context, entries).fires
 
     def _fills(self, context: EditContext | KeyContext, places: Places) -> bool:
-        text = _TOKENIZER.decode(list(context.prompt_ids))
-        words, size = words_of(text), len(context.prompt_ids)
+        text = text_of(context.prompt_ids)
+        words, size = said_in(context.prompt_ids), len(context.prompt_ids)
         window = set(range(size - math.ceil(self.parameters.window_ratio * size), size))
         for first, stop in places:
             begin, end = (len(text[:at].encode()) for at in (words[first].start, words[stop - 1].stop))
@@ -289,17 +307,19 @@ class Plain:
         if any(score >= HIGHEST for score in reached):
             raise Refused("must_not_fire_fires")
         if reached:
-            self.floors[new.sequence] = max(reached)
+            self.floors[new.sequence] = min(HIGHEST, max(reached) + FLOOR_MARGIN)
         if any(self.anchored(context, then).fires is not new for context in new.contexts):
             raise Refused("key_not_matched")
-        return max(reached, default=None)
+        return self.floors.get(new.sequence)
 
     def _captured(self, new: Prospect, kept: Sequence[Prospect]) -> tuple[tuple[str, KeyContext], ...]:
-        rule = self.anchored if new.anchors else self.open
         found = []
         for owner in sorted(kept, key=_sequence):
             for context in owner.contexts if new.anchors or not owner.anchors else ():
-                before, after = rule(context, self.live).fires, rule(context, [*kept, new]).fires
+                if new.anchors:
+                    before, after = self.decided(context, self.live), self.decided(context, [*kept, new])
+                else:
+                    before, after = self.open(context, self.live).fires, self.open(context, [*kept, new]).fires
                 if after is new:
                     if owner.target_ids != new.target_ids:
                         raise Refused("earlier_entry_silenced")
@@ -368,9 +388,7 @@ def stream(world: World, length: int) -> list[Prospect]:
 def _says(held: Prospect, new: Prospect) -> bool:
     """Whether an entry holds in the paraphrases and with the names of a new edit."""
     held_texts = {(it.prompt_ids, it.masked) for it in held.contexts}
-    wanted = {
-        (it.prompt_ids, it.masked) for it in new.contexts if normalise_prompt(it.text) != new.normalised_prompt
-    }
+    wanted = {(it.prompt_ids, it.masked) for it in new.contexts if normalise_prompt(it.text) != new.normalised_prompt}
     return wanted <= held_texts and bool(held.anchors) == bool(new.anchors) and set(new.anchors) <= set(held.anchors)
 
 
