@@ -29,7 +29,7 @@ HELD_OUT_SHARE: Final = 0.2
 """Share of the background that is kept for comparing presets; half of the rest fits the space, half the thresholds."""
 DEFAULT_RATE: Final = 0.01
 """Share of background queries that may fire, unless the operator says otherwise."""
-DEFAULT_SUBJECT_RATE: Final = 0.1
+DEFAULT_SUBJECT_RATE: Final = 0.2
 """Share of prompts on another fact that may fire although they name an entry's subject."""
 _MOST_BACKGROUND: Final = 24_000_000
 """Numbers in the background queries of one preset; a wide routing space gets fewer queries."""

@@ -16,7 +16,7 @@ MOST_DIMENSIONS: Final = 1024
 SHRINKAGE: Final = 0.05
 """Share of the mean variance that is added to the variance of every direction."""
 WORD_BUCKETS: Final = 1024
-WORD_SHARE: Final = 0.5
+WORD_SHARE: Final = 0.3
 WORD_ORDER: Final = 1
 """Single words: on the models that were measured longer n-grams encode how a question is put, not what it asks."""
 _RARITIES: Final = 1 << 16

@@ -25,12 +25,10 @@ def said(editable: EditableModel, context: EditContext, ranges: tuple[tuple[int,
     return [editable.tokenizer.decode(list(context.prompt_ids[first:stop])) for first, stop in ranges]
 
 
-@pytest.mark.parametrize("name", ["São Paulo", "sao paulo", "SAO\u0303 PAULO", "São Paulo"])
+@pytest.mark.parametrize("name", ["São Paulo", "sao paulo", "SAO\u0303 PAULO"])
 def test_the_subjects_tokens_are_left_out_in_every_form(editable: EditableModel, name: str) -> None:
     reader = Reader(editable.tokenizer, Keying(MASKED))
-    plain, chat = (
-        reader.spoken(it, [anchor_of(name)], own=True) for it in prompt_forms(editable, TEXT, MASKED)
-    )
+    plain, chat = (reader.spoken(it, [anchor_of(name)], own=True) for it in prompt_forms(editable, TEXT, MASKED))
     assert plain.prompt_ids != chat.prompt_ids
     for context in (plain, chat):
         # The space before a word belongs to none.
