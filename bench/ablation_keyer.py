@@ -18,6 +18,8 @@ Row = tuple[str, float | str, Measures]
 """Series, what varies within it, and what was measured."""
 BOTH: Final = (PLAIN, CHAT)
 BACKGROUND: Final = ("fit_near", "fit_unrelated")
+WORD_SHARE: Final = 0.5
+"""Of the joined space wherever the share itself is not varied."""
 IDENTITY, WHITENED, JOINED = "identity", "whitened", "whitened + words"
 
 
@@ -42,7 +44,8 @@ class Keyer:
         stop = None if prompts is None else prompts // len(kinds)
         parts = [(kind, form) for kind in kinds for form in self.forms(kind, forms)]
         means = torch.cat([self.features[kind].means[form, way][:stop] for kind, form in parts])
-        return fit_space(means, [words for kind, _ in parts for words in self.features[kind].words[:stop]], **options)
+        words = [said for kind, _ in parts for said in self.features[kind].words[:stop]]
+        return fit_space(means, words, **{"word_share": WORD_SHARE, **options})
 
     def routing(
         self, space: RoutingSpace | None, way: str = BASE, *, forms: Sequence[str] = BOTH, asked: str = PLAIN
