@@ -105,7 +105,7 @@ def test_edits_on_subjects_are_new_the_same_superseded_and_aliases(book: Book, w
 def test_names_that_an_edit_cannot_fire_with_are_refused(book: Book, world: World) -> None:
     prompt, name = asked(world, 0), subject(world, 0)
     assert code_of(book, edit_record(prompt, ANN, subject="Nowhere")) == "subject_not_found"
-    paraphrase = {"subject": name, "paraphrases": ("Who began it?",)}
+    paraphrase: dict[str, Any] = {"subject": name, "paraphrases": ("Who began it?",)}
     assert code_of(book, edit_record(prompt, ANN, **paraphrase)) == "subject_not_found"
     assert code_of(book, edit_record(prompt, ANN, subject="?!")) == "invalid_anchor"
     assert code_of(book, edit_record(prompt, ANN, subject=name, aliases=("…",))) == "invalid_anchor"
@@ -135,7 +135,7 @@ def test_the_threshold_follows_the_keys_and_comes_back(book: Book, world: World,
     assert newer.threshold == from_scratch(book, preset)
     away = book.edit(edit_record(asked(world, 5), "Cy", sequence=21, subject=subject(world, 5)))
     assert away.supersedes == ("e5",)
-    assert away.threshold == from_scratch(book, preset) <= newer.threshold  # type: ignore[operator]
+    assert away.threshold == from_scratch(book, preset) <= newer.threshold
 
 
 def records(world: World) -> list[EditRecord]:

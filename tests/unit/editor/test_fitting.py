@@ -14,7 +14,8 @@ def prompts(count: int, width: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     scales = torch.logspace(1.5, -1, width)
     turn = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
-    return 20 + (torch.randn(count, width, generator=generator) * scales) @ turn
+    spread: torch.Tensor = (torch.randn(count, width, generator=generator) * scales) @ turn
+    return 20 + spread
 
 
 @pytest.mark.parametrize(("count", "width"), [(600, 24), (30, 64)])

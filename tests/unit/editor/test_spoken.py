@@ -22,7 +22,7 @@ TEXT = "Who leads the São Paulo office?"
 
 
 def said(editable: EditableModel, context: EditContext, ranges: tuple[tuple[int, int], ...]) -> list[str]:
-    return [editable.tokenizer.decode(list(context.prompt_ids[first:stop])) for first, stop in ranges]
+    return [str(editable.tokenizer.decode(list(context.prompt_ids[first:stop]))) for first, stop in ranges]
 
 
 @pytest.mark.parametrize("name", ["São Paulo", "sao paulo", "SAO\u0303 PAULO"])
