@@ -13,8 +13,8 @@ from bench.ablation_spaces import fitted, pooling, sites
 _PAPER_KEYS: Final = "One key an edit: the last 60 % of the whole prompt, its first special token included, normalised."
 _FITTED: Final = (
     "Whitened: the space that calibration fits on background prompts, without words. Whitened + words: with single "
-    "words at half of the score (the preset's share is lower). An edit has a key in plain and, with a template, in chat "
-    "form."
+    "words at half of the score (the preset's share is lower). An edit has a key in plain and, with a template, in "
+    "chat form."
 )
 ABOUT: Final = (
     "No values are trained: what is measured is whether the right entry fires. Near questions are unedited rows on "
