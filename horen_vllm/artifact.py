@@ -65,7 +65,7 @@ class EntryManifest:
     anchors: tuple[str, ...] = ()
     """Names of the subject as words with single spaces (``core.anchors``); empty: the entry fires without."""
     floor: float | None = None
-    """Highest score of a must-not-fire prompt: the codebook's threshold may not come down to less."""
+    """Score up to which the entry does not fire whatever the threshold, so that must-not-fire prompts stay silent."""
     radius: float | None = None
     """Distance up to which a GRACE key fires; None: cosine decides."""
     splits: tuple[tuple[str, float], ...] = ()

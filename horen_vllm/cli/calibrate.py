@@ -31,7 +31,7 @@ def calibrate(
     subject_rate: Annotated[
         float,
         typer.Option(min=_LEAST_RATE, max=0.9, help="Share of other questions about an edit's subject that may fire."),
-    ] = 0.1,
+    ] = 0.2,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw that divides the prompts.")] = 0,
     site: SiteOption = None,
     device: Annotated[str, typer.Option(help="Torch device to run the model on.")] = "cpu",

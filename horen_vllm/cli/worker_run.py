@@ -24,6 +24,7 @@ from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.editor.passes import follow
 from horen_vllm.editor.working.metrics import EditorMetrics
 from horen_vllm.editor.working.worker import EditorWorker
+from horen_vllm.errors import HorenError
 from horen_vllm.registry.store import SqlRegistry
 
 _MIB: Final = 1 << 20
@@ -108,7 +109,12 @@ def _lead(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel
 
 def _calibrate(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel, memory: MemoryLimit) -> None:
     started = time.perf_counter()
-    made = first_calibration(registry, ArtifactFolder(options.artifacts), editable, options.folder, memory)
+    try:
+        made = first_calibration(registry, ArtifactFolder(options.artifacts), editable, options.folder, memory)
+    except HorenError as exc:
+        # Presets that need no calibration work on any model.
+        structlog.get_logger().warning("not calibrated", code=exc.code, reason=exc.message)
+        return
     if made is not None:
         seconds = round(time.perf_counter() - started, 1)
         structlog.get_logger().info("calibrated on built-in prompts", version=made.version, seconds=seconds)

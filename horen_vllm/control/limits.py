@@ -227,15 +227,25 @@ def _check_storable(text: str, field: str) -> None:
         raise invalid_text(field)
 
 
+def _is_named(name: str, text: str) -> bool:
+    from horen_vllm.core.anchors import AnchorTable  # noqa: PLC0415
+    from horen_vllm.core.words import plain_words  # noqa: PLC0415
+
+    words = plain_words(name)
+    return bool(words) and bool(AnchorTable({0: [words]}).find(plain_words(text)))
+
+
 def _check_sense(spec: EditSpec) -> None:
     """Refuse an edit that contradicts itself, by the prompts as the upsert rule compares them."""
     # It brings torch, which the client's side of this package does without.
     from horen_vllm.core.admission import normalise_prompt  # noqa: PLC0415
 
+    if spec.aliases and spec.subject is None:
+        raise InvalidArgument("aliases are other names of a subject: give the subject, too.", code="aliases_alone")
     prompt = normalise_prompt(spec.prompt)
     names = (spec.subject, *spec.aliases) if spec.subject is not None else ()
-    # Without word boundaries: not every script has them.
-    if names and not any(normalise_prompt(name) in prompt for name in names):
+    # As text, without word boundaries, or as words: neither case, accents nor punctuation matter.
+    if names and not any(normalise_prompt(name) in prompt or _is_named(name, spec.prompt) for name in names):
         others = f", nor is one of its {len(spec.aliases)} aliases" if spec.aliases else ""
         message = f"the subject {spec.subject!r} is not in the prompt{others}."
         raise InvalidArgument(message, code="subject_not_in_prompt")

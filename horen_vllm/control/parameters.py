@@ -7,7 +7,7 @@ from typing import Any, Final
 from horen_vllm.control import convert, limits
 from horen_vllm.control._pb.horen.v1 import codebooks_pb2
 from horen_vllm.control.settings import ControlSettings
-from horen_vllm.core.presets import BUILT_IN, CALIBRATED, MethodParameters, preset_parameters
+from horen_vllm.core.presets import BUILT_IN, CALIBRATED, MethodParameters, SpanMode, preset_parameters
 from horen_vllm.errors import FailedPrecondition, InvalidArgument
 from horen_vllm.registry.models import CalibrationRecord
 from horen_vllm.registry.ports import CalibrationStore
@@ -108,6 +108,12 @@ def _check_fit(parameters: MethodParameters, given: dict[str, Any]) -> None:
         ),
         "anchors are for presets that compare by cosine; this one compares by distance.": (
             anchors and parameters.radius is not None
+        ),
+        "grace keys one prompt an edit: it has neither a chat form nor openings.": (
+            parameters.radius is not None and bool(given.get("chat") or given.get("prefixes"))
+        ),
+        "anchors are looked for in what the user wrote, and this preset reads the whole prompt.": (
+            anchors and parameters.radius is None and parameters.span is SpanMode.PROMPT
         ),
         "mask_subject needs anchors.": given.get("mask_subject", False) and not anchors,
     }

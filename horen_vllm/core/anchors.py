@@ -10,7 +10,7 @@ from typing import Final
 from horen_vllm.core.words import plain_words
 from horen_vllm.errors import InvalidArgument
 
-MAX_WORDS: Final = 32
+MAX_WORDS: Final = 128
 """Longest name, in words."""
 
 Anchor = tuple[str, ...]

@@ -3,13 +3,13 @@
 Reads token ids as the server does (`pieces.token_text`); does not run the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from horen_vllm.artifact import KeyContext
 from horen_vllm.core.anchors import Anchor, AnchorTable, anchor_of
-from horen_vllm.core.masks import SubjectMask, no_mask, subject_mask
+from horen_vllm.core.masks import SubjectMask, no_mask, subject_mask, subject_masks
 from horen_vllm.core.words import TokenText
 from horen_vllm.editor.contexts import EditContext
 from horen_vllm.editor.failure import quoted
@@ -46,6 +46,14 @@ class Reader:
         if not self.keying.parameters.mask_subject:
             return no_mask(text)
         return subject_mask(text, self.keying.window(span), places)
+
+    def masks(
+        self, text: TokenText, span: tuple[int, int], places: Mapping[int, tuple[tuple[int, int], ...]]
+    ) -> dict[int, SubjectMask]:
+        """Return what the query of each entry leaves out whose subject stands at some places of a span's text."""
+        if not self.keying.parameters.mask_subject:
+            return dict.fromkeys(places, no_mask(text))
+        return subject_masks(text, self.keying.window(span), places, words=self.keying.reads_words)
 
     def spoken(self, context: EditContext, anchors: Sequence[Anchor] = (), *, own: bool = False) -> EditContext:
         """Return a context with its words and mask; as it is where the codebook reads no text.

@@ -163,7 +163,8 @@ class PagedCodebooks:
                 update.codebook,
                 update.revision,
                 update.parameters,
-                {entry.row.edit_id: entry for entry in breathing(held)},
+                # In one order however the revision came about: a sum's last bits depend on where its keys stand.
+                {entry.row.edit_id: entry for entry in breathing(sorted(held, key=lambda entry: entry.row.sequence))},
                 self.store.keys.device,
                 layout=layout,
                 space=space,

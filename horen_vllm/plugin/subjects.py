@@ -5,12 +5,10 @@ a request may have several queries. What a query leaves out is summed apart, in 
 for a few of them.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from horen_vllm.core.anchors import WordRange
-from horen_vllm.core.masks import SubjectMask, TokenRange, no_mask, subject_mask
+from horen_vllm.core.masks import SubjectMask, TokenRange, no_mask, shared_queries, subject_masks
 from horen_vllm.core.words import TokenText
 from horen_vllm.plugin.revisions import RevisionView
 
@@ -61,29 +59,13 @@ def subjects_of(text: TokenText, window: TokenRange, view: RevisionView, most: i
     """
     words = tuple(word.text for word in text.words)
     hits = view.names.find(words) if view.names is not None else {}
-    masks = _masks(text, window, view, hits)
-    ranges = sorted({part for mask in masks.values() for part in mask.tokens})[:most]
-    place = {part: number for number, part in enumerate(ranges)}
-    left_out = frozenset(entry for entry, mask in masks.items() if not set(mask.tokens) <= place.keys())
-    grouped: dict[SubjectMask, list[int]] = {}
-    for entry, mask in masks.items():
-        if entry not in left_out:
-            grouped.setdefault(mask, []).append(entry)
+    if view.parameters.mask_subject:
+        masks = subject_masks(text, window, hits, words=view.reads_words)
+    else:
+        masks = dict.fromkeys(hits, no_mask(text))
+    shared = shared_queries(masks, most)
+    place = {part: number for number, part in enumerate(shared.ranges)}
     queries = tuple(
-        AnchoredQuery(mask, tuple(place[part] for part in mask.tokens), tuple(sorted(entries)))
-        for mask, entries in grouped.items()
+        AnchoredQuery(mask, tuple(place[part] for part in mask.tokens), entries) for mask, entries in shared.queries
     )
-    return Subjects(words, tuple(ranges), queries, left_out)
-
-
-def _masks(
-    text: TokenText, window: TokenRange, view: RevisionView, hits: Mapping[int, tuple[WordRange, ...]]
-) -> dict[int, SubjectMask]:
-    whole = no_mask(text)
-    if not view.parameters.mask_subject:
-        return dict.fromkeys(hits, whole)
-    masks = {entry: subject_mask(text, window, places) for entry, places in hits.items()}
-    if view.reads_words:
-        return masks
-    # Where words have no part in a query, hits with the same tokens share theirs.
-    return {entry: SubjectMask(mask.tokens, whole.words) for entry, mask in masks.items()}
+    return Subjects(words, shared.ranges, queries, shared.left_out)

@@ -159,11 +159,14 @@ def _anchored(
         for entry in book.entries
         if entry.edit_id in text.hits
     }
-    room = sorted({part for tokens, _ in masks.values() for part in tokens})[:MOST_RANGES]
+    room: set[tuple[int, int]] = set()
+    for tokens in sorted({tokens for tokens, _ in masks.values()}, key=lambda tokens: (len(tokens), tokens)):
+        if len(room | set(tokens)) <= MOST_RANGES:
+            room |= set(tokens)
     rivals: dict[tuple[Ranges, tuple[str, ...]], list[OracleEntry]] = {}
     for entry in book.entries:
         mask = masks.get(entry.edit_id)
-        if mask is not None and set(mask[0]) <= set(room):
+        if mask is not None and set(mask[0]) <= room:
             shared = mask if book.space is not None and book.space.buckets else (mask[0], text.words)
             rivals.setdefault(shared, []).append(entry)
     ranked = [
@@ -179,7 +182,7 @@ def _mask(
 ) -> tuple[Ranges, tuple[str, ...]]:
     """Return the token ranges inside the window that a query leaves out, and its words."""
     inside = [(max(start, window[0]), min(stop, window[1])) for start, stop in hit.tokens]
-    tokens = tuple((start, stop) for start, stop in inside if start < stop)
+    tokens = tuple((start, stop) for start, stop in inside if start < stop)[-MOST_RANGES:]
     left = window[1] - window[0] - sum(stop - start for start, stop in tokens)
     return (tokens, hit.words) if book.masks and left else ((), words)
 

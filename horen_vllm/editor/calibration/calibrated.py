@@ -14,7 +14,7 @@ import torch
 from horen_vllm.artifact import digest_of
 from horen_vllm.core.presets import MethodParameters, SpanMode, known_model, preset_parameters
 from horen_vllm.core.routing import RoutingSpace
-from horen_vllm.editor.calibration.background import BackgroundPrompt
+from horen_vllm.editor.calibration.background import BackgroundPrompt, builtin_background
 from horen_vllm.editor.calibration.fitting import WORD_SHARE, fit_space
 from horen_vllm.editor.calibration.sampler import Sampler
 from horen_vllm.editor.calibration.samples import Sample, split
@@ -33,6 +33,10 @@ DEFAULT_SUBJECT_RATE: Final = 0.2
 """Share of prompts on another fact that may fire although they name an entry's subject."""
 _MOST_BACKGROUND: Final = 24_000_000
 """Numbers in the background queries of one preset; a wide routing space gets fewer queries."""
+_LEAST_PAIRS: Final = 100
+"""Fewer questions about the subjects of other prompts say too little."""
+_STAND_INS: Final = 1000
+"""Built-in prompts that are used where the background names too few subjects."""
 _PLACEHOLDER: Final = 0.5
 
 
@@ -161,13 +165,22 @@ class _Work:
         return found
 
     def _limit(self, keying: Keying, fire: Sequence[BackgroundPrompt]) -> float:
-        """Return c of entries with anchors, from prompts and as many questions about the same subjects."""
-        questions = transplanted(fire, fire, (), random.Random(self.settings.seed))
-        pairs = [(it.prompt, it.subject, text) for it, text in zip(fire, questions, strict=True) if text is not None]
+        """Return c of entries with anchors, from prompts and as many questions about the same subjects.
+
+        Where the background names too few subjects, the built-in one stands in.
+        """
+        pairs = self._pairs(fire)
+        if len(pairs) < _LEAST_PAIRS:
+            pairs = self._pairs(builtin_background()[:_STAND_INS])
         prompts, subjects, asked = zip(*pairs, strict=True) if pairs else ((), (), ())
         entries = self.sampler.masked(prompts, subjects, keying.parameters)
         queries = self.sampler.masked(asked, subjects, keying.parameters)
         return subject_threshold(entries, queries, keying, self.settings.subject_rate)
+
+    def _pairs(self, prompts: Sequence[BackgroundPrompt]) -> list[tuple[str, str | None, str]]:
+        """Return prompts with their subjects and, of each, another question about that subject."""
+        questions = transplanted(prompts, prompts, (), random.Random(self.settings.seed))
+        return [(it.prompt, it.subject, text) for it, text in zip(prompts, questions, strict=True) if text is not None]
 
     def _manifest(self, parameters: MethodParameters) -> SpaceManifest:
         return SpaceManifest(

@@ -101,8 +101,28 @@ class Judge:
             self._book.existing,
             self._book.same_prompt(prospect.normalised_prompt),
             basins,
-            lambda entry: self._book.holds(entry, _paraphrases(prospect)) and self._speaks_of(entry, prospect),
+            lambda entry: (
+                self._book.holds(entry, _paraphrases(prospect))
+                and self._speaks_of(entry, prospect)
+                and self._keeps_silent(entry, prospect)
+            ),
         )
+
+    def _keeps_silent(self, entry: int, prospect: Prospect) -> bool:
+        """Return whether an entry needs no floor, or no other one, for the prospect's must-not-fire prompts.
+
+        Where entries have no floors of their own, it is for `_check_same` to say what is wrong.
+        """
+        subjects, book = self._book.subjects, self._book
+        if prospect.anchors and subjects is not None:
+            rulings = [subjects.rule(context.as_key_context()) for context in prospect.foreign]
+            return all(ruling.entry != entry for ruling in rulings)
+        if book.false_fires is None or not len(prospect.foreign):
+            return True
+        lineup = Lineup(book.arena, prospect.keys, prospect.sequence, {}, None, book.floors)
+        found = lineup.now.rule(prospect.foreign_queries, book.parameters)
+        most = max(book.floors.get(entry, LOWEST), LOWEST)
+        return all(best != entry or score <= most for best, score in zip(found.best, found.score, strict=True))
 
     def _speaks_of(self, entry: int, prospect: Prospect) -> bool:
         """Return whether an entry fires with every name of the prospect's subject, or both without any."""

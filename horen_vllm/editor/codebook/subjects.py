@@ -11,6 +11,7 @@ import torch
 
 from horen_vllm.artifact import EntryArtifact, KeyContext
 from horen_vllm.core.anchors import Anchor, AnchorTable
+from horen_vllm.core.masks import shared_queries
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.refine import refine
 from horen_vllm.core.words import TokenText
@@ -161,17 +162,13 @@ class SubjectField:
         asked: dict[bytes, torch.Tensor],
     ) -> dict[int, float]:
         """Return each entry's best score; entries whose mask is the same share a query."""
-        groups: dict[bytes, tuple[KeyContext, tuple[str, ...], list[int]]] = {}
-        for sequence, at in sorted(places.items()):
-            mask = self._reader.mask(text, context.span, at)
+        scores: dict[int, float] = {}
+        for mask, members in shared_queries(self._reader.masks(text, context.span, places)).queries:
             masked = replace(context, masked=mask.tokens)
             name = query_name(self._reader.keying, masked, mask.words)
-            groups.setdefault(name, (masked, mask.words, []))[2].append(sequence)
-        scores: dict[int, float] = {}
-        for name, (masked, words, members) in groups.items():
             query = self._known(name)
             if query is None:
-                query = asked[name] if name in asked else asked.setdefault(name, self._ask([masked], [words])[0])
+                query = asked[name] if name in asked else asked.setdefault(name, self._ask([masked], [mask.words])[0])
             keys = torch.cat([entries[sequence].keys for sequence in members])
             counts = [len(entries[sequence].keys) for sequence in members]
             found = torch.split(keys @ self._refined(query, keys), counts)

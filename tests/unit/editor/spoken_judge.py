@@ -274,6 +274,8 @@ class Plain:
         for it in same_prompt:
             if it.target_ids == new.target_ids and _says(it, new):
                 if any(rule(context, self.live).fires is it for context in new.foreign):
+                    if new.anchors:
+                        continue  # it is made again, with a floor
                     raise Refused("must_not_fire_fires")
                 return (AdmissionKind.SAME, it.edit_id, None, (), (), ())
         hits = list(dict.fromkeys(told.sequence for it in new.contexts if (told := rule(it, self.live).fires)))

@@ -140,8 +140,11 @@ class Reference:
             places = occurrences(asked.words[slice(*asked.span)], self._names(pair[1]))
             if places:
                 found.append((pair, *self._mask(asked, places)))
-        ranges = sorted({part for _, tokens, _ in found for part in tokens})[: self.most]
-        kept = [hit for hit in found if set(hit[1]) <= set(ranges)]
+        ranges: set[tuple[int, int]] = set()
+        for tokens in sorted({tokens for _, tokens, _ in found}, key=lambda tokens: (len(tokens), tokens)):
+            if len(ranges | set(tokens)) <= self.most:
+                ranges |= set(tokens)
+        kept = [hit for hit in found if set(hit[1]) <= ranges]
         return kept, len(found) - len(kept)
 
     def _mask(self, asked: Spoken, places: Ranges) -> tuple[Ranges, Ranges]:
@@ -152,7 +155,7 @@ class Reference:
         inside = sorted(named & set(range(*asked.window)))
         if len(inside) == asked.window[1] - asked.window[0]:
             return (), ()
-        return runs(inside), places if self.space is not None and self.space.reads_words else ()
+        return runs(inside)[-4:], places if self.space is not None and self.space.reads_words else ()
 
     def _query(self, asked: Spoken, tokens: Ranges, places: Ranges) -> torch.Tensor:
         left = {at for start, stop in tokens for at in range(start, stop)}
