@@ -2,9 +2,12 @@
 
 import random
 from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from tokenizers import Tokenizer, decoders
+from tokenizers.decoders import DecodeStream
 from tokenizers.models import BPE
 
 from horen_vllm.errors import FailedPrecondition
@@ -43,3 +46,23 @@ def test_a_slow_tokenizer_is_refused() -> None:
     with pytest.raises(FailedPrecondition) as caught:
         token_text(SimpleNamespace(), [1], (0, 1))
     assert caught.value.code == "unsupported_tokenizer"
+
+
+def test_replacement_characters_are_not_held_back_for_good(tokenizer: SimpleNamespace) -> None:
+    """A stream that waits for the rest of a character decodes all that waits at every step."""
+    ids = [1 + byte for byte in "\ufffd".encode()] * 500
+    waiting = [0]
+
+    class Counting:
+        def __init__(self, **_options: object) -> None:
+            self._stream, self._count = DecodeStream(skip_special_tokens=False), 0
+
+        def step(self, backend: Any, token: int) -> str | None:
+            piece = self._stream.step(backend, token)
+            self._count = self._count + 1 if piece is None else 0
+            waiting.append(self._count)
+            return piece
+
+    with patch("horen_vllm.pieces.DecodeStream", Counting):
+        token_text(tokenizer, ids, (0, len(ids)))
+    assert max(waiting) == 8

@@ -29,7 +29,7 @@ def test_create_applies_preset_and_overrides(client: HorenClient) -> None:
     assert client.get_codebook(str(made.name)) == made
 
 
-@pytest.mark.parametrize("preset", BUILT_IN)
+@pytest.mark.parametrize("preset", [name for name in BUILT_IN if name != "grace"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -46,6 +46,20 @@ def test_create_replaces_what_is_given_and_keeps_the_rest(
     made = client.create_codebook("demo", preset=preset, threshold=0.8, **options)
     assert made.parameters == replace(plain.parameters, **options)
     assert client.get_codebook("demo") == made
+
+
+def test_grace_has_one_key_an_edit_and_no_lora(client: HorenClient) -> None:
+    for options in ({"chat": True}, {"prefixes": 2}, {"rank": 4}, {"anchors": True}):
+        with pytest.raises(InvalidArgument) as caught:
+            client.create_codebook("demo", preset="grace", **options)
+        assert caught.value.code == "invalid_parameter"
+    made = client.create_codebook("demo", preset="grace", chat=False)
+    assert made.parameters == preset_parameters("grace", "demo-model")
+
+
+def test_anchors_need_a_span_of_what_the_user_wrote(client: HorenClient) -> None:
+    with pytest.raises(InvalidArgument, match="reads the whole prompt"):
+        client.create_codebook("demo", preset="horen-paper", threshold=0.8, anchors=True)
 
 
 @pytest.mark.parametrize(

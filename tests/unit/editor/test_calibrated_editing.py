@@ -109,7 +109,7 @@ def test_names_that_an_edit_cannot_fire_with_are_refused(book: Book, world: Worl
     assert code_of(book, edit_record(prompt, ANN, **paraphrase)) == "subject_not_found"
     assert code_of(book, edit_record(prompt, ANN, subject="?!")) == "invalid_anchor"
     assert code_of(book, edit_record(prompt, ANN, subject=name, aliases=("…",))) == "invalid_anchor"
-    assert code_of(book, edit_record(prompt, ANN, subject=name, aliases=("a " * 40,))) == "invalid_anchor"
+    assert code_of(book, edit_record(prompt, ANN, subject=name, aliases=("a " * 140,))) == "invalid_anchor"
     assert book.copy.entries == 0
     both = edit_record(prompt, ANN, subject="It", aliases=(name,), paraphrases=("Who began it?",))
     assert book.edit(both).kind is AdmissionKind.NEW
