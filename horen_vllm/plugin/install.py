@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from horen_vllm.plugin import admission, attach, cache_rules, compat, outputs, rpc
+from horen_vllm.plugin import admission, amx, attach, cache_rules, compat, outputs, rpc
 
 _MARK: Final = "_horen_installed"
 
@@ -21,6 +21,7 @@ def install() -> None:
         return
     compat.check_version(compat.vllm_version())
     compat.check_seams(compat.ENGINE_SEAMS)
+    amx.request_tiles()
     admission.install()
     cache_rules.install()
     outputs.install()

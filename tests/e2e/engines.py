@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from horen_vllm.plugin import register
 from horen_vllm.plugin.tag import RequestTag
 
+AMX = str(Path(__file__).resolve().parent / "amx")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on CPU needs g++")
 
 SMALL: dict[str, Any] = {
@@ -55,6 +57,9 @@ def stepped_engine(model: str, site: str, *, horen: dict[str, Any] | None = None
 def _plugin(site: str | None, horen: dict[str, Any] | None) -> dict[str, Any]:
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     os.environ.update(settings, VLLM_PLUGINS="horen" if site else "none")
+    if AMX not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
+        # Last: another sitecustomize on the path, the V2 runner's, does the same.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), AMX)))
     if site:
         # vLLM loads plugins once a process, which an engine without them may have been the first to do.
         register()

@@ -37,3 +37,8 @@ def _version_of_the_cpu_build(distribution_name: str) -> str:
 
 
 importlib.metadata.version = _version_of_the_cpu_build
+
+import torch  # noqa: E402 - the variables above must be set before
+
+# As `tests/e2e/amx` does, which this module stands in front of.
+torch.cpu._init_amx()
