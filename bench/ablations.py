@@ -21,8 +21,8 @@ from bench.ablation_keyer import IDENTITY, JOINED, WHITENED
 from bench.ablation_report import Panel, draw_panels, markdown, show
 from bench.ablation_scores import Measures, pooled
 from bench.ablation_sections import ABOUT, SECTIONS
+from bench.carry_over import lines
 from bench.provenance import provenance, write_result
-from bench.routing_data import lines
 from horen_vllm.editor.loading.model import load_editable_model
 
 _SPACES: Final = {name: name for name in (IDENTITY, WHITENED, JOINED)}

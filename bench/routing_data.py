@@ -1,10 +1,8 @@
 """Edits, background and questions of one run of `bench.routing_goals`: disjoint rows of the operator's own files."""
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from horen_vllm.core.words import plain_words
@@ -32,11 +30,6 @@ class RoutingData:
             EditSpec(prompt=row["prompt"], target=row["target"], subject=row["subject"] if subjects else None)
             for row in self.edits
         ]
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def draw(rows: Sequence[dict[str, Any]], other: Sequence[str], *, edits: int, asked: int, seed: int) -> RoutingData:

@@ -20,9 +20,10 @@ import torch
 import typer
 from rich.console import Console
 
+from bench.carry_over import lines
 from bench.provenance import provenance, write_result
 from bench.routing_asks import ask_all, at_equal_rates, measured, rate, same_subject_at_recall
-from bench.routing_data import RoutingData, draw, lines
+from bench.routing_data import RoutingData, draw
 from horen_vllm.artifact import ArtifactFolder
 from horen_vllm.cli.server_command import ServerDtype
 from horen_vllm.cli.stack import Stack, StackSettings
