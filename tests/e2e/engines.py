@@ -30,7 +30,9 @@ def engine(model: str, site: str | None, *, horen: dict[str, Any] | None = None,
     """Start vLLM's ``LLM`` on `model`; `site` None means without the plugin, `horen` are more of its settings."""
     from vllm import LLM
 
-    llm = LLM(model, **{**SMALL, **options, **_plugin(site, horen)})
+    arguments = {**SMALL, **options, **_plugin(site, horen)}
+    with _tiles_asked_for():
+        llm = LLM(model, **arguments)
     try:
         yield llm
     finally:
@@ -47,19 +49,26 @@ def stepped_engine(model: str, site: str, *, horen: dict[str, Any] | None = None
     from vllm.v1.engine.llm_engine import LLMEngine
 
     arguments = {**SMALL, "disable_log_stats": False, **options, **_plugin(site, horen)}
-    started = LLMEngine.from_engine_args(EngineArgs(model, **arguments))
+    with _tiles_asked_for():
+        started = LLMEngine.from_engine_args(EngineArgs(model, **arguments))
     try:
         yield started
     finally:
         started.engine_core.shutdown()
 
 
+@contextmanager
+def _tiles_asked_for() -> Iterator[None]:
+    """Let the processes that start within ask for AMX tiles, and no others: the other tests' must import no torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        # Last: another sitecustomize on the path, the V2 runner's, does the same.
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), AMX))))
+        yield
+
+
 def _plugin(site: str | None, horen: dict[str, Any] | None) -> dict[str, Any]:
     settings = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
     os.environ.update(settings, VLLM_PLUGINS="horen" if site else "none")
-    if AMX not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
-        # Last: another sitecustomize on the path, the V2 runner's, does the same.
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), AMX)))
     if site:
         # vLLM loads plugins once a process, which an engine without them may have been the first to do.
         register()
