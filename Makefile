@@ -50,7 +50,7 @@ protos: install  ## regenerate horen_vllm/control/_pb from proto/
 	$(BIN)/python proto/generate.py
 
 lock: install  ## pin the closure again (needs uv)
-	uv pip compile pyproject.toml requirements/build.txt --extra cpu --extra dev \
+	uv pip compile pyproject.toml requirements/build.txt --extra cpu --extra dev --extra s3 \
 		--override requirements/overrides.txt --python-version 3.11 --no-header --no-annotate \
 		--no-emit-find-links --no-emit-index-url -q \
 		| grep -v -E '^(torchvision|torchaudio|torchcodec|--)' | sed 's/+cpu//' > requirements/cpu.txt
