@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any, Final
 
 from horen_vllm.control.client import HorenClient
-from horen_vllm.errors import FailedPrecondition, HorenError, PermissionDenied
+from horen_vllm.errors import FailedPrecondition, HorenError, PermissionDenied, Unauthenticated
 from horen_vllm.ids import DEFAULT_TENANT, TenantId
+from horen_vllm.keyring import Keyring
 from horen_vllm.registry.models import KeyRecord, KeyScope
 from horen_vllm.serving.isolation import isolated_body, isolated_headers
-from horen_vllm.serving.keyring import Keyring, invalid_key
 from horen_vllm.serving.problem import send_problem
 from horen_vllm.serving.routes import Access, access_to, route_path
 from horen_vllm.serving.settings import Auth, ServingSettings, ShareCache
@@ -88,7 +88,16 @@ class KeysOnly:
         scheme, _, secret = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
         if scheme.lower() != _BEARER:
             raise invalid_key()
-        return await self._keyring.owner(secret.strip())
+        key = await self._keyring.find(secret.strip())
+        if key is None:
+            raise invalid_key()
+        return key
+
+
+def invalid_key() -> Unauthenticated:
+    """Return the one refusal of all requests without a valid key."""
+    message = "this server needs a valid API key: send it as 'Authorization: Bearer KEY'."
+    return Unauthenticated(message, code="invalid_api_key")
 
 
 def _check_access(key: KeyRecord | None, access: Access | None, route: str) -> None:
@@ -96,7 +105,8 @@ def _check_access(key: KeyRecord | None, access: Access | None, route: str) -> N
         raise PermissionDenied(f"{route} is not offered by a server with API keys.", code="route_not_offered")
     if key is None or access is Access.ANYONE:
         return
-    if (key.scope is KeyScope.ADMIN) != (access is Access.ADMIN):
+    opens = key.scope is KeyScope.ADMIN if access is Access.ADMIN else key.tenant is not None
+    if not opens:
         needed = "a key of scope admin" if access is Access.ADMIN else "a tenant's key"
         raise PermissionDenied(f"{route} needs {needed}.", code="key_scope")
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from horen_vllm.errors import HorenError, InvalidArgument
 from horen_vllm.ids import TenantId
+from horen_vllm.serving.auth import invalid_key
 from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.decisions import DecisionSink, current_sink
 from horen_vllm.serving.explain import entries_wanted
-from horen_vllm.serving.keyring import invalid_key
 from horen_vllm.serving.metrics import ServingMetrics
 from horen_vllm.serving.problem import send_problem
 from horen_vllm.serving.requests import CHAT_PATH, EDITABLE_PATHS, parse_body, tag_for, with_tag

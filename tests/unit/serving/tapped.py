@@ -15,7 +15,7 @@ from horen_vllm.serving.auth import KeysOnly, OneTenant
 from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.decisions import tap
 from horen_vllm.serving.explain import ExplainRoute
-from horen_vllm.serving.keyring import Keyring
+from horen_vllm.keyring import Keyring
 from horen_vllm.serving.metrics import ServingMetrics
 from horen_vllm.serving.middleware import CodebookMiddleware
 from horen_vllm.serving.responses import answer_refusal

@@ -12,7 +12,7 @@ from horen_vllm.keys import new_key
 from horen_vllm.registry.models import KeyRecord, KeyScope
 from horen_vllm.serving.decisions import current_sink
 from horen_vllm.serving.explain import PATH
-from horen_vllm.serving.keyring import Keyring
+from horen_vllm.keyring import Keyring
 from tests.unit.serving.doubles import Clock, served_books
 from tests.unit.serving.tapped import Server
 

@@ -15,7 +15,7 @@ from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.models import KeyScope
 from horen_vllm.serving.auth import KeysOnly, isolation_of
 from horen_vllm.serving.codebooks import ServedCodebooks
-from horen_vllm.serving.keyring import Keyring
+from horen_vllm.keyring import Keyring
 from horen_vllm.serving.listing import list_codebooks
 from horen_vllm.serving.middleware import CodebookMiddleware
 from horen_vllm.serving.settings import Auth, ServingSettings

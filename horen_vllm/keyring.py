@@ -1,4 +1,4 @@
-"""API keys that the control plane has vouched for, remembered for a bounded time."""
+"""API keys that the registry, or a control plane in its name, has vouched for; remembered for a bounded time."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from horen_vllm.errors import HorenError, NotFound, Unauthenticated, Unavailable
+from horen_vllm.errors import HorenError, NotFound, Unavailable
 from horen_vllm.keys import key_digest, looks_like_key
 from horen_vllm.registry.models import KeyRecord
 
@@ -31,14 +31,13 @@ class _Remembered:
 class Keyring:
     """Tells whose key it is; at most `ttl_s` seconds after a revocation it stops doing so.
 
-    The time counts from before the question to the control plane, and also runs while the control plane is silent:
-    then a key that was valid is refused with ``key_check_unavailable`` rather than accepted. Only digests are kept,
-    looked up and logged.
+    The time counts from before the question, and also runs while nobody answers: then a key that was valid is refused
+    with ``key_check_unavailable`` rather than accepted. Only digests are kept, looked up and logged.
 
     Parameters
     ----------
     resolve
-        Asks the control plane for the key with a digest; blocks; NotFound for one that is not valid.
+        Returns the key with a digest; may block; NotFound for one that is not valid.
     ttl_s
         Seconds that an answer is believed.
     capacity
@@ -63,23 +62,19 @@ class Keyring:
         self._valid: OrderedDict[str, _Remembered] = OrderedDict()
         self._invalid: OrderedDict[str, _Remembered] = OrderedDict()
         self._asking: dict[str, asyncio.Future[_Remembered]] = {}
-        # Threads of its own: a flood of keys must not hold up the sync agent's heartbeats.
+        # Threads of its own: a flood of keys must not hold up other work.
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="horen-key")
 
-    async def owner(self, secret: bytes) -> KeyRecord:
-        """Return the key with this secret.
+    async def find(self, secret: bytes) -> KeyRecord | None:
+        """Return the key with this secret; None for one that is malformed, unknown, expired or revoked, all alike.
 
         Raises
         ------
-        Unauthenticated
-            ``invalid_api_key``, for one that is malformed, unknown, expired or revoked, all alike.
         Unavailable
-            ``key_check_unavailable``, when the control plane cannot be asked.
+            ``key_check_unavailable``, when nobody can say.
         """
-        record = await self._record(key_digest(secret)) if looks_like_key(secret) else None
-        if record is None:
-            raise invalid_key()
-        return record
+        # Looked up by digest: how long a comparison takes tells nothing about 256 random bits behind a sha256.
+        return await self._record(key_digest(secret)) if looks_like_key(secret) else None
 
     def close(self) -> None:
         """Release the threads."""
@@ -135,12 +130,6 @@ class Keyring:
         known.move_to_end(digest)
         if len(known) > self._capacity:
             known.popitem(last=False)
-
-
-def invalid_key() -> Unauthenticated:
-    """Return the one refusal of all requests without a valid key."""
-    message = "this server needs a valid API key: send it as 'Authorization: Bearer KEY'."
-    return Unauthenticated(message, code="invalid_api_key")
 
 
 def _unavailable() -> Unavailable:
