@@ -9,6 +9,8 @@
     ├── PermissionDenied     who is asking may not
     ├── AlreadyExists        it would make something twice
     ├── FailedPrecondition   right request, wrong state or model
+    ├── Aborted              somebody else was faster; look again, then decide
+    ├── ResourceExhausted    a quota is used up
     ├── Unavailable          try again later
     ├── DataLoss             stored bytes are not what was written
     └── Internal             our fault
@@ -73,6 +75,30 @@ class FailedPrecondition(HorenError):
     """The request is valid, but the model, the codebook or the environment does not allow it."""
 
     default_code = "failed_precondition"
+
+
+class Aborted(HorenError):
+    """The request was decided on a state that has changed since; read it again before the next attempt."""
+
+    default_code = "aborted"
+
+
+class ResourceExhausted(HorenError):
+    """A quota of the tenant is used up.
+
+    Parameters
+    ----------
+    message, code
+        As for every error.
+    retry_after_s
+        Seconds after which the same request may succeed; None: only after something is removed or allowed.
+    """
+
+    default_code = "resource_exhausted"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after_s = retry_after_s
 
 
 class Unavailable(HorenError):

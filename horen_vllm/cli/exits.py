@@ -13,6 +13,7 @@ from typer import Exit
 from typer.core import TyperGroup
 
 from horen_vllm.errors import (
+    Aborted,
     AlreadyExists,
     DataLoss,
     FailedPrecondition,
@@ -21,6 +22,7 @@ from horen_vllm.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ResourceExhausted,
     Unauthenticated,
     Unavailable,
 )
@@ -34,6 +36,8 @@ EXIT_CODE: Final[dict[type[HorenError], int]] = {
     DataLoss: 8,
     Unauthenticated: 9,
     PermissionDenied: 10,
+    Aborted: 11,
+    ResourceExhausted: 12,
     Internal: 70,
 }
 """One row for each error class of `horen_vllm.errors`."""

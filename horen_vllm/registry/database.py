@@ -18,6 +18,7 @@ _SQLITE_PRAGMAS = (
 )
 
 _WRITES = "horen_writes"
+_MIGRATES = "horen_migrates"
 
 
 class Database:
@@ -56,9 +57,22 @@ class Database:
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        """Give a bare writing connection in a transaction, for migrations."""
-        with translated_errors(), self._writing_engine.begin() as connection:
+        """Give a bare writing connection in a transaction, for migrations; close the database behind them.
+
+        SQLite alters a table by copying it, which takes the rows of other tables their parents for a moment: foreign
+        keys are checked at the end instead.
+
+        Raises
+        ------
+        DataLoss
+            ``registry_corrupt``, when rows refer to others that are not there; then nothing is changed.
+        """
+        migrating = self._writing_engine.execution_options(**{_MIGRATES: True})
+        with translated_errors(), migrating.begin() as connection:
             yield connection
+            if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+                message = "Rows of the registry's database refer to others that are gone; restore a backup."
+                raise DataLoss(message, code="registry_corrupt")
 
     def close(self) -> None:
         """Release the connections."""
@@ -126,6 +140,9 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_execution_options().get(_MIGRATES, False):
+        # Within a transaction SQLite ignores this.
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
     # A writer locks at once: a transaction that read first could not be upgraded after another one's write.
     writes = connection.get_execution_options().get(_WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -73,8 +73,10 @@ class SqlEditSubmissions(SqlStore):
 
 
 def _new_row(codebook: CodebookRow, spec: EditSpec, request_id: str | None, now: datetime) -> EditRow:
+    edit_id = new_edit_id()
     return EditRow(
-        edit_id=new_edit_id(),
+        edit_id=edit_id,
+        origin=edit_id,
         codebook_id=codebook.id,
         sequence=codebook.last_sequence,
         request_id=request_id,

@@ -29,6 +29,9 @@ class RevisionKind(StrEnum):
     PUBLISH = "publish"
     RETIRE = "retire"
     ROLLBACK = "rollback"
+    IMPORT = "import"
+    THRESHOLD = "threshold"
+    """Computed anew after entries had gone."""
 
 
 class KeyScope(StrEnum):
@@ -39,7 +42,31 @@ class KeyScope(StrEnum):
     EDIT = "edit"
     """A tenant's models and edits."""
     ADMIN = "admin"
-    """What belongs to no tenant; such a key has none."""
+    """Everything; such a key has no tenant."""
+    REPLICA = "replica"
+    """What a serving replica needs; such a key has no tenant."""
+
+
+class ArtifactState(StrEnum):
+    """Whether the artifact store may lose a file."""
+
+    LIVE = "live"
+    CONDEMNED = "condemned"
+    """Nothing needed it when it was last looked at."""
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestKey:
+    """A client's name for one change, by which it may ask for it again."""
+
+    tenant: TenantId | None
+    """Whose ids these are; None: the operator's."""
+    method: str
+    """Name of the call, such as ``SubmitEdit``."""
+    request_id: str
+    digest: str
+    """sha256 (hex) of the request without its id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +99,9 @@ class CodebookRecord:
     entry_count: int
     """Entries in the current revision."""
     created_at: datetime
+    deleted_at: datetime | None = None
+    oldest_revision: int = 1
+    """Oldest revision that can be restored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +137,8 @@ class EditRecord:
     created_at: datetime
     updated_at: datetime
     published_at: datetime | None
+    expires_at: datetime | None = None
+    retired_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,3 +301,55 @@ class KeyRecord:
     expires_at: datetime | None
     """None: it does not expire."""
     revoked_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRecord:
+    """One time that a worker took an edit."""
+
+    number: int
+    """1, 2, 3..."""
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    """None: it runs."""
+    outcome: str | None
+    """``published``, ``failed``, ``given_back``, ``lease_expired`` or ``retired``; None: it runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaRecord:
+    """What a tenant may use; None: no limit."""
+
+    tenant: TenantId
+    max_codebooks: int | None = None
+    max_entries: int | None = None
+    """Entries and unfinished edits in all codebooks together."""
+    max_pending: int | None = None
+    """Unfinished edits."""
+    edits_per_minute: int | None = None
+    """Edits submitted in any 60 seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """What a tenant uses."""
+
+    codebooks: int
+    entries: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """Something that was done."""
+
+    number: int
+    """Grows with every event."""
+    created_at: datetime
+    actor: str
+    method: str
+    tenant: TenantId | None
+    resource: str
+    call_id: str | None
+    detail: dict[str, Any]

@@ -40,6 +40,8 @@ def codebook_record(row: CodebookRow) -> CodebookRecord:
         revision=row.revision,
         entry_count=row.entry_count,
         created_at=row.created_at,
+        deleted_at=row.deleted_at,
+        oldest_revision=row.oldest_revision,
     )
 
 
@@ -76,6 +78,8 @@ def edit_record(row: EditRow, codebook: CodebookName, *, active: bool) -> EditRe
         created_at=row.created_at,
         updated_at=row.updated_at,
         published_at=row.published_at,
+        expires_at=row.expires_at,
+        retired_at=row.retired_at,
     )
 
 

@@ -4,6 +4,7 @@ import json
 from typing import Any, Final
 
 from horen_vllm.errors import (
+    Aborted,
     AlreadyExists,
     DataLoss,
     FailedPrecondition,
@@ -12,6 +13,7 @@ from horen_vllm.errors import (
     InvalidArgument,
     NotFound,
     PermissionDenied,
+    ResourceExhausted,
     Unauthenticated,
     Unavailable,
 )
@@ -23,6 +25,8 @@ HTTP_STATUS: Final[dict[type[HorenError], int]] = {
     PermissionDenied: 403,
     AlreadyExists: 409,
     FailedPrecondition: 409,
+    Aborted: 409,
+    ResourceExhausted: 429,
     Unavailable: 503,
     DataLoss: 500,
     Internal: 500,

@@ -14,7 +14,7 @@ class ApiKeyRow(Base):
 
     __tablename__ = "api_keys"
     __table_args__ = (
-        CheckConstraint("(tenant IS NULL) = (scope = 'admin')", name="tenant"),
+        CheckConstraint("(tenant IS NULL) = (scope IN ('admin', 'replica'))", name="tenant"),
         Index(None, "tenant"),
     )
 

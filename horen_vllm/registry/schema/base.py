@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from sqlalchemy import JSON, MetaData
 from sqlalchemy.orm import DeclarativeBase
 
-from horen_vllm.registry.models import EditState, KeyScope, RevisionKind
+from horen_vllm.registry.models import ArtifactState, EditState, KeyScope, RevisionKind
 from horen_vllm.registry.schema.columns import StringTuple, UtcDateTime, stored_enum
 
 _NAMES = {
@@ -26,6 +26,7 @@ class Base(DeclarativeBase):
         datetime: UtcDateTime(),
         tuple[str, ...]: StringTuple(),
         dict[str, Any]: JSON(),
+        ArtifactState: stored_enum(ArtifactState),
         EditState: stored_enum(EditState),
         KeyScope: stored_enum(KeyScope),
         RevisionKind: stored_enum(RevisionKind),

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Index, UniqueConstraint
+from sqlalchemy import Index, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from horen_vllm.registry.schema.base import Base
@@ -27,3 +27,8 @@ class CodebookRow(Base):
     last_sequence: Mapped[int]
     """Sequence number of the newest edit; 0 before the first."""
     created_at: Mapped[datetime]
+    deleted_at: Mapped[datetime | None]
+    oldest_revision: Mapped[int] = mapped_column(default=1, server_default="1")
+    """Oldest revision whose entries are kept."""
+    threshold_due: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether entries went without their threshold being computed anew."""

@@ -9,6 +9,7 @@ from horen_vllm.registry.models import EditState
 from horen_vllm.registry.schema.base import Base
 
 _UNFINISHED = text("finished_at IS NULL")
+_EXPIRING = text("expires_at IS NOT NULL AND retired_at IS NULL")
 
 
 class EditRow(Base):
@@ -17,7 +18,7 @@ class EditRow(Base):
     __tablename__ = "edits"
     __table_args__ = (
         UniqueConstraint("codebook_id", "sequence"),
-        UniqueConstraint("codebook_id", "request_id"),
+        UniqueConstraint("codebook_id", "origin"),
         CheckConstraint("(finished_at IS NULL) = (state IN ('committed', 'training', 'trained'))", name="finished"),
         # The queue's head of each codebook is read at every claim: it must not scan the finished edits.
         Index(
@@ -27,6 +28,8 @@ class EditRow(Base):
             sqlite_where=_UNFINISHED,
             postgresql_where=_UNFINISHED,
         ),
+        Index("ix_edits_expiring", "expires_at", sqlite_where=_EXPIRING, postgresql_where=_EXPIRING),
+        Index(None, "artifact"),
     )
 
     edit_id: Mapped[str] = mapped_column(primary_key=True)
@@ -55,3 +58,7 @@ class EditRow(Base):
     updated_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    retired_at: Mapped[datetime | None]
+    origin: Mapped[str]
+    """The id that it had where it was submitted; its own unless it was imported."""

@@ -22,38 +22,51 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14horen/v1/admin.proto\x12\x08horen.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"G\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x99\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\"\n\x05scope\x18\x03 \x01(\x0e\x32\x13.horen.v1.Key.Scope\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"=\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x08\n\x04READ\x10\x01\x12\x08\n\x04\x45\x44IT\x10\x02\x12\t\n\x05\x41\x44MIN\x10\x03\"(\n\x13\x43reateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListTenantsResponse\x12!\n\x07tenants\x18\x01 \x03(\x0b\x32\x10.horen.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"`\n\x10\x43reateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0e\x32\x13.horen.v1.Key.Scope\x12\x18\n\x10lifetime_seconds\x18\x03 \x01(\x01\"?\n\x11\x43reateKeyResponse\x12\x1a\n\x03key\x18\x01 \x01(\x0b\x32\r.horen.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"H\n\x0fListKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"H\n\x10ListKeysResponse\x12\x1b\n\x04keys\x18\x01 \x03(\x0b\x32\r.horen.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t2\xdc\x02\n\x0c\x41\x64minService\x12?\n\x0c\x43reateTenant\x12\x1d.horen.v1.CreateTenantRequest\x1a\x10.horen.v1.Tenant\x12J\n\x0bListTenants\x12\x1c.horen.v1.ListTenantsRequest\x1a\x1d.horen.v1.ListTenantsResponse\x12\x44\n\tCreateKey\x12\x1a.horen.v1.CreateKeyRequest\x1a\x1b.horen.v1.CreateKeyResponse\x12\x41\n\x08ListKeys\x12\x19.horen.v1.ListKeysRequest\x1a\x1a.horen.v1.ListKeysResponse\x12\x36\n\tRevokeKey\x12\x1a.horen.v1.RevokeKeyRequest\x1a\r.horen.v1.Keyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14horen/v1/admin.proto\x12\x08horen.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"G\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa6\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\"\n\x05scope\x18\x03 \x01(\x0e\x32\x13.horen.v1.Key.Scope\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x08\n\x04READ\x10\x01\x12\x08\n\x04\x45\x44IT\x10\x02\x12\t\n\x05\x41\x44MIN\x10\x03\x12\x0b\n\x07REPLICA\x10\x04\"S\n\x13\x43reateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListTenantsResponse\x12!\n\x07tenants\x18\x01 \x03(\x0b\x32\x10.horen.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x10\x43reateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0e\x32\x13.horen.v1.Key.Scope\x12\x18\n\x10lifetime_seconds\x18\x03 \x01(\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"?\n\x11\x43reateKeyResponse\x12\x1a\n\x03key\x18\x01 \x01(\x0b\x32\r.horen.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"H\n\x0fListKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"H\n\x10ListKeysResponse\x12\x1b\n\x04keys\x18\x01 \x03(\x0b\x32\r.horen.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"K\n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x80\x02\n\x05Quota\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\rmax_codebooks\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bmax_entries\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x18\n\x0bmax_pending\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1d\n\x10\x65\x64its_per_minute\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x11\n\tcodebooks\x18\x06 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x07 \x01(\x03\x12\x0f\n\x07pending\x18\x08 \x01(\x03\x42\x10\n\x0e_max_codebooksB\x0e\n\x0c_max_entriesB\x0e\n\x0c_max_pendingB\x13\n\x11_edits_per_minute\"\x1f\n\x0fGetQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x90\x01\n\x12UpdateQuotaRequest\x12\x1e\n\x05quota\x18\x01 \x01(\x0b\x32\x0f.horen.v1.Quota\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"O\n\x16ListAuditEventsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x17ListAuditEventsResponse\x12$\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.horen.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb7\x01\n\nAuditEvent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65tail_json\x18\x08 \x01(\t2\xaa\x04\n\x0c\x41\x64minService\x12?\n\x0c\x43reateTenant\x12\x1d.horen.v1.CreateTenantRequest\x1a\x10.horen.v1.Tenant\x12J\n\x0bListTenants\x12\x1c.horen.v1.ListTenantsRequest\x1a\x1d.horen.v1.ListTenantsResponse\x12\x44\n\tCreateKey\x12\x1a.horen.v1.CreateKeyRequest\x1a\x1b.horen.v1.CreateKeyResponse\x12\x41\n\x08ListKeys\x12\x19.horen.v1.ListKeysRequest\x1a\x1a.horen.v1.ListKeysResponse\x12\x36\n\tRevokeKey\x12\x1a.horen.v1.RevokeKeyRequest\x1a\r.horen.v1.Key\x12\x36\n\x08GetQuota\x12\x19.horen.v1.GetQuotaRequest\x1a\x0f.horen.v1.Quota\x12<\n\x0bUpdateQuota\x12\x1c.horen.v1.UpdateQuotaRequest\x1a\x0f.horen.v1.Quota\x12V\n\x0fListAuditEvents\x12 .horen.v1.ListAuditEventsRequest\x1a!.horen.v1.ListAuditEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'horen.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TENANT']._serialized_start=67
-  _globals['_TENANT']._serialized_end=138
-  _globals['_KEY']._serialized_start=141
-  _globals['_KEY']._serialized_end=422
-  _globals['_KEY_SCOPE']._serialized_start=361
-  _globals['_KEY_SCOPE']._serialized_end=422
-  _globals['_CREATETENANTREQUEST']._serialized_start=424
-  _globals['_CREATETENANTREQUEST']._serialized_end=464
-  _globals['_LISTTENANTSREQUEST']._serialized_start=466
-  _globals['_LISTTENANTSREQUEST']._serialized_end=525
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=527
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=608
-  _globals['_CREATEKEYREQUEST']._serialized_start=610
-  _globals['_CREATEKEYREQUEST']._serialized_end=706
-  _globals['_CREATEKEYRESPONSE']._serialized_start=708
-  _globals['_CREATEKEYRESPONSE']._serialized_end=771
-  _globals['_LISTKEYSREQUEST']._serialized_start=773
-  _globals['_LISTKEYSREQUEST']._serialized_end=845
-  _globals['_LISTKEYSRESPONSE']._serialized_start=847
-  _globals['_LISTKEYSRESPONSE']._serialized_end=919
-  _globals['_REVOKEKEYREQUEST']._serialized_start=921
-  _globals['_REVOKEKEYREQUEST']._serialized_end=953
-  _globals['_ADMINSERVICE']._serialized_start=956
-  _globals['_ADMINSERVICE']._serialized_end=1304
+  _globals['_TENANT']._serialized_start=101
+  _globals['_TENANT']._serialized_end=172
+  _globals['_KEY']._serialized_start=175
+  _globals['_KEY']._serialized_end=469
+  _globals['_KEY_SCOPE']._serialized_start=395
+  _globals['_KEY_SCOPE']._serialized_end=469
+  _globals['_CREATETENANTREQUEST']._serialized_start=471
+  _globals['_CREATETENANTREQUEST']._serialized_end=554
+  _globals['_LISTTENANTSREQUEST']._serialized_start=556
+  _globals['_LISTTENANTSREQUEST']._serialized_end=615
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=617
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=698
+  _globals['_CREATEKEYREQUEST']._serialized_start=701
+  _globals['_CREATEKEYREQUEST']._serialized_end=840
+  _globals['_CREATEKEYRESPONSE']._serialized_start=842
+  _globals['_CREATEKEYRESPONSE']._serialized_end=905
+  _globals['_LISTKEYSREQUEST']._serialized_start=907
+  _globals['_LISTKEYSREQUEST']._serialized_end=979
+  _globals['_LISTKEYSRESPONSE']._serialized_start=981
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1053
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1055
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1130
+  _globals['_QUOTA']._serialized_start=1133
+  _globals['_QUOTA']._serialized_end=1389
+  _globals['_GETQUOTAREQUEST']._serialized_start=1391
+  _globals['_GETQUOTAREQUEST']._serialized_end=1422
+  _globals['_UPDATEQUOTAREQUEST']._serialized_start=1425
+  _globals['_UPDATEQUOTAREQUEST']._serialized_end=1569
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=1571
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=1650
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=1652
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=1740
+  _globals['_AUDITEVENT']._serialized_start=1743
+  _globals['_AUDITEVENT']._serialized_end=1926
+  _globals['_ADMINSERVICE']._serialized_start=1929
+  _globals['_ADMINSERVICE']._serialized_end=2483
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,21 @@ class AdminServiceStub:
                 request_serializer=horen_dot_v1_dot_admin__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=horen_dot_v1_dot_admin__pb2.Key.FromString,
                 _registered_method=True)
+        self.GetQuota = channel.unary_unary(
+                '/horen.v1.AdminService/GetQuota',
+                request_serializer=horen_dot_v1_dot_admin__pb2.GetQuotaRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_admin__pb2.Quota.FromString,
+                _registered_method=True)
+        self.UpdateQuota = channel.unary_unary(
+                '/horen.v1.AdminService/UpdateQuota',
+                request_serializer=horen_dot_v1_dot_admin__pb2.UpdateQuotaRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_admin__pb2.Quota.FromString,
+                _registered_method=True)
+        self.ListAuditEvents = channel.unary_unary(
+                '/horen.v1.AdminService/ListAuditEvents',
+                request_serializer=horen_dot_v1_dot_admin__pb2.ListAuditEventsRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_admin__pb2.ListAuditEventsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -101,6 +116,27 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetQuota(self, request, context):
+        """Returns what a tenant may use and what it uses.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateQuota(self, request, context):
+        """Changes what a tenant may use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAuditEvents(self, request, context):
+        """Returns what was done, oldest first, one page at a time. The log only grows.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +164,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeKey,
                     request_deserializer=horen_dot_v1_dot_admin__pb2.RevokeKeyRequest.FromString,
                     response_serializer=horen_dot_v1_dot_admin__pb2.Key.SerializeToString,
+            ),
+            'GetQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQuota,
+                    request_deserializer=horen_dot_v1_dot_admin__pb2.GetQuotaRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_admin__pb2.Quota.SerializeToString,
+            ),
+            'UpdateQuota': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateQuota,
+                    request_deserializer=horen_dot_v1_dot_admin__pb2.UpdateQuotaRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_admin__pb2.Quota.SerializeToString,
+            ),
+            'ListAuditEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAuditEvents,
+                    request_deserializer=horen_dot_v1_dot_admin__pb2.ListAuditEventsRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_admin__pb2.ListAuditEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +317,87 @@ class AdminService:
             '/horen.v1.AdminService/RevokeKey',
             horen_dot_v1_dot_admin__pb2.RevokeKeyRequest.SerializeToString,
             horen_dot_v1_dot_admin__pb2.Key.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.AdminService/GetQuota',
+            horen_dot_v1_dot_admin__pb2.GetQuotaRequest.SerializeToString,
+            horen_dot_v1_dot_admin__pb2.Quota.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateQuota(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.AdminService/UpdateQuota',
+            horen_dot_v1_dot_admin__pb2.UpdateQuotaRequest.SerializeToString,
+            horen_dot_v1_dot_admin__pb2.Quota.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAuditEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.AdminService/ListAuditEvents',
+            horen_dot_v1_dot_admin__pb2.ListAuditEventsRequest.SerializeToString,
+            horen_dot_v1_dot_admin__pb2.ListAuditEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -22,52 +22,75 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18horen/v1/codebooks.proto\x12\x08horen.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x04\n\x08\x43odebook\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0e\n\x06preset\x18\x05 \x01(\t\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x30\n\nvalue_mode\x18\x07 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x14\n\x0cwindow_ratio\x18\x08 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\t \x01(\x01\x12\r\n\x05gamma\x18\n \x01(\x01\x12\r\n\x05steps\x18\x0b \x01(\x05\x12\x10\n\x08revision\x18\x0c \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\r \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparameters_json\x18\x0f \x01(\t\x12\x16\n\x0ereplicas_total\x18\x10 \x01(\x05\x12\x18\n\x10replicas_serving\x18\x11 \x01(\x05\x12*\n\x08problems\x18\x12 \x03(\x0b\x32\x18.horen.v1.ReplicaProblem\x12\x17\n\x0f\x66\x61lse_fire_rate\x18\x13 \x01(\x01\x12\x0f\n\x07\x61nchors\x18\x14 \x01(\x08\x12\x1a\n\x12\x61nchored_threshold\x18\x15 \x01(\x01\x12\x14\n\x0cmask_subject\x18\x16 \x01(\x08\x12\r\n\x05space\x18\x17 \x01(\t\"X\n\tValueMode\x12\x1a\n\x16VALUE_MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SEQUENCE\x10\x01\x12\n\n\x06\x41NSWER\x10\x02\x12\x08\n\x04LAST\x10\x03\x12\x0b\n\x07REPLACE\x10\x04\"f\n\x0eReplicaProblem\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x05 \x01(\t\"\xe8\x02\n\x08Revision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.horen.v1.Revision.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x04 \x01(\t\x12\x19\n\x11restored_revision\x18\x05 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x08 \x01(\x08\x12\x16\n\x0ereplicas_total\x18\t \x01(\x05\x12\x18\n\x10replicas_serving\x18\n \x01(\x05\x12\x11\n\tthreshold\x18\x0b \x01(\x01\"O\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x0b\n\x07PUBLISH\x10\x02\x12\n\n\x06RETIRE\x10\x03\x12\x0c\n\x08ROLLBACK\x10\x04\"\xd8\x01\n\x0b\x43\x61libration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12+\n\x07presets\x18\x05 \x03(\x0b\x32\x1a.horen.v1.CalibratedPreset\x12\x13\n\x0brecommended\x18\x06 \x01(\t\x12\x14\n\x0csummary_json\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x10\x43\x61libratedPreset\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x17\n\x0fparameters_json\x18\x02 \x01(\t\"\xba\x04\n\x15\x43reateCodebookRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x63odebook_id\x18\x02 \x01(\t\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\nvalue_mode\x18\x05 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x19\n\x0cwindow_ratio\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x1b\n\x0emax_value_rows\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x16\n\ttrain_end\x18\t \x01(\x08H\x04\x88\x01\x01\x12\x11\n\x04\x63hat\x18\n \x01(\x08H\x05\x88\x01\x01\x12\x15\n\x08prefixes\x18\x0b \x01(\x05H\x06\x88\x01\x01\x12\x1c\n\x0f\x66\x61lse_fire_rate\x18\x0c \x01(\x01H\x07\x88\x01\x01\x12\x14\n\x07\x61nchors\x18\r \x01(\x08H\x08\x88\x01\x01\x12\x1f\n\x12\x61nchored_threshold\x18\x0e \x01(\x01H\t\x88\x01\x01\x12\x19\n\x0cmask_subject\x18\x0f \x01(\x08H\n\x88\x01\x01\x42\x0c\n\n_thresholdB\x0f\n\r_window_ratioB\x07\n\x05_rankB\x11\n\x0f_max_value_rowsB\x0c\n\n_train_endB\x07\n\x05_chatB\x0b\n\t_prefixesB\x12\n\x10_false_fire_rateB\n\n\x08_anchorsB\x15\n\x13_anchored_thresholdB\x0f\n\r_mask_subject\"\"\n\x12GetCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"M\n\x14ListCodebooksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListCodebooksResponse\x12%\n\tcodebooks\x18\x01 \x03(\x0b\x32\x12.horen.v1.Codebook\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListRevisionsResponse\x12%\n\trevisions\x18\x01 \x03(\x0b\x32\x12.horen.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x17RollbackCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\"$\n\x14WatchCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"%\n\x15GetCalibrationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x17ListCalibrationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x18ListCalibrationsResponse\x12+\n\x0c\x63\x61librations\x18\x01 \x03(\x0b\x32\x15.horen.v1.Calibration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xf4\x04\n\x0f\x43odebookService\x12\x45\n\x0e\x43reateCodebook\x12\x1f.horen.v1.CreateCodebookRequest\x1a\x12.horen.v1.Codebook\x12?\n\x0bGetCodebook\x12\x1c.horen.v1.GetCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rListCodebooks\x12\x1e.horen.v1.ListCodebooksRequest\x1a\x1f.horen.v1.ListCodebooksResponse\x12P\n\rListRevisions\x12\x1e.horen.v1.ListRevisionsRequest\x1a\x1f.horen.v1.ListRevisionsResponse\x12I\n\x10RollbackCodebook\x12!.horen.v1.RollbackCodebookRequest\x1a\x12.horen.v1.Revision\x12\x45\n\rWatchCodebook\x12\x1e.horen.v1.WatchCodebookRequest\x1a\x12.horen.v1.Codebook0\x01\x12H\n\x0eGetCalibration\x12\x1f.horen.v1.GetCalibrationRequest\x1a\x15.horen.v1.Calibration\x12Y\n\x10ListCalibrations\x12!.horen.v1.ListCalibrationsRequest\x1a\".horen.v1.ListCalibrationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18horen/v1/codebooks.proto\x12\x08horen.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x05\n\x08\x43odebook\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0e\n\x06preset\x18\x05 \x01(\t\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x30\n\nvalue_mode\x18\x07 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x14\n\x0cwindow_ratio\x18\x08 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\t \x01(\x01\x12\r\n\x05gamma\x18\n \x01(\x01\x12\r\n\x05steps\x18\x0b \x01(\x05\x12\x10\n\x08revision\x18\x0c \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\r \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparameters_json\x18\x0f \x01(\t\x12\x16\n\x0ereplicas_total\x18\x10 \x01(\x05\x12\x18\n\x10replicas_serving\x18\x11 \x01(\x05\x12*\n\x08problems\x18\x12 \x03(\x0b\x32\x18.horen.v1.ReplicaProblem\x12\x17\n\x0f\x66\x61lse_fire_rate\x18\x13 \x01(\x01\x12\x0f\n\x07\x61nchors\x18\x14 \x01(\x08\x12\x1a\n\x12\x61nchored_threshold\x18\x15 \x01(\x01\x12\x14\n\x0cmask_subject\x18\x16 \x01(\x08\x12\r\n\x05space\x18\x17 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x19 \x01(\t\x12\x17\n\x0foldest_revision\x18\x1a \x01(\x03\"X\n\tValueMode\x12\x1a\n\x16VALUE_MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SEQUENCE\x10\x01\x12\n\n\x06\x41NSWER\x10\x02\x12\x08\n\x04LAST\x10\x03\x12\x0b\n\x07REPLACE\x10\x04\"f\n\x0eReplicaProblem\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x05 \x01(\t\"\x83\x03\n\x08Revision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.horen.v1.Revision.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x04 \x01(\t\x12\x19\n\x11restored_revision\x18\x05 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x08 \x01(\x08\x12\x16\n\x0ereplicas_total\x18\t \x01(\x05\x12\x18\n\x10replicas_serving\x18\n \x01(\x05\x12\x11\n\tthreshold\x18\x0b \x01(\x01\"j\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x0b\n\x07PUBLISH\x10\x02\x12\n\n\x06RETIRE\x10\x03\x12\x0c\n\x08ROLLBACK\x10\x04\x12\n\n\x06IMPORT\x10\x05\x12\r\n\tTHRESHOLD\x10\x06\"\xd8\x01\n\x0b\x43\x61libration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12+\n\x07presets\x18\x05 \x03(\x0b\x32\x1a.horen.v1.CalibratedPreset\x12\x13\n\x0brecommended\x18\x06 \x01(\t\x12\x14\n\x0csummary_json\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x10\x43\x61libratedPreset\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x17\n\x0fparameters_json\x18\x02 \x01(\t\"\xe5\x04\n\x15\x43reateCodebookRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x63odebook_id\x18\x02 \x01(\t\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\nvalue_mode\x18\x05 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x19\n\x0cwindow_ratio\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x1b\n\x0emax_value_rows\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x16\n\ttrain_end\x18\t \x01(\x08H\x04\x88\x01\x01\x12\x11\n\x04\x63hat\x18\n \x01(\x08H\x05\x88\x01\x01\x12\x15\n\x08prefixes\x18\x0b \x01(\x05H\x06\x88\x01\x01\x12\x1c\n\x0f\x66\x61lse_fire_rate\x18\x0c \x01(\x01H\x07\x88\x01\x01\x12\x14\n\x07\x61nchors\x18\r \x01(\x08H\x08\x88\x01\x01\x12\x1f\n\x12\x61nchored_threshold\x18\x0e \x01(\x01H\t\x88\x01\x01\x12\x19\n\x0cmask_subject\x18\x0f \x01(\x08H\n\x88\x01\x01\x12\x12\n\nrequest_id\x18\x10 \x01(\t\x12\x15\n\rvalidate_only\x18\x11 \x01(\x08\x42\x0c\n\n_thresholdB\x0f\n\r_window_ratioB\x07\n\x05_rankB\x11\n\x0f_max_value_rowsB\x0c\n\n_train_endB\x07\n\x05_chatB\x0b\n\t_prefixesB\x12\n\x10_false_fire_rateB\n\n\x08_anchorsB\x15\n\x13_anchored_thresholdB\x0f\n\r_mask_subject\"Q\n\x12GetCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tread_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x92\x01\n\x14ListCodebooksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"W\n\x15ListCodebooksResponse\x12%\n\tcodebooks\x18\x01 \x03(\x0b\x32\x12.horen.v1.Codebook\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListRevisionsResponse\x12%\n\trevisions\x18\x01 \x03(\x0b\x32\x12.horen.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x17RollbackCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"^\n\x15\x44\x65leteCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"`\n\x17UndeleteCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"w\n\x14\x44iffRevisionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x13\n\x0bto_revision\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\xad\x01\n\x15\x44iffRevisionsResponse\x12!\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x10.horen.v1.Change\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rfrom_revision\x18\x03 \x01(\x03\x12\x13\n\x0bto_revision\x18\x04 \x01(\x03\x12\x16\n\x0e\x66rom_threshold\x18\x05 \x01(\x01\x12\x14\n\x0cto_threshold\x18\x06 \x01(\x01\"\xa6\x01\n\x06\x43hange\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.horen.v1.Change.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\"4\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0b\n\x07REMOVED\x10\x02\"7\n\x15\x45xportCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"&\n\x16\x45xportCodebookResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"^\n\x15ImportCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x8b\x01\n\x16ImportCodebookResponse\x12$\n\x08\x63odebook\x18\x01 \x01(\x0b\x32\x12.horen.v1.Codebook\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\x03\x12\x15\n\ralready_there\x18\x03 \x01(\x03\x12\x14\n\x0ckept_retired\x18\x04 \x01(\x03\x12\x0f\n\x07retired\x18\x05 \x01(\x03\"?\n\x15WatchRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"8\n\x14WatchCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nafter_etag\x18\x02 \x01(\t\"%\n\x15GetCalibrationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x17ListCalibrationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x18ListCalibrationsResponse\x12+\n\x0c\x63\x61librations\x18\x01 \x03(\x0b\x32\x15.horen.v1.Calibration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcf\x08\n\x0f\x43odebookService\x12\x45\n\x0e\x43reateCodebook\x12\x1f.horen.v1.CreateCodebookRequest\x1a\x12.horen.v1.Codebook\x12?\n\x0bGetCodebook\x12\x1c.horen.v1.GetCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rListCodebooks\x12\x1e.horen.v1.ListCodebooksRequest\x1a\x1f.horen.v1.ListCodebooksResponse\x12P\n\rListRevisions\x12\x1e.horen.v1.ListRevisionsRequest\x1a\x1f.horen.v1.ListRevisionsResponse\x12\x45\n\x0e\x44\x65leteCodebook\x12\x1f.horen.v1.DeleteCodebookRequest\x1a\x12.horen.v1.Codebook\x12I\n\x10UndeleteCodebook\x12!.horen.v1.UndeleteCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rDiffRevisions\x12\x1e.horen.v1.DiffRevisionsRequest\x1a\x1f.horen.v1.DiffRevisionsResponse\x12U\n\x0e\x45xportCodebook\x12\x1f.horen.v1.ExportCodebookRequest\x1a .horen.v1.ExportCodebookResponse0\x01\x12U\n\x0eImportCodebook\x12\x1f.horen.v1.ImportCodebookRequest\x1a .horen.v1.ImportCodebookResponse(\x01\x12I\n\x10RollbackCodebook\x12!.horen.v1.RollbackCodebookRequest\x1a\x12.horen.v1.Revision\x12\x45\n\rWatchCodebook\x12\x1e.horen.v1.WatchCodebookRequest\x1a\x12.horen.v1.Codebook0\x01\x12G\n\x0eWatchRevisions\x12\x1f.horen.v1.WatchRevisionsRequest\x1a\x12.horen.v1.Revision0\x01\x12H\n\x0eGetCalibration\x12\x1f.horen.v1.GetCalibrationRequest\x1a\x15.horen.v1.Calibration\x12Y\n\x10ListCalibrations\x12!.horen.v1.ListCalibrationsRequest\x1a\".horen.v1.ListCalibrationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'horen.v1.codebooks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEBOOK']._serialized_start=72
-  _globals['_CODEBOOK']._serialized_end=701
-  _globals['_CODEBOOK_VALUEMODE']._serialized_start=613
-  _globals['_CODEBOOK_VALUEMODE']._serialized_end=701
-  _globals['_REPLICAPROBLEM']._serialized_start=703
-  _globals['_REPLICAPROBLEM']._serialized_end=805
-  _globals['_REVISION']._serialized_start=808
-  _globals['_REVISION']._serialized_end=1168
-  _globals['_REVISION_KIND']._serialized_start=1089
-  _globals['_REVISION_KIND']._serialized_end=1168
-  _globals['_CALIBRATION']._serialized_start=1171
-  _globals['_CALIBRATION']._serialized_end=1387
-  _globals['_CALIBRATEDPRESET']._serialized_start=1389
-  _globals['_CALIBRATEDPRESET']._serialized_end=1448
-  _globals['_CREATECODEBOOKREQUEST']._serialized_start=1451
-  _globals['_CREATECODEBOOKREQUEST']._serialized_end=2021
-  _globals['_GETCODEBOOKREQUEST']._serialized_start=2023
-  _globals['_GETCODEBOOKREQUEST']._serialized_end=2057
-  _globals['_LISTCODEBOOKSREQUEST']._serialized_start=2059
-  _globals['_LISTCODEBOOKSREQUEST']._serialized_end=2136
-  _globals['_LISTCODEBOOKSRESPONSE']._serialized_start=2138
-  _globals['_LISTCODEBOOKSRESPONSE']._serialized_end=2225
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=2227
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=2304
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=2306
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=2393
-  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_start=2395
-  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_end=2455
-  _globals['_WATCHCODEBOOKREQUEST']._serialized_start=2457
-  _globals['_WATCHCODEBOOKREQUEST']._serialized_end=2493
-  _globals['_GETCALIBRATIONREQUEST']._serialized_start=2495
-  _globals['_GETCALIBRATIONREQUEST']._serialized_end=2532
-  _globals['_LISTCALIBRATIONSREQUEST']._serialized_start=2534
-  _globals['_LISTCALIBRATIONSREQUEST']._serialized_end=2598
-  _globals['_LISTCALIBRATIONSRESPONSE']._serialized_start=2600
-  _globals['_LISTCALIBRATIONSRESPONSE']._serialized_end=2696
-  _globals['_CODEBOOKSERVICE']._serialized_start=2699
-  _globals['_CODEBOOKSERVICE']._serialized_end=3327
+  _globals['_CODEBOOK']._serialized_start=106
+  _globals['_CODEBOOK']._serialized_end=823
+  _globals['_CODEBOOK_VALUEMODE']._serialized_start=735
+  _globals['_CODEBOOK_VALUEMODE']._serialized_end=823
+  _globals['_REPLICAPROBLEM']._serialized_start=825
+  _globals['_REPLICAPROBLEM']._serialized_end=927
+  _globals['_REVISION']._serialized_start=930
+  _globals['_REVISION']._serialized_end=1317
+  _globals['_REVISION_KIND']._serialized_start=1211
+  _globals['_REVISION_KIND']._serialized_end=1317
+  _globals['_CALIBRATION']._serialized_start=1320
+  _globals['_CALIBRATION']._serialized_end=1536
+  _globals['_CALIBRATEDPRESET']._serialized_start=1538
+  _globals['_CALIBRATEDPRESET']._serialized_end=1597
+  _globals['_CREATECODEBOOKREQUEST']._serialized_start=1600
+  _globals['_CREATECODEBOOKREQUEST']._serialized_end=2213
+  _globals['_GETCODEBOOKREQUEST']._serialized_start=2215
+  _globals['_GETCODEBOOKREQUEST']._serialized_end=2296
+  _globals['_LISTCODEBOOKSREQUEST']._serialized_start=2299
+  _globals['_LISTCODEBOOKSREQUEST']._serialized_end=2445
+  _globals['_LISTCODEBOOKSRESPONSE']._serialized_start=2447
+  _globals['_LISTCODEBOOKSRESPONSE']._serialized_end=2534
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=2536
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=2613
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=2615
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=2702
+  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_start=2704
+  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_end=2821
+  _globals['_DELETECODEBOOKREQUEST']._serialized_start=2823
+  _globals['_DELETECODEBOOKREQUEST']._serialized_end=2917
+  _globals['_UNDELETECODEBOOKREQUEST']._serialized_start=2919
+  _globals['_UNDELETECODEBOOKREQUEST']._serialized_end=3015
+  _globals['_DIFFREVISIONSREQUEST']._serialized_start=3017
+  _globals['_DIFFREVISIONSREQUEST']._serialized_end=3136
+  _globals['_DIFFREVISIONSRESPONSE']._serialized_start=3139
+  _globals['_DIFFREVISIONSRESPONSE']._serialized_end=3312
+  _globals['_CHANGE']._serialized_start=3315
+  _globals['_CHANGE']._serialized_end=3481
+  _globals['_CHANGE_KIND']._serialized_start=3429
+  _globals['_CHANGE_KIND']._serialized_end=3481
+  _globals['_EXPORTCODEBOOKREQUEST']._serialized_start=3483
+  _globals['_EXPORTCODEBOOKREQUEST']._serialized_end=3538
+  _globals['_EXPORTCODEBOOKRESPONSE']._serialized_start=3540
+  _globals['_EXPORTCODEBOOKRESPONSE']._serialized_end=3578
+  _globals['_IMPORTCODEBOOKREQUEST']._serialized_start=3580
+  _globals['_IMPORTCODEBOOKREQUEST']._serialized_end=3674
+  _globals['_IMPORTCODEBOOKRESPONSE']._serialized_start=3677
+  _globals['_IMPORTCODEBOOKRESPONSE']._serialized_end=3816
+  _globals['_WATCHREVISIONSREQUEST']._serialized_start=3818
+  _globals['_WATCHREVISIONSREQUEST']._serialized_end=3881
+  _globals['_WATCHCODEBOOKREQUEST']._serialized_start=3883
+  _globals['_WATCHCODEBOOKREQUEST']._serialized_end=3939
+  _globals['_GETCALIBRATIONREQUEST']._serialized_start=3941
+  _globals['_GETCALIBRATIONREQUEST']._serialized_end=3978
+  _globals['_LISTCALIBRATIONSREQUEST']._serialized_start=3980
+  _globals['_LISTCALIBRATIONSREQUEST']._serialized_end=4044
+  _globals['_LISTCALIBRATIONSRESPONSE']._serialized_start=4046
+  _globals['_LISTCALIBRATIONSRESPONSE']._serialized_end=4142
+  _globals['_CODEBOOKSERVICE']._serialized_start=4145
+  _globals['_CODEBOOKSERVICE']._serialized_end=5248
 # @@protoc_insertion_point(module_scope)

@@ -55,6 +55,31 @@ class CodebookServiceStub:
                 request_serializer=horen_dot_v1_dot_codebooks__pb2.ListRevisionsRequest.SerializeToString,
                 response_deserializer=horen_dot_v1_dot_codebooks__pb2.ListRevisionsResponse.FromString,
                 _registered_method=True)
+        self.DeleteCodebook = channel.unary_unary(
+                '/horen.v1.CodebookService/DeleteCodebook',
+                request_serializer=horen_dot_v1_dot_codebooks__pb2.DeleteCodebookRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_codebooks__pb2.Codebook.FromString,
+                _registered_method=True)
+        self.UndeleteCodebook = channel.unary_unary(
+                '/horen.v1.CodebookService/UndeleteCodebook',
+                request_serializer=horen_dot_v1_dot_codebooks__pb2.UndeleteCodebookRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_codebooks__pb2.Codebook.FromString,
+                _registered_method=True)
+        self.DiffRevisions = channel.unary_unary(
+                '/horen.v1.CodebookService/DiffRevisions',
+                request_serializer=horen_dot_v1_dot_codebooks__pb2.DiffRevisionsRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_codebooks__pb2.DiffRevisionsResponse.FromString,
+                _registered_method=True)
+        self.ExportCodebook = channel.unary_stream(
+                '/horen.v1.CodebookService/ExportCodebook',
+                request_serializer=horen_dot_v1_dot_codebooks__pb2.ExportCodebookRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_codebooks__pb2.ExportCodebookResponse.FromString,
+                _registered_method=True)
+        self.ImportCodebook = channel.stream_unary(
+                '/horen.v1.CodebookService/ImportCodebook',
+                request_serializer=horen_dot_v1_dot_codebooks__pb2.ImportCodebookRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_codebooks__pb2.ImportCodebookResponse.FromString,
+                _registered_method=True)
         self.RollbackCodebook = channel.unary_unary(
                 '/horen.v1.CodebookService/RollbackCodebook',
                 request_serializer=horen_dot_v1_dot_codebooks__pb2.RollbackCodebookRequest.SerializeToString,
@@ -64,6 +89,11 @@ class CodebookServiceStub:
                 '/horen.v1.CodebookService/WatchCodebook',
                 request_serializer=horen_dot_v1_dot_codebooks__pb2.WatchCodebookRequest.SerializeToString,
                 response_deserializer=horen_dot_v1_dot_codebooks__pb2.Codebook.FromString,
+                _registered_method=True)
+        self.WatchRevisions = channel.unary_stream(
+                '/horen.v1.CodebookService/WatchRevisions',
+                request_serializer=horen_dot_v1_dot_codebooks__pb2.WatchRevisionsRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_codebooks__pb2.Revision.FromString,
                 _registered_method=True)
         self.GetCalibration = channel.unary_unary(
                 '/horen.v1.CodebookService/GetCalibration',
@@ -109,9 +139,44 @@ class CodebookServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeleteCodebook(self, request, context):
+        """Takes a codebook away: servers stop serving it, and it takes no more edits. Its name stays taken; within 30 days
+        it can be brought back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndeleteCodebook(self, request, context):
+        """Brings a deleted codebook back as it was.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DiffRevisions(self, request, context):
+        """Returns what differs between two revisions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportCodebook(self, request, context):
+        """Sends the codebook as one file: a zip archive with the edits of a revision, the retired ones and the artifacts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportCodebook(self, request_iterator, context):
+        """Reads what `ExportCodebook` sent into a codebook, as one revision. What was retired, here or there, stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RollbackCodebook(self, request, context):
-        """Makes a new revision with exactly the entries and the threshold of an earlier one. Not idempotent: each call
-        makes a revision.
+        """Makes a new revision with exactly the entries and the threshold of an earlier one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,6 +185,14 @@ class CodebookServiceServicer:
     def WatchCodebook(self, request, context):
         """Sends the codebook at once and again whenever its revision, its entry count or the replicas that serve it
         change, until the client cancels or its deadline passes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRevisions(self, request, context):
+        """Sends every revision after `after_revision` once, in order and without a gap, as they are made, until the client
+        cancels or its deadline passes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -162,6 +235,31 @@ def add_CodebookServiceServicer_to_server(servicer, server):
                     request_deserializer=horen_dot_v1_dot_codebooks__pb2.ListRevisionsRequest.FromString,
                     response_serializer=horen_dot_v1_dot_codebooks__pb2.ListRevisionsResponse.SerializeToString,
             ),
+            'DeleteCodebook': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCodebook,
+                    request_deserializer=horen_dot_v1_dot_codebooks__pb2.DeleteCodebookRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_codebooks__pb2.Codebook.SerializeToString,
+            ),
+            'UndeleteCodebook': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndeleteCodebook,
+                    request_deserializer=horen_dot_v1_dot_codebooks__pb2.UndeleteCodebookRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_codebooks__pb2.Codebook.SerializeToString,
+            ),
+            'DiffRevisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.DiffRevisions,
+                    request_deserializer=horen_dot_v1_dot_codebooks__pb2.DiffRevisionsRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_codebooks__pb2.DiffRevisionsResponse.SerializeToString,
+            ),
+            'ExportCodebook': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportCodebook,
+                    request_deserializer=horen_dot_v1_dot_codebooks__pb2.ExportCodebookRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_codebooks__pb2.ExportCodebookResponse.SerializeToString,
+            ),
+            'ImportCodebook': grpc.stream_unary_rpc_method_handler(
+                    servicer.ImportCodebook,
+                    request_deserializer=horen_dot_v1_dot_codebooks__pb2.ImportCodebookRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_codebooks__pb2.ImportCodebookResponse.SerializeToString,
+            ),
             'RollbackCodebook': grpc.unary_unary_rpc_method_handler(
                     servicer.RollbackCodebook,
                     request_deserializer=horen_dot_v1_dot_codebooks__pb2.RollbackCodebookRequest.FromString,
@@ -171,6 +269,11 @@ def add_CodebookServiceServicer_to_server(servicer, server):
                     servicer.WatchCodebook,
                     request_deserializer=horen_dot_v1_dot_codebooks__pb2.WatchCodebookRequest.FromString,
                     response_serializer=horen_dot_v1_dot_codebooks__pb2.Codebook.SerializeToString,
+            ),
+            'WatchRevisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRevisions,
+                    request_deserializer=horen_dot_v1_dot_codebooks__pb2.WatchRevisionsRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_codebooks__pb2.Revision.SerializeToString,
             ),
             'GetCalibration': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCalibration,
@@ -303,6 +406,141 @@ class CodebookService:
             _registered_method=True)
 
     @staticmethod
+    def DeleteCodebook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.CodebookService/DeleteCodebook',
+            horen_dot_v1_dot_codebooks__pb2.DeleteCodebookRequest.SerializeToString,
+            horen_dot_v1_dot_codebooks__pb2.Codebook.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndeleteCodebook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.CodebookService/UndeleteCodebook',
+            horen_dot_v1_dot_codebooks__pb2.UndeleteCodebookRequest.SerializeToString,
+            horen_dot_v1_dot_codebooks__pb2.Codebook.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.CodebookService/DiffRevisions',
+            horen_dot_v1_dot_codebooks__pb2.DiffRevisionsRequest.SerializeToString,
+            horen_dot_v1_dot_codebooks__pb2.DiffRevisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportCodebook(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/horen.v1.CodebookService/ExportCodebook',
+            horen_dot_v1_dot_codebooks__pb2.ExportCodebookRequest.SerializeToString,
+            horen_dot_v1_dot_codebooks__pb2.ExportCodebookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportCodebook(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/horen.v1.CodebookService/ImportCodebook',
+            horen_dot_v1_dot_codebooks__pb2.ImportCodebookRequest.SerializeToString,
+            horen_dot_v1_dot_codebooks__pb2.ImportCodebookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RollbackCodebook(request,
             target,
             options=(),
@@ -346,6 +584,33 @@ class CodebookService:
             '/horen.v1.CodebookService/WatchCodebook',
             horen_dot_v1_dot_codebooks__pb2.WatchCodebookRequest.SerializeToString,
             horen_dot_v1_dot_codebooks__pb2.Codebook.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRevisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/horen.v1.CodebookService/WatchRevisions',
+            horen_dot_v1_dot_codebooks__pb2.WatchRevisionsRequest.SerializeToString,
+            horen_dot_v1_dot_codebooks__pb2.Revision.FromString,
             options,
             channel_credentials,
             insecure,

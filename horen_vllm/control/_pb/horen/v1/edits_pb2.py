@@ -22,32 +22,52 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14horen/v1/edits.proto\x12\x08horen.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x08\x45\x64itSpec\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x13\n\x0bparaphrases\x18\x05 \x03(\t\x12\x15\n\rmust_not_fire\x18\x06 \x03(\t\"\xde\x04\n\x04\x45\x64it\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12 \n\x04spec\x18\x04 \x01(\x0b\x32\x12.horen.v1.EditSpec\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.horen.v1.Edit.State\x12\x13\n\x0breason_code\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07same_as\x18\x08 \x01(\t\x12\x10\n\x08\x61lias_of\x18\t \x01(\t\x12\x12\n\nsupersedes\x18\n \x03(\t\x12\x10\n\x08overlaps\x18\x0b \x03(\t\x12\x1a\n\x12published_revision\x18\x0c \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\r \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cpublish_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10replicas_serving\x18\x11 \x01(\x05\x12\x16\n\x0ereplicas_total\x18\x12 \x01(\x05\"~\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tCOMMITTED\x10\x01\x12\x0c\n\x08TRAINING\x10\x02\x12\x0b\n\x07TRAINED\x10\x03\x12\r\n\tPUBLISHED\x10\x04\x12\x0b\n\x07SERVING\x10\x05\x12\n\n\x06\x46\x41ILED\x10\x06\x12\x0c\n\x08INACTIVE\x10\x07\"Y\n\x11SubmitEditRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12 \n\x04spec\x18\x02 \x01(\x0b\x32\x12.horen.v1.EditSpec\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"\x1e\n\x0eGetEditRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"I\n\x10ListEditsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"K\n\x11ListEditsResponse\x12\x1d\n\x05\x65\x64its\x18\x01 \x03(\x0b\x32\x0e.horen.v1.Edit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"E\n\x10WatchEditRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05until\x18\x02 \x01(\x0e\x32\x14.horen.v1.Edit.State2\xfe\x01\n\x0b\x45\x64itService\x12\x39\n\nSubmitEdit\x12\x1b.horen.v1.SubmitEditRequest\x1a\x0e.horen.v1.Edit\x12\x33\n\x07GetEdit\x12\x18.horen.v1.GetEditRequest\x1a\x0e.horen.v1.Edit\x12\x44\n\tListEdits\x12\x1a.horen.v1.ListEditsRequest\x1a\x1b.horen.v1.ListEditsResponse\x12\x39\n\tWatchEdit\x12\x1a.horen.v1.WatchEditRequest\x1a\x0e.horen.v1.Edit0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14horen/v1/edits.proto\x12\x08horen.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"x\n\x08\x45\x64itSpec\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x0f\n\x07subject\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12\x13\n\x0bparaphrases\x18\x05 \x03(\t\x12\x15\n\rmust_not_fire\x18\x06 \x03(\t\"\xf3\x05\n\x04\x45\x64it\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12 \n\x04spec\x18\x04 \x01(\x0b\x32\x12.horen.v1.EditSpec\x12#\n\x05state\x18\x05 \x01(\x0e\x32\x14.horen.v1.Edit.State\x12\x13\n\x0breason_code\x18\x06 \x01(\t\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07same_as\x18\x08 \x01(\t\x12\x10\n\x08\x61lias_of\x18\t \x01(\t\x12\x12\n\nsupersedes\x18\n \x03(\t\x12\x10\n\x08overlaps\x18\x0b \x03(\t\x12\x1a\n\x12published_revision\x18\x0c \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\r \x01(\x08\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0cpublish_time\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10replicas_serving\x18\x11 \x01(\x05\x12\x16\n\x0ereplicas_total\x18\x12 \x01(\x05\x12/\n\x0b\x65xpire_time\x18\x13 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bretire_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x15 \x01(\t\x12#\n\x08\x61ttempts\x18\x16 \x03(\x0b\x32\x11.horen.v1.Attempt\"~\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\r\n\tCOMMITTED\x10\x01\x12\x0c\n\x08TRAINING\x10\x02\x12\x0b\n\x07TRAINED\x10\x03\x12\r\n\tPUBLISHED\x10\x04\x12\x0b\n\x07SERVING\x10\x05\x12\n\n\x06\x46\x41ILED\x10\x06\x12\x0c\n\x08INACTIVE\x10\x07\"\x98\x01\n\x07\x41ttempt\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07outcome\x18\x05 \x01(\t\"\x98\x01\n\x11SubmitEditRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12 \n\x04spec\x18\x02 \x01(\x0b\x32\x12.horen.v1.EditSpec\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12&\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"?\n\x12SubmitEditsRequest\x12)\n\x04\x65\x64it\x18\x01 \x01(\x0b\x32\x1b.horen.v1.SubmitEditRequest\"u\n\x13SubmitEditsResponse\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x1e\n\x04\x65\x64it\x18\x02 \x01(\x0b\x32\x0e.horen.v1.EditH\x00\x12$\n\x07refusal\x18\x03 \x01(\x0b\x32\x11.horen.v1.RefusalH\x00\x42\t\n\x07outcome\"8\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\x05\"F\n\x12PreviewEditRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12 \n\x04spec\x18\x02 \x01(\x0b\x32\x12.horen.v1.EditSpec\"\x9c\x02\n\x13PreviewEditResponse\x12\x36\n\x07verdict\x18\x01 \x01(\x0e\x32%.horen.v1.PreviewEditResponse.Verdict\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07related\x18\x03 \x03(\t\x12\'\n\ncollisions\x18\x04 \x03(\x0b\x32\x13.horen.v1.Collision\x12\"\n\x07refusal\x18\x05 \x01(\x0b\x32\x11.horen.v1.Refusal\"]\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x07\n\x03NEW\x10\x01\x12\x08\n\x04SAME\x10\x02\x12\t\n\x05\x41LIAS\x10\x03\x12\x0e\n\nSUPERSEDES\x10\x04\x12\x0b\n\x07REFUSED\x10\x05\"l\n\tCollision\x12\x0f\n\x07\x65\x64it_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x11\n\tthreshold\x18\x04 \x01(\x01\x12\x0e\n\x06prompt\x18\x05 \x01(\t\x12\x0e\n\x06target\x18\x06 \x01(\t\"Z\n\x11RetireEditRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"M\n\x0eGetEditRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tread_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x9e\x01\n\x10ListEditsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12-\n\tread_mask\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12$\n\x06states\x18\x05 \x03(\x0e\x32\x14.horen.v1.Edit.State\"K\n\x11ListEditsResponse\x12\x1d\n\x05\x65\x64its\x18\x01 \x03(\x0b\x32\x0e.horen.v1.Edit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Y\n\x10WatchEditRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12#\n\x05until\x18\x02 \x01(\x0e\x32\x14.horen.v1.Edit.State\x12\x12\n\nafter_etag\x18\x03 \x01(\t2\xd5\x03\n\x0b\x45\x64itService\x12\x39\n\nSubmitEdit\x12\x1b.horen.v1.SubmitEditRequest\x1a\x0e.horen.v1.Edit\x12N\n\x0bSubmitEdits\x12\x1c.horen.v1.SubmitEditsRequest\x1a\x1d.horen.v1.SubmitEditsResponse(\x01\x30\x01\x12J\n\x0bPreviewEdit\x12\x1c.horen.v1.PreviewEditRequest\x1a\x1d.horen.v1.PreviewEditResponse\x12\x33\n\x07GetEdit\x12\x18.horen.v1.GetEditRequest\x1a\x0e.horen.v1.Edit\x12\x44\n\tListEdits\x12\x1a.horen.v1.ListEditsRequest\x1a\x1b.horen.v1.ListEditsResponse\x12\x39\n\tWatchEdit\x12\x1a.horen.v1.WatchEditRequest\x1a\x0e.horen.v1.Edit0\x01\x12\x39\n\nRetireEdit\x12\x1b.horen.v1.RetireEditRequest\x1a\x0e.horen.v1.Editb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'horen.v1.edits_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EDITSPEC']._serialized_start=67
-  _globals['_EDITSPEC']._serialized_end=187
-  _globals['_EDIT']._serialized_start=190
-  _globals['_EDIT']._serialized_end=796
-  _globals['_EDIT_STATE']._serialized_start=670
-  _globals['_EDIT_STATE']._serialized_end=796
-  _globals['_SUBMITEDITREQUEST']._serialized_start=798
-  _globals['_SUBMITEDITREQUEST']._serialized_end=887
-  _globals['_GETEDITREQUEST']._serialized_start=889
-  _globals['_GETEDITREQUEST']._serialized_end=919
-  _globals['_LISTEDITSREQUEST']._serialized_start=921
-  _globals['_LISTEDITSREQUEST']._serialized_end=994
-  _globals['_LISTEDITSRESPONSE']._serialized_start=996
-  _globals['_LISTEDITSRESPONSE']._serialized_end=1071
-  _globals['_WATCHEDITREQUEST']._serialized_start=1073
-  _globals['_WATCHEDITREQUEST']._serialized_end=1142
-  _globals['_EDITSERVICE']._serialized_start=1145
-  _globals['_EDITSERVICE']._serialized_end=1399
+  _globals['_EDITSPEC']._serialized_start=133
+  _globals['_EDITSPEC']._serialized_end=253
+  _globals['_EDIT']._serialized_start=256
+  _globals['_EDIT']._serialized_end=1011
+  _globals['_EDIT_STATE']._serialized_start=885
+  _globals['_EDIT_STATE']._serialized_end=1011
+  _globals['_ATTEMPT']._serialized_start=1014
+  _globals['_ATTEMPT']._serialized_end=1166
+  _globals['_SUBMITEDITREQUEST']._serialized_start=1169
+  _globals['_SUBMITEDITREQUEST']._serialized_end=1321
+  _globals['_SUBMITEDITSREQUEST']._serialized_start=1323
+  _globals['_SUBMITEDITSREQUEST']._serialized_end=1386
+  _globals['_SUBMITEDITSRESPONSE']._serialized_start=1388
+  _globals['_SUBMITEDITSRESPONSE']._serialized_end=1505
+  _globals['_REFUSAL']._serialized_start=1507
+  _globals['_REFUSAL']._serialized_end=1563
+  _globals['_PREVIEWEDITREQUEST']._serialized_start=1565
+  _globals['_PREVIEWEDITREQUEST']._serialized_end=1635
+  _globals['_PREVIEWEDITRESPONSE']._serialized_start=1638
+  _globals['_PREVIEWEDITRESPONSE']._serialized_end=1922
+  _globals['_PREVIEWEDITRESPONSE_VERDICT']._serialized_start=1829
+  _globals['_PREVIEWEDITRESPONSE_VERDICT']._serialized_end=1922
+  _globals['_COLLISION']._serialized_start=1924
+  _globals['_COLLISION']._serialized_end=2032
+  _globals['_RETIREEDITREQUEST']._serialized_start=2034
+  _globals['_RETIREEDITREQUEST']._serialized_end=2124
+  _globals['_GETEDITREQUEST']._serialized_start=2126
+  _globals['_GETEDITREQUEST']._serialized_end=2203
+  _globals['_LISTEDITSREQUEST']._serialized_start=2206
+  _globals['_LISTEDITSREQUEST']._serialized_end=2364
+  _globals['_LISTEDITSRESPONSE']._serialized_start=2366
+  _globals['_LISTEDITSRESPONSE']._serialized_end=2441
+  _globals['_WATCHEDITREQUEST']._serialized_start=2443
+  _globals['_WATCHEDITREQUEST']._serialized_end=2532
+  _globals['_EDITSERVICE']._serialized_start=2535
+  _globals['_EDITSERVICE']._serialized_end=3004
 # @@protoc_insertion_point(module_scope)
