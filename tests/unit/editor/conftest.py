@@ -23,7 +23,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters, preset_parameters
 from horen_vllm.editor import passes
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model

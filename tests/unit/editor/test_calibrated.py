@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from horen_vllm.artifact import digest_of
+from horen_vllm.artifacts.store import digest_of
 from horen_vllm.core.presets import PRESETS, MethodParameters
 from horen_vllm.editor.calibration.background import BackgroundPrompt, builtin_background
 from horen_vllm.editor.calibration.calibrated import (

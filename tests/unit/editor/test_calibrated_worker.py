@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from horen_vllm.artifact import ArtifactFolder, decode_entry
+from horen_vllm.artifact import decode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.calibration.background import builtin_background
 from horen_vllm.editor.calibration.calibrated import CalibratedPreset, CalibrationSettings, calibrate_presets

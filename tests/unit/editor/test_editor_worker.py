@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from horen_vllm.artifact import ArtifactFolder, decode_entry
+from horen_vllm.artifact import decode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor import passes
 from horen_vllm.editor.loading.model import EditableModel

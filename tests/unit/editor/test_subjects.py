@@ -18,18 +18,8 @@ from horen_vllm.editor.codebook.prospect import Prospect
 from horen_vllm.editor.codebook.subjects import SubjectRuling
 from horen_vllm.editor.failure import EditFailed
 from horen_vllm.editor.keying import Keying
-from tests.unit.editor.spoken_judge import (
-    MASKED,
-    SUBJECTS,
-    TEMPLATES,
-    Files,
-    Outcome,
-    Plain,
-    World,
-    outcome_of,
-    space_of_words,
-    stream,
-)
+from tests.unit.editor.spoken_judge import Outcome, Plain, outcome_of
+from tests.unit.editor.spoken_world import MASKED, SUBJECTS, TEMPLATES, Files, World, space_of_words, stream
 
 KEYINGS = (
     Keying(MASKED),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.editor import passes
 from horen_vllm.editor.prepare import prepare_edits
 from horen_vllm.editor.working.lease import LeaseKeeper

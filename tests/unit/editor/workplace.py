@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, decode_entry
+from horen_vllm.artifact import EntryArtifact, decode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit
