@@ -10,7 +10,7 @@ from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.errors import InvalidArgument
 
 DatabaseOption = Annotated[
-    str | None, typer.Option("--database", metavar="URL", help="Database, as an SQLAlchemy URL.")
+    str | None, typer.Option("--database", metavar="URL", help="Database, as an SQLAlchemy URL (env: HOREN_DATABASE).")
 ]
 DatabaseHomeOption = Annotated[
     Path | None,
@@ -19,7 +19,7 @@ DatabaseHomeOption = Annotated[
 
 
 def database_url(database: str | None, home: Path | None) -> str:
-    """Return the database's URL: `database`, or the one in `home`, or the one in ``HOREN_HOME``.
+    """Return the database's URL: `database` or the one in `home`, else ``HOREN_DATABASE``, else the one in ``HOREN_HOME``.
 
     Raises
     ------
@@ -28,7 +28,8 @@ def database_url(database: str | None, home: Path | None) -> str:
     """
     if database and home:
         raise InvalidArgument("--database and --home name two databases: give one.", code="database_ambiguous")
+    url = database or (None if home else os.environ.get("HOREN_DATABASE"))
     folder = home or os.environ.get("HOREN_HOME")
-    if not database and not folder:
+    if not url and not folder:
         raise InvalidArgument("no database is named: give --database URL or --home DIR.", code="database_required")
-    return database or HomeLayout(Path(str(folder))).database_url
+    return url or HomeLayout(Path(str(folder))).database_url
