@@ -19,7 +19,7 @@ DatabaseHomeOption = Annotated[
 
 
 def database_url(database: str | None, home: Path | None) -> str:
-    """Return the database's URL: `database` or the one in `home`, else ``HOREN_DATABASE``, else the one in ``HOREN_HOME``.
+    """Return the URL: `database`, or the one in `home`; else ``HOREN_DATABASE``, else the one in ``HOREN_HOME``.
 
     Raises
     ------
