@@ -2,9 +2,15 @@
 
 import json
 import os
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from horen_vllm.testing.postgres import PostgresServer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -32,3 +38,37 @@ def site(model_folder: str) -> str:
 
     config = json.loads((Path(model_folder) / "config.json").read_text(encoding="utf-8"))
     return default_site(model_folder, config["architectures"][0], config["num_hidden_layers"])
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[PostgresServer]":
+    """A PostgreSQL server for all tests of the session."""
+    from horen_vllm.testing.postgres import postgres_server
+
+    # Not UTC: what is stored and read back must not depend on it.
+    with postgres_server(settings={"timezone": "Asia/Kathmandu"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: "PostgresServer") -> str:
+    """Name of a migrated database to copy."""
+    from horen_vllm.registry import migrate
+
+    migrate.upgrade(postgres.create_database("migrated"))
+    return "migrated"
+
+
+_NUMBERS = count(1)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres: "PostgresServer") -> str:
+    """URL of a PostgreSQL database without tables, of this test alone."""
+    return postgres.create_database(f"empty_{next(_NUMBERS)}")
+
+
+@pytest.fixture
+def postgres_url(postgres: "PostgresServer", migrated_template: str) -> str:
+    """URL of a migrated PostgreSQL database of this test alone."""
+    return postgres.create_database(f"test_{next(_NUMBERS)}", template=migrated_template)

@@ -14,6 +14,8 @@ from horen_vllm.registry import migrate
 from horen_vllm.registry.models import EditRecord, EditSpec, Publication
 from horen_vllm.registry.ports import Registry
 from horen_vllm.registry.store import SqlRegistry
+from horen_vllm.testing.postgres import PostgresServer
+from horen_vllm.testing.recycled import RecycledDatabase
 
 PARAMETERS = MethodParameters(preset="horen-paper", threshold=0.85, beta=20.0, gamma=0.01, steps=1)
 
@@ -54,14 +56,34 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite"])
-def open_registry(tmp_path: Path, empty_sqlite: Path, clock: ManualClock) -> Iterator[Callable[[], Registry]]:
+@pytest.fixture(scope="session")
+def recycled_postgres(postgres: PostgresServer, migrated_template: str) -> Iterator[tuple[str, RecycledDatabase]]:
+    """A migrated database that the tests use one after the other, and what empties it."""
+    url = postgres.create_database("recycled", template=migrated_template)
+    with postgres.connect("recycled") as connection:
+        yield url, RecycledDatabase(connection)
+
+
+@pytest.fixture
+def sqlite_registry_url(tmp_path: Path, empty_sqlite: Path) -> str:
+    return f"sqlite:///{shutil.copy(empty_sqlite, tmp_path / 'registry.db')}"
+
+
+@pytest.fixture
+def postgres_registry_url(recycled_postgres: tuple[str, RecycledDatabase]) -> str:
+    url, database = recycled_postgres
+    database.reset()
+    return url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def open_registry(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Callable[[], Registry]]:
     """Opens the same registry as often as it is called, as another process would."""
-    path = shutil.copy(empty_sqlite, tmp_path / "registry.db")
+    url = request.getfixturevalue(f"{request.param}_registry_url")
     opened: list[Registry] = []
 
     def open_another() -> Registry:
-        opened.append(SqlRegistry(f"sqlite:///{path}", clock=clock))
+        opened.append(SqlRegistry(url, clock=clock))
         return opened[-1]
 
     yield open_another
