@@ -34,11 +34,12 @@ versions: install $(OTHER_VENV)/.installed  ## the hooks on another release of v
 	$(OTHER_VENV)/bin/python -m tests.e2e.release v1
 	PYTHONPATH=tests/e2e/shim $(OTHER_VENV)/bin/python -m tests.e2e.release v2
 
-lint: install  ## ruff, mypy, import-linter
+lint: install  ## ruff, mypy, import-linter, hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*Dockerfile
 
 quality: install  ## 100 edits, 500 unedited facts: writes bench/results/edit_quality.json
 	$(BIN)/python -m bench.edit_quality
