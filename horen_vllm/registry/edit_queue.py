@@ -26,7 +26,7 @@ class SqlEditQueue(SqlEditSubmissions):
         whose oldest unfinished edit is held hands out nothing, so it has one worker at a time. Edits that have used up
         their attempts are closed as FAILED, ``attempts_exhausted``, on the way.
         """
-        with self._database.write() as session:
+        with self._database.write("claim") as session:
             now = self._clock()
             while (found := session.execute(claimable(fingerprint, now)).first()) is not None:
                 head, codebook = found
@@ -48,7 +48,7 @@ class SqlEditQueue(SqlEditSubmissions):
         """
         if not claims:
             return ()
-        with self._database.write() as session:
+        with self._database.write("extend") as session:
             now = self._clock()
             held = find_held(session, lock_codebook(session, claims), claims)
             rows = [(held[claim.edit.edit_id], claim.edit.codebook) for claim in claims if claim.edit.edit_id in held]
@@ -70,7 +70,7 @@ class SqlEditQueue(SqlEditSubmissions):
         """
         if not claims:
             return
-        with self._database.write() as session:
+        with self._database.write("trained") as session:
             now = self._clock()
             for row in require_held(session, lock_codebook(session, claims), claims):
                 row.state = EditState.TRAINED
@@ -86,7 +86,7 @@ class SqlEditQueue(SqlEditSubmissions):
         """
         if not claims:
             return
-        with self._database.write() as session:
+        with self._database.write("give_back") as session:
             now = self._clock()
             for row in find_held(session, lock_codebook(session, claims), claims).values():
                 row.state = EditState.COMMITTED
@@ -116,7 +116,7 @@ class SqlEditQueue(SqlEditSubmissions):
         if not batch:
             return ()
         claims = [claim for claim, _ in batch]
-        with self._database.write() as session:
+        with self._database.write("publish") as session:
             codebook = lock_codebook(session, claims)
             rows = require_held(session, codebook, claims)
             publications = [publication for _, publication in batch]
@@ -134,7 +134,7 @@ class SqlEditQueue(SqlEditSubmissions):
         NotFound
             ``unknown_edit``, when the codebook has no edit `same_as`.
         """
-        with self._database.write() as session:
+        with self._database.write("finish_same") as session:
             codebook = lock_codebook(session, (claim,))
             (row,) = require_held(session, codebook, (claim,))
             require_edits(session, codebook, (same_as,))
@@ -153,7 +153,7 @@ class SqlEditQueue(SqlEditSubmissions):
         FailedPrecondition
             ``claim_lost``; ``revision_moved``, when the codebook is not at `base_revision` (None: at whichever).
         """
-        with self._database.write() as session:
+        with self._database.write("fail") as session:
             codebook = lock_codebook(session, (claim,))
             (row,) = require_held(session, codebook, (claim,))
             if base_revision is not None:

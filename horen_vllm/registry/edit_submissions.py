@@ -27,7 +27,7 @@ class SqlEditSubmissions(SqlStore):
         AlreadyExists
             ``request_id_reused``, when the first record has another `spec`.
         """
-        with self._database.write() as session:
+        with self._database.write("submit") as session:
             codebook = find_codebook(session, name, lock=True)
             first = None if request_id is None else edit_by_request(session, codebook, request_id)
             if first is not None:

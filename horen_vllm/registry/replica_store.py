@@ -29,7 +29,7 @@ class SqlReplicaStore(SqlStore):
         lease_s: float,
     ) -> ReplicaRecord:
         """Renew a replica's lease for `lease_s` seconds and record what it says of itself."""
-        with self._database.write() as session:
+        with self._database.write("heartbeat") as session:
             now = self._clock()
             session.execute(delete(ReplicaRow).where(ReplicaRow.lease_expires_at < now - FORGET_AFTER))
             row = ReplicaRow(

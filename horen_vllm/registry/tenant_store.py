@@ -25,7 +25,7 @@ class SqlTenantStore(SqlStore):
         AlreadyExists
             ``tenant_exists``.
         """
-        with self._database.write() as session:
+        with self._database.write("create_tenant") as session:
             row = TenantRow(name=tenant, created_at=self._clock())
             session.add(row)
             try:
@@ -56,7 +56,7 @@ class SqlTenantStore(SqlStore):
         NotFound
             ``unknown_tenant``.
         """
-        with self._database.write() as session:
+        with self._database.write("add_key") as session:
             if tenant is not None:
                 _find_tenant(session, tenant)
             now = self._clock()
@@ -88,7 +88,7 @@ class SqlTenantStore(SqlStore):
         NotFound
             ``unknown_key``.
         """
-        with self._database.write() as session:
+        with self._database.write("revoke_key") as session:
             row = session.get(ApiKeyRow, key_id)
             if row is None:
                 raise NotFound(f"There is no key {key_id}.", code="unknown_key")

@@ -7,6 +7,7 @@ import structlog
 
 from horen_vllm.control.messages import DeltaView
 from horen_vllm.errors import HorenError, Internal
+from horen_vllm.failpoints import failpoint
 from horen_vllm.serving.engine import Engine
 from horen_vllm.serving.lane import Lane
 from horen_vllm.serving.observer import Observer
@@ -81,11 +82,13 @@ class LaneWork:
         return packed
 
     async def _probe(self, lane: Lane, delta: DeltaView, packed: PackedUpdate) -> None:
+        failpoint("replica.before_probe")
         failed = [
             ProbeFailure(probe=probe, base=delta.base, revision=delta.revision, reason=reason)
             for probe, reason in await self._asked(lane, packed.probes)
             if reason is not None
         ]
+        failpoint("replica.after_probe")
         lane.probed(delta, failed, self._clock())
         self._publish()
 

@@ -16,6 +16,7 @@ import structlog
 from horen_vllm.control.client import HorenClient
 from horen_vllm.control.messages import DeltaView, SyncView
 from horen_vllm.errors import HorenError, Internal
+from horen_vllm.failpoints import failpoint
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import ReplicaReport
 from horen_vllm.serving.engine import Engine
@@ -121,9 +122,11 @@ class SyncAgent:
         await self._ready.wait()
         self._news.clear()
         sent_at = self._clock()
+        failpoint("replica.before_heartbeat")
         await asyncio.to_thread(
             self._client.heartbeat, **self._identity, report=self._report(), lease_s=self._settings.lease_s
         )
+        failpoint("replica.after_heartbeat")
         if self._confirmed_at is None or self._clock() - self._confirmed_at >= self._settings.lease_s:
             await self._rejoin()
         # From before the call: the control plane's lease may have begun then, and must not end before ours.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from horen_vllm.control.messages import DeltaView
+from horen_vllm.failpoints import failpoint
 from horen_vllm.serving.engine import Engine
 from horen_vllm.serving.packer import Packer
 from horen_vllm.serving.packing import PackedUpdate
@@ -47,7 +48,9 @@ class Updates:
             self._tickets.add(ticket)
             self._changed()
             await self._engine.stage(delta, packed, ticket)
+            failpoint("replica.before_flip")
             await self._engine.flip(ticket)
+            failpoint("replica.after_flip")
         except BaseException:
             if packed is not None:
                 await asyncio.shield(self._free(ticket))
