@@ -45,7 +45,7 @@ class SqlCalibrationStore(SqlStore):
             created_at=self._clock(),
         )
         newest = select(func.max(CalibrationRow.version)).where(CalibrationRow.fingerprint == fingerprint)
-        with self._database.write() as session:
+        with self._database.write("add_calibration") as session:
             row.version = (session.scalar(newest) or 0) + 1
             session.add(row)
             session.flush()
