@@ -26,10 +26,15 @@ def parse_name(text: str, what: str) -> str:
     InvalidArgument
         ``invalid_name``, when it is not.
     """
-    if not _NAME.fullmatch(text):
+    if not is_name(text):
         message = f"{what} {text!r} is not a name: use 1 to 63 of a-z, 0-9 and '-', starting with a letter."
         raise InvalidArgument(message, code="invalid_name")
     return text
+
+
+def is_name(text: str) -> bool:
+    """Return whether `parse_name` takes `text`."""
+    return _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, order=True)

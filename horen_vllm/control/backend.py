@@ -6,6 +6,7 @@ unary calls alone. Their looks at the registry have a small thread pool of their
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -32,8 +33,9 @@ class Backend:
         self._stopping = asyncio.Event()
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns; it may block."""
-        return await asyncio.get_running_loop().run_in_executor(self._calls, work)
+        """Return what `work` returns; it may block, and knows the caller's context variables."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._calls, context.run, work)
 
     async def poll(self, look: Callable[[], T]) -> AsyncIterator[T]:
         """Yield what `look` returns, again and again, one polling interval apart.

@@ -1,78 +1,174 @@
-"""Turns what handlers raise into statuses, for unary and server-streaming calls alike."""
+"""What happens around every call: who is asking, may they, whom is it about, and what becomes of what handlers raise.
+
+In this order, so that nothing of a request is read before its credential is known to be valid.
+"""
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Final, NoReturn
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError
 
+from horen_vllm.control.access import Rule, check_access, settle_tenant
+from horen_vllm.control.gate import Gate
+from horen_vllm.control.journal import REQUEST_ID, Call, Journal, log_defect
 from horen_vllm.control.status import shorten, status_of, trailing_metadata
 from horen_vllm.errors import HorenError, Internal, InvalidArgument
+from horen_vllm.registry.audit import Caller, act_as
 
 OWN_METHODS: Final = "/horen.v1."
-"""Health and reflection keep their own ways of failing."""
+HEALTH_METHODS: Final = "/grpc.health."
+"""Open to everybody: it tells nothing but whether the server works."""
+
+_KINDS: Final = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """Ends a call with the status of the `HorenError` that its handler raised.
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Lets a call through to its handler, or ends it with the status of a `HorenError`.
 
-    Other exceptions end it with INTERNAL and a random id, under which the log has the traceback. A request that is
-    not the method's message ends with INVALID_ARGUMENT, ``malformed_request``.
+    Other exceptions end it with INTERNAL and a random incident id, under which the log says where it was. A request
+    that is not the method's message ends with INVALID_ARGUMENT, ``malformed_request``. Handlers whose requests are a
+    stream get them as an asynchronous iterator.
+
+    Parameters
+    ----------
+    gate
+        Tells who is asking.
+    journal
+        Where calls are written down.
     """
+
+    def __init__(self, gate: Gate, journal: Journal) -> None:
+        self._gate = gate
+        self._journal = journal
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
         """Return the handler of a call, guarded."""
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
-        if handler is None or not method.startswith(OWN_METHODS):
+        if handler is None or method.startswith(HEALTH_METHODS):
             return handler
+        if not method.startswith(OWN_METHODS):
+            return self._closed_to_strangers(handler)
+        return self._guarded(handler, method.removeprefix(OWN_METHODS))
+
+    def _guarded(self, handler: Any, method: str) -> Any:
+        answer = self._stream(handler, method) if handler.response_streaming else self._unary(handler, method)
         # No request deserializer: the guarded handlers parse, so that a parse error is theirs to map.
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                _guard_stream(handler, method), response_serializer=handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            _guard_unary(handler, method), response_serializer=handler.response_serializer
+        kind = _KINDS[handler.request_streaming, handler.response_streaming]
+        return kind(answer, response_serializer=handler.response_serializer)
+
+    def _unary(self, handler: Any, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        work = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def guarded(data: Any, context: Any) -> Any:
+            async with self._call(handler, method, context) as passed:
+                if not handler.request_streaming:
+                    return await work(passed.read(data), context)
+                async with self._gate.while_valid(context.invocation_metadata()):
+                    return await work(passed.read_all(data), context)
+
+        return guarded
+
+    def _stream(self, handler: Any, method: str) -> Callable[[Any, Any], AsyncIterator[Any]]:
+        work = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def guarded(data: Any, context: Any) -> AsyncIterator[Any]:
+            async with self._call(handler, method, context) as passed:
+                request = passed.read_all(data) if handler.request_streaming else passed.read(data)
+                async with self._gate.while_valid(context.invocation_metadata()):
+                    async for response in work(request, context):
+                        yield response
+
+        return guarded
+
+    @asynccontextmanager
+    async def _call(self, handler: Any, method: str, context: Any) -> AsyncIterator["_Admitted"]:
+        metadata = context.invocation_metadata() or ()
+        streams = handler.request_streaming or handler.response_streaming
+        call = self._journal.begin(method, metadata, context.peer(), streams=streams)
+        status = grpc.StatusCode.CANCELLED
+        try:
+            await context.send_initial_metadata(((REQUEST_ID, call.request_id),))
+            yield await self._admitted(call, handler, metadata)
+            status = grpc.StatusCode.OK
+        except Exception as exc:  # noqa: BLE001 - the last line of defence of every call
+            error = _error(call, exc)
+            status, call.code = status_of(error), error.code
+            await _abort(context, error, call.request_id)
+        finally:
+            self._journal.end(call, status)
+
+    async def _admitted(self, call: Call, handler: Any, metadata: Any) -> "_Admitted":
+        identity = await self._gate.identify(metadata)
+        call.actor, call.tenant = identity.actor, identity.tenant if identity.bound else None
+        rule = check_access(identity, call.method)
+        act_as(Caller(actor=identity.actor, call_id=call.request_id))
+        return _Admitted(call, identity, rule, handler.request_deserializer)
+
+    def _closed_to_strangers(self, handler: Any) -> Any:
+        """Return reflection's handler, for those only who have a credential."""
+
+        async def guarded(requests: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                await self._gate.identify(context.invocation_metadata() or ())
+            except HorenError as error:
+                await _abort(context, error, None)
+            async for response in handler.stream_stream(requests, context):
+                yield response
+
+        return grpc.stream_stream_rpc_method_handler(
+            guarded,
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
         )
 
 
-def _guard_unary(handler: Any, method: str) -> Callable[[bytes, Any], Awaitable[Any]]:
-    async def guarded(data: bytes, context: Any) -> Any:
+class _Admitted:
+    """A call whose sender may make it; reads its requests."""
+
+    def __init__(self, call: Call, identity: Any, rule: Rule, parse: Callable[[bytes], Any]) -> None:
+        self._call = call
+        self._identity = identity
+        self._rule = rule
+        self._parse = parse
+
+    def read(self, data: bytes, *, first: bool = True) -> Any:
+        """Return a request in which the tenant stands by its name; raises as `settle_tenant`, and for garbage."""
         try:
-            return await handler.unary_unary(_parse(handler, data), context)
-        except Exception as exc:  # noqa: BLE001  # the last line of defence of every call
-            await _abort(context, method, exc)
+            request = self._parse(data)
+        except DecodeError as exc:
+            raise InvalidArgument("the request is not the message of this method.", code="malformed_request") from exc
+        tenant = settle_tenant(self._identity, self._rule, request, first=first)
+        self._call.tenant = tenant or self._call.tenant
+        return request
 
-    return guarded
-
-
-def _guard_stream(handler: Any, method: str) -> Callable[[bytes, Any], AsyncIterator[Any]]:
-    async def guarded(data: bytes, context: Any) -> AsyncIterator[Any]:
-        try:
-            async for response in handler.unary_stream(_parse(handler, data), context):
-                yield response
-        except Exception as exc:  # noqa: BLE001  # the last line of defence of every call
-            await _abort(context, method, exc)
-
-    return guarded
+    async def read_all(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        """Yield the requests of a stream as `read` returns them."""
+        first = True
+        async for data in stream:
+            yield self.read(data, first=first)
+            first = False
 
 
-def _parse(handler: Any, data: bytes) -> Any:
-    try:
-        return handler.request_deserializer(data)
-    except DecodeError as exc:
-        raise InvalidArgument("the request is not the message of this method.", code="malformed_request") from exc
+async def _abort(context: Any, error: HorenError, request_id: str | None) -> NoReturn:
+    about = {} if request_id is None else {"request_id": request_id}
+    await context.abort(status_of(error), shorten(error.message), trailing_metadata(error, about))
+    raise AssertionError("abort returned")
 
 
-async def _abort(context: Any, method: str, exc: Exception) -> NoReturn:
-    error = exc if isinstance(exc, HorenError) else _unexpected(method, exc)
-    await context.abort(status_of(error), shorten(error.message), trailing_metadata(error))
-    raise AssertionError("abort returned") from exc
-
-
-def _unexpected(method: str, exc: Exception) -> Internal:
-    error_id = secrets.token_hex(8)
-    structlog.get_logger(__name__).error("unexpected_error", method=method, error_id=error_id, exc_info=exc)
-    return Internal(f"unexpected error; the log of the control plane has it under {error_id}.")
+def _error(call: Call, exc: Exception) -> HorenError:
+    if isinstance(exc, HorenError) and not isinstance(exc, Internal):
+        return exc
+    incident = secrets.token_hex(8)
+    log_defect(call, incident, exc)
+    what = exc.message.rstrip(".") if isinstance(exc, HorenError) else "unexpected error"
+    code = exc.code if isinstance(exc, HorenError) else None
+    return Internal(f"{what}; the log of the control plane has it under {incident}.", code=code)

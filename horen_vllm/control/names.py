@@ -5,8 +5,10 @@ from typing import Final
 
 from horen_vllm.control.limits import MAX_NAME
 from horen_vllm.errors import InvalidArgument
-from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId, TenantId, parse_name
+from horen_vllm.ids import CodebookName, EditId, TenantId, parse_name
 
+OWN_TENANT: Final = "-"
+"""Stands in a name for the tenant of whoever is asking; without authentication that is `ids.DEFAULT_TENANT`."""
 ANY_CODEBOOK: Final = "-"
 """Stands in an edit's name for the codebook that is not known."""
 NEWEST: Final = "-"
@@ -93,9 +95,9 @@ def calibration_path(version: int | None) -> str:
 
 
 def codebook_path(codebook: CodebookName | str) -> str:
-    """Return the resource name of `codebook`: a short name belongs to the default tenant."""
+    """Return the resource name of `codebook`: a short name belongs to whoever is asking."""
     text = str(codebook)
-    return text if "/" in text else f"tenants/{DEFAULT_TENANT}/codebooks/{text}"
+    return text if "/" in text else f"tenants/{OWN_TENANT}/codebooks/{text}"
 
 
 def edit_path(edit: str) -> str:

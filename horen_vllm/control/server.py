@@ -1,4 +1,4 @@
-"""The control plane's server: starts, listens on loopback, stops gracefully."""
+"""The control plane's server: starts, listens, stops gracefully."""
 
 import asyncio
 import contextlib
@@ -6,12 +6,11 @@ import errno
 import os
 import socket
 import threading
-from collections.abc import Awaitable
 from concurrent.futures import Future
 from typing import Any, Final, Self
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from horen_vllm.control._pb.horen.v1 import (
@@ -25,14 +24,20 @@ from horen_vllm.control._pb.horen.v1 import (
     replicas_pb2_grpc,
 )
 from horen_vllm.control.backend import Backend
-from horen_vllm.control.interceptor import ErrorInterceptor
+from horen_vllm.control.gate import Gate, KeyGate, OpenGate
+from horen_vllm.control.interceptor import CallInterceptor
+from horen_vllm.control.journal import Journal
+from horen_vllm.control.metrics import ControlMetrics
+from horen_vllm.control.pulse import Pulse
 from horen_vllm.control.services.admin import AdminService
 from horen_vllm.control.services.codebooks import CodebookService
 from horen_vllm.control.services.edits import EditService
 from horen_vllm.control.services.replicas import ReplicaService
-from horen_vllm.control.settings import MAX_MESSAGE_BYTES, ControlSettings
+from horen_vllm.control.settings import MAX_MESSAGE_BYTES, ControlAuth, ControlSettings
+from horen_vllm.control.tls import ServerCertificates
 from horen_vllm.control.views import Views
 from horen_vllm.errors import FailedPrecondition
+from horen_vllm.keyring import Keyring
 from horen_vllm.loopback import is_loopback
 from horen_vllm.registry.ports import Registry
 
@@ -57,7 +62,9 @@ class ControlServer:
     registry
         Where everything is stored; stays the caller's to close, after `stop`.
     settings
-        The base model and the address.
+        The base model, the address, and who is let in.
+    metrics
+        Where calls are counted, and what the registry holds.
 
     Examples
     --------
@@ -67,9 +74,11 @@ class ControlServer:
             server.wait()
     """
 
-    def __init__(self, registry: Registry, settings: ControlSettings) -> None:
+    def __init__(self, registry: Registry, settings: ControlSettings, metrics: ControlMetrics | None = None) -> None:
         self._registry = registry
         self._settings = settings
+        self._metrics = metrics or ControlMetrics()
+        self._certificates: ServerCertificates | None = None
         self._port = 0
         self._started: Future[int] = Future()
         self._stop_asked: asyncio.Event | None = None
@@ -92,10 +101,12 @@ class ControlServer:
         Raises
         ------
         FailedPrecondition
-            ``insecure_bind`` for an address beyond loopback, ``port_taken``, ``bind_failed``, or
-            ``schema_out_of_date``.
+            ``insecure_bind`` for an address beyond loopback without keys and TLS, ``invalid_tls``, ``port_taken``,
+            ``bind_failed``, or ``schema_out_of_date``.
         """
-        require_loopback(self._settings.host)
+        check_reach(self._settings)
+        if self._settings.tls is not None:
+            self._certificates = ServerCertificates(self._settings.tls)
         self._registry.check_schema()
         self._thread.start()
         self._port = self._started.result()
@@ -130,20 +141,41 @@ class ControlServer:
 
     async def _serve(self) -> None:
         self._loop, self._stop_asked = asyncio.get_running_loop(), asyncio.Event()
-        backend = Backend(self._settings)
-        server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+        backend, gate = Backend(self._settings), self._gate()
+        server = grpc.aio.server(interceptors=[CallInterceptor(gate, Journal(self._metrics))], options=_OPTIONS)
         states = self._register(server, backend)
+        pulse = self._pulse(states)
+        beating: asyncio.Task[None] | None = None
         try:
-            port = _bind(server, self._settings.host, self._settings.port)
+            port = _bind(server, self._settings, self._certificates)
+            await pulse.look()
             await server.start()
-            await asyncio.gather(*_set_serving(states))
+            beating = asyncio.create_task(pulse.run())
             self._started.set_result(port)
             await self._stop_asked.wait()
             await states.enter_graceful_shutdown()
             backend.stop_polling()
         finally:
             await server.stop(self._settings.grace_s)
+            if beating is not None:
+                beating.cancel()
+            pulse.close()
+            gate.close()
             backend.close()
+
+    def _gate(self) -> Gate:
+        if self._settings.auth is ControlAuth.NONE:
+            return OpenGate()
+        return KeyGate(Keyring(self._registry.resolve_key, ttl_s=self._settings.key_cache_s))
+
+    def _pulse(self, states: Any) -> Pulse:
+        return Pulse(
+            registry=self._registry,
+            states=states,
+            services=SERVICES,
+            metrics=self._metrics,
+            period_s=self._settings.health_s,
+        )
 
     def _register(self, server: Any, backend: Backend) -> Any:
         views = Views(self._registry)
@@ -165,36 +197,38 @@ class ControlServer:
         return states
 
 
-def serve(registry: Registry, settings: ControlSettings) -> ControlServer:
+def serve(registry: Registry, settings: ControlSettings, metrics: ControlMetrics | None = None) -> ControlServer:
     """Start a control plane and return it running; raises as `ControlServer.start`."""
-    server = ControlServer(registry, settings)
+    server = ControlServer(registry, settings, metrics)
     server.start()
     return server
 
 
-def require_loopback(host: str) -> None:
-    """Refuse an address that other machines can reach, since there is no authentication yet.
+def check_reach(settings: ControlSettings) -> None:
+    """Refuse an address that other machines can reach, unless clients must show keys and nobody can read them.
 
     Raises
     ------
     FailedPrecondition
         ``insecure_bind``.
     """
-    if not is_loopback(host):
-        message = f"the control plane has no authentication yet, so it does not listen on {host}: use 127.0.0.1."
-        raise FailedPrecondition(message, code="insecure_bind")
+    if is_loopback(settings.host) or (settings.auth is ControlAuth.KEYS and settings.tls is not None):
+        return
+    message = (
+        f"beyond this machine the control plane needs API keys and TLS, so it does not listen on {settings.host!r}: "
+        "give --auth keys, --tls-cert and --tls-key, or listen on 127.0.0.1."
+    )
+    raise FailedPrecondition(message, code="insecure_bind")
 
 
-def _set_serving(states: Any) -> list[Awaitable[None]]:
-    return [states.set(service, health_pb2.HealthCheckResponse.SERVING) for service in SERVICES]
-
-
-def _bind(server: Any, host: str, port: int) -> int:
+def _bind(server: Any, settings: ControlSettings, certificates: ServerCertificates | None) -> int:
+    address = _address(settings.host, settings.port)
     try:
-        bound: int = server.add_insecure_port(_address(host, port))
+        if certificates is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, certificates.credentials()))
     except RuntimeError as exc:
-        raise _bind_error(host, port) from exc
-    return bound
+        raise _bind_error(settings.host, settings.port) from exc
 
 
 def _bind_error(host: str, port: int) -> FailedPrecondition:

@@ -1,11 +1,23 @@
 """What the composition root tells the control plane."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
+
+from horen_vllm.control.tls import ServerTls
 
 DEFAULT_PORT: Final = 8950
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 """Largest gRPC message either way; a first sync of a large codebook is the longest one."""
+
+
+class ControlAuth(StrEnum):
+    """How clients of the control plane prove who they are."""
+
+    NONE = "none"
+    """Not at all: loopback only."""
+    KEYS = "keys"
+    """By API keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +31,17 @@ class ControlSettings:
     site: str
     """Module name of the edit site."""
     host: str = "127.0.0.1"
-    """Loopback address to listen on."""
+    """Address to listen on; beyond loopback only with `auth` keys and `tls`."""
     port: int = DEFAULT_PORT
     """Port to listen on; 0: any free one."""
+    auth: ControlAuth = ControlAuth.NONE
+    """How clients prove who they are."""
+    tls: ServerTls | None = None
+    """Certificate and key; None: clear text."""
+    key_cache_s: float = 10.0
+    """How long a key is believed after the registry was asked: the longest life of a revoked key, in seconds."""
+    health_s: float = 2.0
+    """Seconds between two looks whether the database answers, and the longest that it may take to."""
     poll_s: float = 0.1
     """Seconds between two looks at the registry by a watch or a waiting sync."""
     call_threads: int = 8

@@ -1,6 +1,6 @@
 """Errors to gRPC statuses and back: one table, read in both directions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import grpc
@@ -51,10 +51,10 @@ def status_of(error: HorenError) -> grpc.StatusCode:
     return next(bases, grpc.StatusCode.INTERNAL)
 
 
-def trailing_metadata(error: HorenError) -> tuple[tuple[str, str | bytes], ...]:
-    """Return what travels beside the status: the slug, and the same as ``google.rpc.ErrorInfo``."""
+def trailing_metadata(error: HorenError, about: Mapping[str, str] | None = None) -> tuple[tuple[str, str | bytes], ...]:
+    """Return what travels beside the status: the slug, and the same as ``google.rpc.ErrorInfo`` with `about`."""
     detail = AnyMessage()
-    detail.Pack(ErrorInfo(reason=error.code.upper(), domain=ERROR_DOMAIN))
+    detail.Pack(ErrorInfo(reason=error.code.upper(), domain=ERROR_DOMAIN, metadata=about))
     number: int = status_of(error).value[0]
     status = Status(code=number, message=shorten(error.message), details=[detail])
     return (CODE_KEY, error.code), (DETAILS_KEY, status.SerializeToString())

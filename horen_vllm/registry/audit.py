@@ -16,12 +16,17 @@ class Caller:
     """Id of the call, as in the log."""
 
 
-_caller: ContextVar[Caller] = ContextVar("horen_caller", default=Caller())
+_caller: ContextVar[Caller] = ContextVar("horen_caller", default=Caller())  # noqa: B039 - frozen
 
 
 def current_caller() -> Caller:
     """Return who is asking in this context; ``local`` where nobody said."""
     return _caller.get()
+
+
+def act_as(caller: Caller) -> None:
+    """Make `caller` the one who is asking, for what is left of this context, such as that of a task."""
+    _caller.set(caller)
 
 
 @contextmanager

@@ -353,3 +353,23 @@ class AuditRecord:
     resource: str
     call_id: str | None
     detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryCounts:
+    """How much there is, over all tenants: what an operator watches."""
+
+    unfinished: dict[EditState, int]
+    """Edits that are neither published nor failed, by state; a state without any may be missing."""
+    oldest_unfinished_s: float
+    """Age in seconds of the oldest of them; 0: there is none."""
+    claimed: int
+    """Those of them that a worker with an unexpired lease holds."""
+    workers: int
+    """Workers with such leases."""
+    live_replicas: int
+    """Replicas with an unexpired lease."""
+    codebooks: int
+    """Codebooks, without deleted ones."""
+    audit_events: int
+    """Number of the newest event in the audit log."""

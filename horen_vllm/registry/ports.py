@@ -16,6 +16,7 @@ from horen_vllm.registry.models import (
     KeyRecord,
     KeyScope,
     Publication,
+    RegistryCounts,
     ReplicaRecord,
     ReplicaReport,
     RevisionRecord,
@@ -222,6 +223,10 @@ class Registry(CodebookStore, EditQueue, ReplicaStore, TenantStore, CalibrationS
 
     def check_schema(self) -> None:
         """Raise FailedPrecondition ``schema_out_of_date`` unless the database is at this version's migration."""
+        ...
+
+    def counts(self) -> RegistryCounts:
+        """Return how much there is, over all tenants; cheap enough for every few seconds."""
         ...
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from horen_vllm.registry.calibration_store import SqlCalibrationStore
 from horen_vllm.registry.codebook_store import SqlCodebookStore
+from horen_vllm.registry.counts_store import SqlCounts
 from horen_vllm.registry.database import Database
 from horen_vllm.registry.edit_queue import SqlEditQueue
 from horen_vllm.registry.replica_store import SqlReplicaStore
@@ -9,7 +10,7 @@ from horen_vllm.registry.sql_store import Clock, utc_now
 from horen_vllm.registry.tenant_store import SqlTenantStore
 
 
-class SqlRegistry(SqlCodebookStore, SqlEditQueue, SqlReplicaStore, SqlTenantStore, SqlCalibrationStore):
+class SqlRegistry(SqlCodebookStore, SqlEditQueue, SqlReplicaStore, SqlTenantStore, SqlCalibrationStore, SqlCounts):
     """`ports.Registry` on SQL: threads and processes may share the database.
 
     Parameters

@@ -12,9 +12,9 @@ from structlog.testing import capture_logs
 
 from horen_vllm.errors import HorenError, Internal, NotFound, Unavailable
 from horen_vllm.ids import TenantId
+from horen_vllm.keyring import MAX_LOOKUPS, Keyring
 from horen_vllm.keys import NewKey, new_key
 from horen_vllm.registry.models import KeyRecord, KeyScope
-from horen_vllm.keyring import MAX_LOOKUPS, Keyring
 from tests.unit.serving.doubles import Clock
 
 
