@@ -1,6 +1,5 @@
-"""The connection to the database: how it is opened, how a transaction begins, and what its errors become."""
+"""The connection to the database: how it is opened, and how a transaction begins and ends."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +7,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.orm import Session
 
-from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError, Internal, InvalidArgument, Unavailable
+from horen_vllm.errors import DataLoss, FailedPrecondition, InvalidArgument
+from horen_vllm.failpoints import failpoint
+from horen_vllm.registry import postgresql
+from horen_vllm.registry.database_errors import translated_errors
 
 _SQLITE_PRAGMAS = (
     "busy_timeout = 10000",  # ms that a writer waits for another process; first, so that the others wait too
@@ -39,21 +41,35 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _open(url)
-        # Both share one pool; the option tells the begin hook which lock to take.
-        self._writing_engine = self.engine.execution_options(**{_WRITES: True})
+        # All share one pool. For SQLite, the option tells the begin hook which lock to take.
+        on_postgresql = self.engine.dialect.name == "postgresql"
+        self._reading_engine = self.engine.execution_options(**(postgresql.READING if on_postgresql else {}))
+        writing = postgresql.WRITING if on_postgresql else {_WRITES: True}
+        self._writing_engine = self.engine.execution_options(**writing)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Give a session on one snapshot (SQLite) that is closed afterwards."""
-        with translated_errors(), Session(self.engine) as session, session.begin():
+        """Give a session on one snapshot that is closed afterwards."""
+        with translated_errors(), Session(self._reading_engine) as session, session.begin():
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
-        """Give a session that commits at the end and rolls back on any error; SQLite has one writer at a time."""
+    def write(self, commit: str = "") -> Iterator[Session]:
+        """Give a session that commits at the end and rolls back on any error; SQLite has one writer at a time.
+
+        Parameters
+        ----------
+        commit
+            Name of the transaction, one of `failpoints.COMMITS`; empty: it has no failpoints.
+        """
         with translated_errors(), Session(self._writing_engine) as session, session.begin():
             session.connection()  # wait for the lock here, so that what the caller reads next is up to date
             yield session
+            if commit:
+                session.flush()
+                failpoint(f"registry.{commit}.before_commit")
+        if commit:
+            failpoint(f"registry.{commit}.after_commit")
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
@@ -69,6 +85,8 @@ class Database:
         """
         migrating = self._writing_engine.execution_options(**{_MIGRATES: True})
         with translated_errors(), migrating.begin() as connection:
+            if connection.dialect.name == "postgresql":
+                postgresql.begin_migration(connection)
             yield connection
             if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
                 message = "Rows of the registry's database refer to others that are gone; restore a backup."
@@ -79,47 +97,11 @@ class Database:
         self.engine.dispose()
 
 
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn SQLAlchemy's errors into ours.
-
-    Raises
-    ------
-    Unavailable
-        ``registry_unavailable``, when the database does not answer, is locked or is full.
-    DataLoss
-        ``registry_corrupt``, when the file is not a database or is damaged.
-    Internal
-        ``registry_error``, for all others, such as a missing table.
-    """
-    try:
-        yield
-    except exc.SQLAlchemyError as error:
-        raise _translate(error) from error
-
-
-def _translate(error: exc.SQLAlchemyError) -> HorenError:
-    if _may_pass(error):
-        return Unavailable("The registry's database does not answer; try again.", code="registry_unavailable")
-    # SQLite has no class of its own for a damaged file; all other errors are subclasses.
-    if type(error) is exc.DatabaseError:
-        return DataLoss("The registry's database cannot be read; restore a backup.", code="registry_corrupt")
-    message = "The registry's database refused a statement; `horen db check` may tell why."
-    return Internal(message, code="registry_error")
-
-
-def _may_pass(error: exc.SQLAlchemyError) -> bool:
-    if isinstance(error, exc.DBAPIError):
-        # SQLite calls a missing table operational, too; trying again would not help.
-        statement_is_wrong = getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
-        operational = isinstance(error, exc.OperationalError | exc.InterfaceError)
-        return error.connection_invalidated or (operational and not statement_is_wrong)
-    return isinstance(error, exc.TimeoutError)
-
-
 def _open(url: str) -> Engine:
     try:
-        engine = create_engine(make_url(url), pool_pre_ping=True)
+        parsed = make_url(url)
+        options = postgresql.engine_options(parsed) if parsed.get_backend_name() == "postgresql" else {}
+        engine = create_engine(parsed, pool_pre_ping=True, **options)
     except exc.ArgumentError as error:
         message = "The registry's URL is not a database URL: expected for example sqlite:///registry.db."
         raise InvalidArgument(message, code="invalid_registry_url") from error
