@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.errors import InvalidArgument, NotFound
 from horen_vllm.registry.models import CalibrationRecord
+from horen_vllm.registry.postgresql import lock_table
 from horen_vllm.registry.records import calibration_record
 from horen_vllm.registry.schema import CalibrationRow
 from horen_vllm.registry.sql_store import SqlStore
@@ -44,9 +46,8 @@ class SqlCalibrationStore(SqlStore):
             summary=_as_json(summary),
             created_at=self._clock(),
         )
-        newest = select(func.max(CalibrationRow.version)).where(CalibrationRow.fingerprint == fingerprint)
         with self._database.write("add_calibration") as session:
-            row.version = (session.scalar(newest) or 0) + 1
+            row.version = _next_version(session, fingerprint)
             session.add(row)
             session.flush()
             return calibration_record(row)
@@ -77,6 +78,13 @@ class SqlCalibrationStore(SqlStore):
             query = query.where(CalibrationRow.fingerprint == fingerprint)
         with self._database.read() as session:
             return [calibration_record(row) for row in session.scalars(query)]
+
+
+def _next_version(session: Session, fingerprint: str) -> int:
+    """Return the version after the base model's newest; other writers of calibrations wait from here to the commit."""
+    lock_table(session, CalibrationRow.__tablename__)
+    newest = select(func.max(CalibrationRow.version)).where(CalibrationRow.fingerprint == fingerprint)
+    return (session.scalar(newest) or 0) + 1
 
 
 def _as_json(summary: Mapping[str, Any]) -> dict[str, Any]:

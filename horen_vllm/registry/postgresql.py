@@ -2,7 +2,8 @@
 
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, text
+from sqlalchemy.orm import Session
 
 POOL_SIZE: Final = 16
 """Connections that stay open: more than the threads of a control plane that use the registry."""
@@ -57,3 +58,9 @@ def begin_migration(connection: Connection) -> None:
     """Wait until no other migration runs on the database, and let the statements of this one take their time."""
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('horen migrations'))")
     connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+
+
+def lock_table(session: Session, table: str) -> None:
+    """Keep other writers out of a table until the commit, where the row that could be locked is still to be made."""
+    if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time
+        session.execute(text(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"))

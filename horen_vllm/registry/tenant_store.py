@@ -41,10 +41,9 @@ class SqlTenantStore(SqlStore):
 
     def list_tenants(self, *, after: str = "", limit: int = 1000) -> Sequence[TenantRecord]:
         """Return at most `limit` tenants with a name greater than `after`, by name."""
+        query = select(TenantRow).where(TenantRow.name > after).order_by(TenantRow.name).limit(limit)
         with self._database.read() as session:
-            rows = sorted(session.scalars(select(TenantRow)), key=lambda row: row.name)
-            # Databases collate '-' differently; page tokens need one order.
-            return [tenant_record(row) for row in rows if row.name > after][:limit]
+            return [tenant_record(row) for row in session.scalars(query)]
 
     def add_key(
         self, key_id: str, digest: str, *, tenant: TenantId | None, scope: KeyScope, lifetime_s: float | None
@@ -89,7 +88,7 @@ class SqlTenantStore(SqlStore):
             ``unknown_key``.
         """
         with self._database.write("revoke_key") as session:
-            row = session.get(ApiKeyRow, key_id)
+            row = session.get(ApiKeyRow, key_id, with_for_update=True)
             if row is None:
                 raise NotFound(f"There is no key {key_id}.", code="unknown_key")
             row.revoked_at = row.revoked_at or self._clock()

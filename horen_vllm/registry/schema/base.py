@@ -7,7 +7,7 @@ from sqlalchemy import JSON, MetaData
 from sqlalchemy.orm import DeclarativeBase
 
 from horen_vllm.registry.models import ArtifactState, EditState, KeyScope, RevisionKind
-from horen_vllm.registry.schema.columns import StringTuple, UtcDateTime, stored_enum
+from horen_vllm.registry.schema.columns import NAME, StringTuple, UtcDateTime, stored_enum
 
 _NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -23,6 +23,7 @@ class Base(DeclarativeBase):
 
     metadata = MetaData(naming_convention=_NAMES)
     type_annotation_map: ClassVar[dict[Any, Any]] = {
+        str: NAME,
         datetime: UtcDateTime(),
         tuple[str, ...]: StringTuple(),
         dict[str, Any]: JSON(),

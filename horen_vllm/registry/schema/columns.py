@@ -3,8 +3,11 @@
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import JSON, DateTime, Dialect, Enum
+from sqlalchemy import JSON, DateTime, Dialect, Enum, String
 from sqlalchemy.types import TypeDecorator
+
+NAME = String().with_variant(String(collation="C"), "postgresql")
+"""A name or an id: compared and ordered byte by byte, whatever language a database was made for; SQLite always does."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -1,6 +1,6 @@
 """Table of memberships: in which revisions a codebook contains an entry."""
 
-from sqlalchemy import CheckConstraint, ColumnElement, ForeignKey, Index, and_, or_, text
+from sqlalchemy import BigInteger, CheckConstraint, ColumnElement, ForeignKey, Index, Integer, and_, or_, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from horen_vllm.registry.schema.base import Base
@@ -29,7 +29,8 @@ class MembershipRow(Base):
         Index(None, "codebook_id", "to_revision"),
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    # SQLite counts by itself only in a column of type INTEGER, which has 64 bits there.
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
     codebook_id: Mapped[int] = mapped_column(ForeignKey("codebooks.id"))
     edit_id: Mapped[str] = mapped_column(ForeignKey("edits.edit_id"))
     from_revision: Mapped[int]
