@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.provenance import provenance, write_result
+from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.cli.calibrate_run import CalibrateOptions, CalibrationOutcome, calibrate_model
 from horen_vllm.cli.demo_choice import spread
 from horen_vllm.cli.model_folder import open_model_folder
@@ -85,7 +86,7 @@ def calibrate(stack: Stack, world: World, facts: Sample, file: Path) -> Calibrat
         device="cpu",
         dtype="float32",
         threads=1,
-        stores=(stack.layout.database_url, stack.layout.artifacts),
+        stores=(stack.layout.database_url, ArtifactSource(location=str(stack.layout.artifacts))),
         out=None,
         reports=stack.layout.root / "calibration",
         compare=True,

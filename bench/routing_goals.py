@@ -24,7 +24,7 @@ from bench.carry_over import lines
 from bench.provenance import provenance, write_result
 from bench.routing_asks import ask_all, at_equal_rates, measured, rate, same_subject_at_recall
 from bench.routing_data import RoutingData, draw
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.cli.server_command import ServerDtype
 from horen_vllm.cli.stack import Stack, StackSettings
 from horen_vllm.control.client import EditProgress, HorenClient

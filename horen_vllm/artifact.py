@@ -1,14 +1,10 @@
-"""Entries as files: one safetensors file each, named by the sha256 of its bytes.
+"""Entries as files: one safetensors file each.
 
-Knows the file format and the folder; does not know who trained the entry or who serves it.
+Knows the file format; does not know where files are kept, who trained the entry or who serves it.
 """
 
-import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -16,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from horen_vllm.core.presets import ValueMode
-from horen_vllm.errors import DataLoss, NotFound
+from horen_vllm.errors import DataLoss
 
 FORMAT_VERSION: Final = 1
 
@@ -133,79 +129,3 @@ def _manifest(fields: dict[str, Any]) -> EntryManifest:
 def _context(fields: dict[str, Any]) -> KeyContext:
     masked = tuple((first, last) for first, last in fields.get("masked", ()))
     return KeyContext(tuple(fields["prompt_ids"]), tuple(fields["span"]), masked)
-
-
-def digest_of(data: bytes) -> str:
-    """Return the name of a file with this content: its sha256 in hex."""
-    return hashlib.sha256(data).hexdigest()
-
-
-class ArtifactFolder:
-    """A folder of immutable files named by content hash.
-
-    Parameters
-    ----------
-    root
-        The folder; made on first write.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def path(self, digest: str) -> Path:
-        """Return where the file with this sha256 (hex) stands, whether it exists or not."""
-        return self._root / digest[:2] / f"{digest}.safetensors"
-
-    def put(self, data: bytes) -> str:
-        """Store `data` durably (temp, fsync, rename) and return its sha256 in hex; storing twice is harmless."""
-        digest = digest_of(data)
-        target = self.path(digest)
-        if target.exists():
-            return digest
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".put-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
-        return digest
-
-    def read(self, digest: str) -> bytes:
-        """Return the bytes with this sha256.
-
-        Raises
-        ------
-        NotFound
-            ``unknown_artifact``, when there is no such file.
-        DataLoss
-            ``artifact_corrupt``, when its bytes have another hash.
-        """
-        return read_verified(self.path(digest), digest)
-
-
-def read_verified(path: Path, digest: str) -> bytes:
-    """Return the content of `path` if its sha256 is `digest`; raises as `ArtifactFolder.read`."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as exc:
-        message = f"artifact {digest} is not in the artifact folder."
-        raise NotFound(message, code="unknown_artifact") from exc
-    if digest_of(data) != digest:
-        message = f"artifact {digest} does not have the content it was stored with."
-        raise DataLoss(message, code="artifact_corrupt")
-    return data
-
-
-def _sync_folder(folder: Path) -> None:
-    # The rename itself must survive a power cut, not only the file's content.
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

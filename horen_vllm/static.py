@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, decode_entry
+from horen_vllm.artifact import EntryArtifact, decode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
+from horen_vllm.artifacts.store import ArtifactStore
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.errors import DataLoss, HorenError, NotFound
@@ -110,7 +112,7 @@ def read_static(folder: Path) -> Iterator[StaticCodebook]:
         )
 
 
-def write_static(folder: Path, codebook: StaticDescription, artifacts: ArtifactFolder) -> Path:
+def write_static(folder: Path, codebook: StaticDescription, artifacts: ArtifactStore) -> Path:
     """Write `codebook` under `folder` with the files that `artifacts` has; return its ``codebook.json``.
 
     The description is replaced last and at once, so that a reader sees the old codebook or the new one.
@@ -124,10 +126,10 @@ def write_static(folder: Path, codebook: StaticDescription, artifacts: ArtifactF
     copies = ArtifactFolder(target)
     for entry in codebook.entries:
         _read(artifacts, entry)
-        copies.put(artifacts.read(entry.artifact))
+        artifacts.fetch(entry.artifact, copies.path(entry.artifact))
     if codebook.parameters.space is not None:
         _space(artifacts, codebook)
-        copies.put(artifacts.read(codebook.parameters.space))
+        artifacts.fetch(codebook.parameters.space, copies.path(codebook.parameters.space))
     target.mkdir(parents=True, exist_ok=True)
     _replace(target / _DESCRIPTION, json.dumps(_description(codebook), indent=2, sort_keys=True) + "\n")
     _remove_others(target, {entry.artifact for entry in codebook.entries} | {codebook.parameters.space})
@@ -173,16 +175,16 @@ def _described(path: Path) -> StaticDescription:
     return described
 
 
-def _space(artifacts: ArtifactFolder, codebook: StaticDescription) -> RoutingSpace | None:
+def _space(artifacts: ArtifactStore, codebook: StaticDescription) -> RoutingSpace | None:
     digest = codebook.parameters.space
     if digest is None:
         return None
-    with _named(artifacts.path(digest)):
+    with _named(artifacts.where(digest)):
         return decode_space(artifacts.read(digest), codebook.fingerprint)
 
 
-def _read(artifacts: ArtifactFolder, entry: StaticEntry) -> EntryArtifact:
-    path = artifacts.path(entry.artifact)
+def _read(artifacts: ArtifactStore, entry: StaticEntry) -> EntryArtifact:
+    path = artifacts.where(entry.artifact)
     with _named(path):
         artifact = decode_entry(artifacts.read(entry.artifact))
     if artifact.manifest.edit_id != entry.edit_id:
@@ -192,7 +194,7 @@ def _read(artifacts: ArtifactFolder, entry: StaticEntry) -> EntryArtifact:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: str) -> Iterator[None]:
     """Name the file in the errors of reading it."""
     try:
         yield

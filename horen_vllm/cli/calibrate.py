@@ -6,6 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
+from horen_vllm.artifacts.opening import ArtifactSource
+from horen_vllm.cli.artifacts import ArtifactsOption, artifact_source
 from horen_vllm.cli.control import ModelOption, SiteOption
 from horen_vllm.cli.database import DatabaseHomeOption, DatabaseOption, database_url
 from horen_vllm.cli.layout import HomeLayout
@@ -13,7 +15,6 @@ from horen_vllm.cli.model_folder import open_model_folder
 from horen_vllm.cli.output import JsonFlag
 from horen_vllm.cli.worker import WorkerDtype
 from horen_vllm.core.presets import MAX_FALSE_FIRE_RATE
-from horen_vllm.errors import InvalidArgument
 
 _LEAST_RATE: Final = 0.0001
 
@@ -39,9 +40,7 @@ def calibrate(
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
     database: DatabaseOption = None,
     home: DatabaseHomeOption = None,
-    artifacts: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of trained entries (default: the home's).")
-    ] = None,
+    artifacts: ArtifactsOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder for plot and numbers (default: HOME/calibration/VERSION-MODEL)."),
@@ -86,9 +85,9 @@ def _layout(database: str | None, home: Path | None) -> HomeLayout | None:
 
 
 def _stores(
-    database: str | None, home: Path | None, artifacts: Path | None, layout: HomeLayout | None
-) -> tuple[str, Path]:
-    """Return database and artifact folder; a home that is not there yet is made."""
+    database: str | None, home: Path | None, artifacts: str | None, layout: HomeLayout | None
+) -> tuple[str, ArtifactSource]:
+    """Return database and artifact store; a home that is not there yet is made."""
     url = database_url(database, home)
     if layout is not None and not layout.database.exists():
         # SQLAlchemy and Alembic, which `horen --help` does not need.
@@ -96,8 +95,4 @@ def _stores(
 
         layout.create()
         upgrade(url)
-    folder = artifacts or (layout.artifacts if layout else None)
-    if folder is None:
-        message = "no artifact folder is named: give --artifacts DIR, as the workers have it, or --home DIR."
-        raise InvalidArgument(message, code="artifacts_required")
-    return url, folder
+    return url, artifact_source(artifacts, home=home, otherwise=layout.root if layout else None)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers.utils.logging import disable_progress_bar
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.cli.calibrate_table import print_comparison
 from horen_vllm.cli.output import print_json
 from horen_vllm.core.presets import CALIBRATED
@@ -49,8 +49,8 @@ class CalibrateOptions:
     device: str
     dtype: str
     threads: int
-    stores: tuple[str, Path] | None
-    """Database and artifact folder; None: nothing is stored."""
+    stores: tuple[str, ArtifactSource] | None
+    """Database and artifact store; None: nothing is stored."""
     out: Path | None
     reports: Path
     """Folder in which each calibration has one for its plot, unless `out` names it."""
@@ -103,7 +103,7 @@ def calibrate_model(options: CalibrateOptions, progress: Callable[[str], None]) 
         if registry is not None and options.stores is not None:
             numbers = comparison.to_dict(curves=False) if comparison else None
             summary = summary_of(options.settings, len(prompts), numbers)
-            artifacts = ArtifactFolder(options.stores[1])
+            artifacts = options.stores[1].open()
             record = store_calibration(registry, artifacts, editable, calibration, recommended, summary)
     finally:
         if registry is not None:

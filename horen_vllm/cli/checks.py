@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.cli.layout import Endpoints, HomeLayout
 from horen_vllm.cli.model_folder import open_model_folder
 from horen_vllm.cli.probes import control_serving, server_status
@@ -152,19 +153,18 @@ def _writable(folder: Path) -> str:
 
 
 def _artifacts(folder: Path) -> str:
-    from horen_vllm.artifact import read_verified  # noqa: PLC0415
-
-    files = sorted(folder.glob("??/*.safetensors"))
+    store = ArtifactFolder(folder)
+    digests = sorted(stored.digest for stored in store.list())
     bad = []
-    for file in files:
+    for digest in digests:
         try:
-            read_verified(file, file.stem)
+            store.read(digest)
         except HorenError:
-            bad.append(file.name)
+            bad.append(store.where(digest))
     if bad:
-        message = f"{len(bad)} of {len(files)} artifacts do not have the content they were stored with: {bad[0]}."
+        message = f"{len(bad)} of {len(digests)} artifacts do not have the content they were stored with: {bad[0]}."
         raise DataLoss(message, code="artifact_corrupt")
-    return f"{len(files)} artifacts have the content they were stored with."
+    return f"{len(digests)} artifacts have the content they were stored with."
 
 
 def _server(endpoints: Endpoints) -> str:

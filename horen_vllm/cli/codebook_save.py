@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from horen_vllm.cli.artifacts import ArtifactsOption, artifact_source
 from horen_vllm.cli.connection import ControlOption, HomeOption, TenantOption, codebook_of, connect
-from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.cli.output import JsonFlag, print_json
 from horen_vllm.errors import Unavailable
 
@@ -20,9 +20,7 @@ def save(
     *,
     name: Annotated[str, typer.Argument(metavar="CODEBOOK", help="Name of the codebook.")],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder of static codebooks; made if need be.")],
-    artifacts: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of trained entries (default: the home's).")
-    ] = None,
+    artifacts: ArtifactsOption = None,
     tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
@@ -30,7 +28,6 @@ def save(
 ) -> None:
     """Write a codebook's current revision as files, for additional_config.horen.static_dir."""
     # They bring PyTorch, which costs seconds that `horen --help` does not need.
-    from horen_vllm.artifact import ArtifactFolder  # noqa: PLC0415
     from horen_vllm.static import StaticDescription, StaticEntry, write_static  # noqa: PLC0415
 
     with connect(control, home) as client:
@@ -48,8 +45,8 @@ def save(
             for entry in delta.added
         ),
     )
-    folder = artifacts or HomeLayout(home or Path(os.environ.get("HOREN_HOME", "."))).artifacts
-    written = write_static(to, described, ArtifactFolder(folder))
+    source = artifact_source(artifacts, home=home, otherwise=os.environ.get("HOREN_HOME", "."))
+    written = write_static(to, described, source.open())
     entries = len(delta.added)
     if as_json:
         print_json({"codebook": view.name, "revision": delta.revision, "entries": entries, "path": str(written)})

@@ -1,14 +1,13 @@
 """``horen serve``: vLLM with the plugin, as this process."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from horen_vllm.cli.artifacts import ArtifactsOption, artifact_source
 from horen_vllm.cli.connection import ControlOption, HomeOption, control_address
 from horen_vllm.cli.control import ModelOption, NameOption, SiteOption
-from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.cli.model_folder import open_model_folder
 from horen_vllm.cli.ports import claim_port
 from horen_vllm.cli.server_command import (
@@ -45,9 +44,7 @@ def serve(
     port: PortOption = DEFAULT_PORT,
     control: ControlOption = None,
     home: HomeOption = None,
-    artifacts: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of trained entries (default: the home's).")
-    ] = None,
+    artifacts: ArtifactsOption = None,
     replica_id: Annotated[
         str | None, typer.Option(help="Name of this server in the control plane (default: HOST-PORT).")
     ] = None,
@@ -64,7 +61,7 @@ def serve(
         model=open_model_folder(model, name=name, site=site),
         port=claim_port(port, "--port"),
         control=control_address(control, home),
-        artifacts=artifacts or HomeLayout(home or Path(os.environ.get("HOREN_HOME", "."))).artifacts,
+        artifacts=artifact_source(artifacts, home=home, otherwise=os.environ.get("HOREN_HOME", ".")).location,
         replica_id=replica_id,
         dtype=dtype,
         compiled=compiled,

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
-from pathlib import Path
 from typing import Final
 
 from horen_vllm.cli.model_folder import ModelFolder
@@ -38,7 +37,8 @@ class ServerSettings:
     port: int
     control: str | None
     """``HOST:PORT`` of the control plane; without one no codebook is served."""
-    artifacts: Path
+    artifacts: str
+    """Folder of the artifacts, or their URL."""
     replica_id: str | None = None
     """Name of this server in the control plane; ``HOST-PORT`` when None."""
     dtype: ServerDtype = ServerDtype.AUTO
@@ -79,7 +79,7 @@ def server_environment(settings: ServerSettings, present: Mapping[str, str]) -> 
     needed = {
         # A list loads these plugins and no others.
         "VLLM_PLUGINS": "horen,horen_serving",
-        "HOREN_ARTIFACTS": str(settings.artifacts.absolute()),
+        "HOREN_ARTIFACTS": settings.artifacts,
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",

@@ -44,6 +44,8 @@ class StackSettings:
     """Folder of the base model."""
     home: Path
     """Folder for database, artifacts and logs; made when missing."""
+    artifacts: str | None = None
+    """Folder or URL of the artifacts, when they are not in the home."""
     name: str | None = None
     """Served name; the model folder's in lower case when None."""
     site: str | None = None
@@ -77,6 +79,11 @@ class StackPlan:
     layout: HomeLayout
     port: int
     control_port: int
+
+    @property
+    def artifacts(self) -> str:
+        """Folder or URL of the artifacts."""
+        return self.settings.artifacts or str(self.layout.artifacts.absolute())
 
     @property
     def control_address(self) -> str:
@@ -304,7 +311,7 @@ def _worker(plan: StackPlan) -> PartSpec:
         title=TITLES[WORKER],
         command=(
             *_horen(WORKER, plan),
-            *("--artifacts", str(plan.layout.artifacts.absolute())),
+            *("--artifacts", plan.artifacts),
             *("--threads", str(plan.settings.threads)),
             *("--memory-mib", str(_WORKER_MEMORY_MIB)),
             "--calibrate",
@@ -320,7 +327,7 @@ def _server(plan: StackPlan) -> PartSpec:
         model=plan.model,
         port=plan.port,
         control=plan.control_address,
-        artifacts=plan.layout.artifacts,
+        artifacts=plan.artifacts,
         dtype=plan.settings.dtype,
         compiled=plan.settings.compiled,
         max_model_len=plan.settings.max_model_len,

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.status import Status
 
+from horen_vllm.cli.artifacts import ArtifactsOption, artifact_source
 from horen_vllm.cli.control import ModelOption, NameOption, SiteOption
 from horen_vllm.cli.interrupts import stop_on_signals
 from horen_vllm.cli.serve import CompileOption, DtypeOption, LengthOption, PortOption
@@ -29,6 +30,7 @@ def up(
         Path | None,
         typer.Option(metavar="DIR", help=f"Database, artifacts and logs (env: HOREN_HOME; {DEFAULT_HOME})."),
     ] = None,
+    artifacts: ArtifactsOption = None,
     name: NameOption = None,
     site: SiteOption = None,
     port: PortOption = DEFAULT_PORT,
@@ -47,9 +49,11 @@ def up(
 
     Arguments after -- go to vLLM as they are.
     """
+    root = home or Path(os.environ.get("HOREN_HOME", DEFAULT_HOME))
     settings = StackSettings(
         model=model,
-        home=home or Path(os.environ.get("HOREN_HOME", DEFAULT_HOME)),
+        home=root,
+        artifacts=artifact_source(artifacts, home=home, otherwise=root).location,
         name=name,
         site=site,
         port=port,

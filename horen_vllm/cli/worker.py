@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from horen_vllm.cli.artifacts import ArtifactsOption, artifact_source
 from horen_vllm.cli.control import ModelOption, SiteOption
 from horen_vllm.cli.database import DatabaseHomeOption, DatabaseOption, database_url
 from horen_vllm.cli.model_folder import open_model_folder
@@ -23,9 +24,9 @@ class WorkerDtype(StrEnum):
 def worker(
     *,
     model: ModelOption,
-    artifacts: Annotated[Path, typer.Option(metavar="DIR", help="Folder to store trained entries in.")],
     database: DatabaseOption = None,
     home: DatabaseHomeOption = None,
+    artifacts: ArtifactsOption = None,
     site: SiteOption = None,
     worker_id: Annotated[
         str | None, typer.Option("--id", help="Name of this worker in claims (default: host and process).")
@@ -60,6 +61,7 @@ def worker(
     """Train and publish submitted edits until SIGINT or SIGTERM."""
     folder = open_model_folder(model, site=site)
     url = database_url(database, home)
+    source = artifact_source(artifacts, home=home, otherwise=None if database else os.environ.get("HOREN_HOME"))
     # torch and transformers, which other commands do not need.
     from horen_vllm.cli.worker_run import WorkerOptions, run_worker  # noqa: PLC0415
 
@@ -67,7 +69,7 @@ def worker(
         folder=str(folder.path),
         site=folder.site,
         database=url,
-        artifacts=artifacts,
+        artifacts=source,
         worker_id=worker_id or f"worker-{socket.gethostname()}-{os.getpid()}",
         device=device,
         dtype=dtype.value,

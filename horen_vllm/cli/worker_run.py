@@ -11,7 +11,7 @@ import structlog
 import torch
 from prometheus_client import start_http_server
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.cli.interrupts import stop_on_signals
 from horen_vllm.cli.logs import configure_logs
 from horen_vllm.cli.ports import LOOPBACK, claim_port
@@ -40,7 +40,7 @@ class WorkerOptions:
     folder: str
     site: str
     database: str
-    artifacts: Path
+    artifacts: ArtifactSource
     worker_id: str
     device: str
     dtype: str
@@ -86,7 +86,7 @@ def _lead(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel
     metrics = EditorMetrics()
     editor = EditorWorker(
         registry=registry,
-        artifacts=ArtifactFolder(options.artifacts),
+        artifacts=options.artifacts.open(),
         editable=editable,
         worker_id=options.worker_id,
         memory=memory,
@@ -110,7 +110,7 @@ def _lead(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel
 def _calibrate(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel, memory: MemoryLimit) -> None:
     started = time.perf_counter()
     try:
-        made = first_calibration(registry, ArtifactFolder(options.artifacts), editable, options.folder, memory)
+        made = first_calibration(registry, options.artifacts.open(), editable, options.folder, memory)
     except HorenError as exc:
         # Presets that need no calibration work on any model.
         structlog.get_logger().warning("not calibrated", code=exc.code, reason=exc.message)

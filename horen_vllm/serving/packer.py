@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.control.messages import DeltaView
 from horen_vllm.errors import Internal
 from horen_vllm.serving.packing import PackedUpdate, PackOrder, order_to_json, pack_update, packed_from_json
@@ -27,15 +27,16 @@ class Packer:
     Parameters
     ----------
     artifacts
-        Folder of the artifacts.
+        Where the artifacts are; opened at once, so that a wrong address is known at the start.
     folder
         Where packs are written; every worker must be able to read it.
     owner
         Name of this engine, by which its packs are told from those of other servers in the same folder.
     """
 
-    def __init__(self, *, artifacts: Path, folder: Path, owner: str) -> None:
-        self._artifacts = artifacts
+    def __init__(self, *, artifacts: ArtifactSource, folder: Path, owner: str) -> None:
+        self._source = artifacts
+        self._artifacts = artifacts.open()
         self._folder = folder
         self._owner = owner
         # One at a time: a second bulk update would only compete for the same idle cycles and memory.
@@ -44,7 +45,7 @@ class Packer:
     async def pack(self, delta: DeltaView, ticket: str) -> PackedUpdate:
         """Write the pack of an update; raises as `packing.pack_update`. The caller removes it (`remove`)."""
         order = PackOrder(
-            artifacts=self._artifacts.absolute(),
+            artifacts=self._source,
             target=self._target(ticket).absolute(),
             fingerprint=delta.codebook.fingerprint,
             seed=f"{delta.codebook.name} {delta.revision}",
@@ -52,8 +53,8 @@ class Packer:
             # An update from nothing is for engines that may not have it.
             space=delta.codebook.parameters.space if delta.base == 0 else None,
         )
-        if len(order.entries) <= INLINE_ENTRIES and self._space_bytes(order) <= INLINE_SPACE_BYTES:
-            return await asyncio.to_thread(pack_update, order)
+        if len(order.entries) <= INLINE_ENTRIES and await self._space_bytes(order) <= INLINE_SPACE_BYTES:
+            return await asyncio.to_thread(pack_update, order, self._artifacts)
         async with self._bulk:
             return await _pack_apart(order)
 
@@ -68,9 +69,11 @@ class Packer:
             if path.name.startswith(f"{self._owner}-") or _age_s(path) > _FOREIGN_AGE_S:
                 path.unlink(missing_ok=True)
 
-    def _space_bytes(self, order: PackOrder) -> int:
-        path = None if order.space is None else ArtifactFolder(self._artifacts).path(order.space)
-        return path.stat().st_size if path is not None and path.exists() else 0
+    async def _space_bytes(self, order: PackOrder) -> int:
+        if order.space is None:
+            return 0
+        stored = await asyncio.to_thread(self._artifacts.find, order.space)
+        return stored.size if stored is not None else 0
 
     def _target(self, ticket: str) -> Path:
         return self._folder / f"{self._owner}-{ticket}{_SUFFIX}"

@@ -17,7 +17,10 @@ from typing import Any, Final
 
 import torch
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, decode_entry
+from horen_vllm.artifact import EntryArtifact, EntryManifest, decode_entry
+from horen_vllm.artifacts.cached import CacheFolder
+from horen_vllm.artifacts.opening import ArtifactSource
+from horen_vllm.artifacts.store import ArtifactStore
 from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError
 from horen_vllm.ids import EditId
 from horen_vllm.pack import build_pack, encode_pack
@@ -35,7 +38,7 @@ _NICENESS: Final = 10
 class PackOrder:
     """What goes into a pack, and where to."""
 
-    artifacts: Path
+    artifacts: ArtifactSource
     target: Path
     """The file to write."""
     fingerprint: str
@@ -59,8 +62,13 @@ class PackedUpdate:
     """Entries that carry no prompt to be asked by."""
 
 
-def pack_update(order: PackOrder) -> PackedUpdate:
-    """Verify the artifacts of `order` and write their pack (temporary file, then rename).
+def pack_update(order: PackOrder, artifacts: ArtifactStore) -> PackedUpdate:
+    """Read and verify the artifacts of `order` and write their pack (temporary file, then rename).
+
+    Parameters
+    ----------
+    artifacts
+        The opened store of `order`.
 
     Raises
     ------
@@ -69,11 +77,14 @@ def pack_update(order: PackOrder) -> PackedUpdate:
     DataLoss
         ``artifact_corrupt``, ``artifact_unreadable`` or ``artifact_of_another_edit``.
     FailedPrecondition
-        ``fingerprint_mismatch``, or ``wrong_shape``.
+        ``fingerprint_mismatch``, ``wrong_shape`` or ``artifacts_forbidden``.
+    Unavailable
+        ``artifacts_unavailable``.
     """
-    folder = ArtifactFolder(order.artifacts)
-    entries = [(ref.sequence, ref.artifact, _read(folder, ref, order.fingerprint)) for ref in order.entries]
-    space = None if order.space is None else decode_space(folder.read(order.space), order.fingerprint)
+    files = artifacts.read_many(ref.artifact for ref in order.entries)
+    read = zip(order.entries, files, strict=True)
+    entries = [(ref.sequence, ref.artifact, _entry(data, ref, order)) for ref, data in read]
+    space = None if order.space is None else decode_space(artifacts.read(order.space), order.fingerprint)
     data = encode_pack(build_pack(entries, space))
     _write(order.target, data)
     winners = _winners((sequence, entry.manifest) for sequence, _, entry in entries)
@@ -86,12 +97,12 @@ def pack_update(order: PackOrder) -> PackedUpdate:
     )
 
 
-def _read(folder: ArtifactFolder, ref: EntryRef, fingerprint: str) -> EntryArtifact:
-    entry = decode_entry(folder.read(ref.artifact))
+def _entry(data: bytes, ref: EntryRef, order: PackOrder) -> EntryArtifact:
+    entry = decode_entry(data)
     if entry.manifest.edit_id != ref.edit_id:
         message = f"artifact {ref.artifact} belongs to edit {entry.manifest.edit_id}, not {ref.edit_id}."
         raise DataLoss(message, code="artifact_of_another_edit")
-    if entry.manifest.fingerprint != fingerprint:
+    if entry.manifest.fingerprint != order.fingerprint:
         message = f"entry {ref.edit_id} was trained on another base model than this server's."
         raise FailedPrecondition(message, code="fingerprint_mismatch")
     return entry
@@ -132,8 +143,10 @@ def order_from_json(text: str) -> PackOrder:
     """Read what `order_to_json` wrote."""
     fields: dict[str, Any] = json.loads(text)
     entries = tuple(EntryRef(**{**entry, "edit_id": EditId(entry["edit_id"])}) for entry in fields["entries"])
-    paths = {name: Path(fields[name]) for name in ("artifacts", "target")}
-    return PackOrder(**{**fields, **paths, "entries": entries})
+    source = fields["artifacts"]
+    cache = source["cache"] and CacheFolder(**{**source["cache"], "folder": Path(source["cache"]["folder"])})
+    known = {"artifacts": ArtifactSource(**{**source, "cache": cache}), "target": Path(fields["target"])}
+    return PackOrder(**{**fields, **known, "entries": entries})
 
 
 def packed_from_json(text: str) -> PackedUpdate:
@@ -150,7 +163,8 @@ def main() -> None:
     os.nice(_NICENESS)
     torch.set_num_threads(1)
     try:
-        answer = json.dumps(asdict(pack_update(order_from_json(sys.stdin.read()))), default=str)
+        order = order_from_json(sys.stdin.read())
+        answer = json.dumps(asdict(pack_update(order, order.artifacts.open())), default=str)
     except HorenError as exc:
         answer = json.dumps({"error": error_fields(exc)})
     sys.stdout.write(answer)

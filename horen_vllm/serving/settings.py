@@ -8,6 +8,10 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from horen_vllm.artifacts.cached import DEFAULT_CACHE_MIB, CacheFolder, default_cache_folder
+from horen_vllm.artifacts.location import is_url
+from horen_vllm.artifacts.opening import ArtifactSource
+
 
 class Auth(StrEnum):
     """How clients prove who they are."""
@@ -38,10 +42,15 @@ class ServingSettings(BaseSettings):
 
     control: str | None = None
     """Address ``host:port`` of the control plane; without one no codebook is served."""
-    artifacts: Path = Path("artifacts")
-    """Folder of the artifacts."""
+    artifacts: str = "artifacts"
+    """Folder of the artifacts, or fsspec URL such as ``s3://bucket/prefix``."""
+    artifact_cache: Path = Field(default_factory=default_cache_folder)
+    """Folder for copies of artifacts that come from a URL."""
+    artifact_cache_mib: int = Field(default=DEFAULT_CACHE_MIB, ge=0)
+    """Most MiB of copies; 0: none."""
     packs: Path | None = None
-    """Folder for updates on their way to the workers, which must be able to read it; ``packs`` beside the artifacts."""
+    """Folder for updates on their way to the workers, which must be able to read it; ``packs`` beside the artifacts, or
+    beside the copies of artifacts that come from a URL."""
     run_dir: Path | None = None
     """Folder through which the API servers of one engine agree; ``horen-UID`` in the temporary folder."""
     replica_id: str = Field(default_factory=socket.gethostname, min_length=1, max_length=128)
@@ -65,3 +74,14 @@ class ServingSettings(BaseSettings):
     """How long the server may take to load the current revisions before it reports ready without them, in seconds."""
     stage_timeout_s: float = Field(default=600.0, gt=0, le=1800)
     """How long one update may take to get into the workers' memory, in seconds."""
+
+    def artifact_source(self) -> ArtifactSource:
+        """Return where the artifacts are."""
+        location = self.artifacts if is_url(self.artifacts) else str(Path(self.artifacts).absolute())
+        cache = CacheFolder(folder=self.artifact_cache.absolute(), max_bytes=self.artifact_cache_mib << 20)
+        return ArtifactSource(location=location, cache=cache)
+
+    def packs_folder(self) -> Path:
+        """Return the folder for updates on their way to the workers."""
+        beside = self.artifact_cache if is_url(self.artifacts) else Path(self.artifacts)
+        return (self.packs or beside.absolute().parent / "packs").absolute()

@@ -35,20 +35,22 @@ def live_updates(
 
     Raises
     ------
+    InvalidArgument
+        ``invalid_artifacts_url``.
     FailedPrecondition
-        ``run_folder_unsafe``.
+        ``run_folder_unsafe``; ``artifact_driver_missing``.
     """
     key = engine_key(engine_client)
     folder = run_folder(settings.run_dir, key)
+    packer = Packer(artifacts=settings.artifact_source(), folder=settings.packs_folder(), owner=key)
     client = HorenClient(control)
 
     def lead(state: AgentState | None, publish: Callable[[AgentState], None]) -> Awaitable[None]:
-        packs = settings.packs or settings.artifacts.absolute().parent / "packs"
         clear_run_folders(folder)
         agent = SyncAgent(
             client=client,
             engine=Engine(engine_client, stage_timeout_s=settings.stage_timeout_s),
-            packer=Packer(artifacts=settings.artifacts, folder=packs, owner=key),
+            packer=packer,
             prober=Prober(ask, bos_id=engine_client.renderer.get_bos_token_id()),
             publish=publish,
             observer=observer,

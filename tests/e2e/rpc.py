@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from horen_vllm.artifact import EntryArtifact, EntryManifest, digest_of, encode_entry
+from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifacts.store import digest_of
 from horen_vllm.core.euclid import lifted_key
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.core.routing import RoutingSpace

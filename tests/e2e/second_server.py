@@ -52,7 +52,7 @@ def second_server(
         model=open_model_folder(model, name="demo"),
         port=claim_port(0, "--port"),
         control=stack.control_address,
-        artifacts=stack.layout.artifacts,
+        artifacts=str(stack.layout.artifacts.absolute()),
         replica_id="replica-2",
         dtype=ServerDtype.FLOAT32,
         max_model_len=480,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, encode_entry
+from horen_vllm.artifact import EntryArtifact, encode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.core.architectures import default_site
 from horen_vllm.core.presets import MethodParameters, SpanMode, preset_parameters
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, encode_entry
+from horen_vllm.artifact import EntryArtifact, encode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.errors import HorenError
 from horen_vllm.fingerprint import model_fingerprint
 from horen_vllm.ids import CodebookName

@@ -2,16 +2,15 @@
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, KeyContext, decode_entry, encode_entry
+from horen_vllm.artifact import EntryArtifact, EntryManifest, KeyContext, decode_entry, encode_entry
 from horen_vllm.core.presets import ValueMode
-from horen_vllm.errors import DataLoss, NotFound
+from horen_vllm.errors import DataLoss
 
 
 @pytest.fixture
@@ -124,24 +123,3 @@ def test_refuses_a_newer_format(entry: EntryArtifact) -> None:
     newer = replace(entry, manifest=replace(entry.manifest, format_version=99))
     with pytest.raises(DataLoss, match="99"):
         decode_entry(encode_entry(newer))
-
-
-def test_folder_names_files_by_content(entry: EntryArtifact, tmp_path: Path) -> None:
-    folder = ArtifactFolder(tmp_path / "artifacts")
-    data = encode_entry(entry)
-    digest = folder.put(data)
-    assert folder.put(data) == digest
-    assert folder.read(digest) == data
-    assert [path.name for path in folder.path(digest).parent.iterdir()] == [f"{digest}.safetensors"]
-
-
-def test_folder_refuses_missing_and_changed_files(entry: EntryArtifact, tmp_path: Path) -> None:
-    folder = ArtifactFolder(tmp_path)
-    with pytest.raises(NotFound) as missing:
-        folder.read("0" * 64)
-    assert missing.value.code == "unknown_artifact"
-    digest = folder.put(encode_entry(entry))
-    folder.path(digest).write_bytes(b"other")
-    with pytest.raises(DataLoss) as corrupt:
-        folder.read(digest)
-    assert corrupt.value.code == "artifact_corrupt"

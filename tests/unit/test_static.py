@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.errors import HorenError

@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from horen_vllm.artifact import digest_of
+from horen_vllm.artifacts.store import digest_of
 from horen_vllm.core.presets import MethodParameters, SpanMode, known_model, preset_parameters
 from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.editor.calibration.background import BackgroundPrompt, builtin_background

@@ -1,9 +1,9 @@
-"""Storing a calibration: its files in the artifact folder, its presets in the registry as the base model's newest."""
+"""Storing a calibration: its files in the artifact store, its presets in the registry as the base model's newest."""
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.store import ArtifactStore
 from horen_vllm.core.presets import CALIBRATED
 from horen_vllm.editor.calibration.background import builtin_background
 from horen_vllm.editor.calibration.calibrated import Calibration, CalibrationSettings, calibrate_presets, files_of
@@ -18,7 +18,7 @@ _FIRST_PROMPTS: Final = 1200
 
 def store_calibration(
     registry: CalibrationStore,
-    artifacts: ArtifactFolder,
+    artifacts: ArtifactStore,
     editable: EditableModel,
     calibration: Calibration,
     recommended: str,
@@ -49,7 +49,7 @@ def summary_of(settings: CalibrationSettings, prompts: int, comparison: Mapping[
 
 
 def first_calibration(
-    registry: CalibrationStore, artifacts: ArtifactFolder, editable: EditableModel, model: str, memory: MemoryLimit
+    registry: CalibrationStore, artifacts: ArtifactStore, editable: EditableModel, model: str, memory: MemoryLimit
 ) -> CalibrationRecord | None:
     """Calibrate on built-in prompts, without a comparison, unless there is a calibration for the base model already.
 

@@ -1,14 +1,15 @@
 """The editor's copies of the codebooks that it worked on last, brought up to date by what changed.
 
-Knows the registry's port and the artifact folder; does not decide anything.
+Knows the registry's port and the artifact store; does not decide anything.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, KeyContext, decode_entry
+from horen_vllm.artifact import EntryArtifact, KeyContext, decode_entry
+from horen_vllm.artifacts.store import ArtifactStore
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.editor.codebook.book import EditorCodebook, Entry
 from horen_vllm.editor.codebook.subjects import SubjectField
@@ -43,7 +44,7 @@ class BookShelf:
     """
 
     def __init__(
-        self, store: CodebookStore, artifacts: ArtifactFolder, editable: EditableModel, memory: MemoryLimit
+        self, store: CodebookStore, artifacts: ArtifactStore, editable: EditableModel, memory: MemoryLimit
     ) -> None:
         self._store = store
         self._artifacts = artifacts
@@ -71,8 +72,7 @@ class BookShelf:
             parameters = delta.codebook.parameters
             if book is None:
                 book = self._new(parameters)
-            added = (Entry(ref, self._read(ref)) for ref in delta.added)
-            book.update(delta.revision, added, delta.removed, parameters.threshold)
+            book.update(delta.revision, self._entries(delta.added), delta.removed, parameters.threshold)
         self._books[name] = book
         while len(self._books) > _KEPT_BOOKS:
             del self._books[next(iter(self._books))]
@@ -104,6 +104,13 @@ class BookShelf:
             return keying.queries(found, words)
 
         return SubjectField(keying.parameters, Reader(self._editable.tokenizer, keying), ask)
+
+    def _entries(self, refs: Sequence[EntryRef]) -> Iterator[Entry]:
+        files = self._artifacts.read_many(ref.artifact for ref in refs)
+        for ref in refs:
+            with surroundings(f"reading the entry of edit {ref.edit_id}"):
+                artifact = decode_entry(next(files))
+            yield Entry(ref, artifact)
 
     def _read(self, ref: EntryRef) -> EntryArtifact:
         with surroundings(f"reading the entry of edit {ref.edit_id}"):

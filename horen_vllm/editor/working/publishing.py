@@ -1,6 +1,6 @@
 """What has become of a batch's edits, on its way to the registry: entries in groups, the rest one by one.
 
-Knows the registry's port and the artifact folder; does not know how edits are made.
+Knows the registry's port and the artifact store; does not know how edits are made.
 """
 
 import time
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.store import ArtifactStore
 from horen_vllm.editor.failure import surroundings
 from horen_vllm.editor.working.lease import LeaseKeeper
 from horen_vllm.editor.working.metrics import Phase
@@ -43,7 +43,7 @@ class Closings:
     """
 
     queue: EditQueue
-    artifacts: ArtifactFolder
+    artifacts: ArtifactStore
     lease: LeaseKeeper
     progress: BatchProgress
     _made: list[_Made] = field(default_factory=list)

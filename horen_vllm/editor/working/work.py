@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from horen_vllm.artifact import ArtifactFolder, digest_of, encode_entry
+from horen_vllm.artifact import encode_entry
+from horen_vllm.artifacts.store import ArtifactStore, digest_of
 from horen_vllm.editor.codebook.book import EditorCodebook, Entry
 from horen_vllm.editor.editing import EditBatch, EditOutcome
 from horen_vllm.editor.loading.model import EditableModel
@@ -32,7 +33,7 @@ class Tools:
     """What a worker uses for every batch."""
 
     registry: Registry
-    artifacts: ArtifactFolder
+    artifacts: ArtifactStore
     editable: EditableModel
     shelf: BookShelf
     memory: MemoryLimit

@@ -1,6 +1,6 @@
 """The editor worker: claims edits in batches, makes them and publishes their entries.
 
-Knows the registry's port and the artifact folder; does not know SQL, gRPC or the serving engine.
+Knows the registry's port and the artifact store; does not know SQL, gRPC or the serving engine.
 """
 
 import threading
@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 import torch
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.store import ArtifactStore
 from horen_vllm.editor.loading.model import EditableModel
 from horen_vllm.editor.memory import MemoryLimit, is_out_of_memory
 from horen_vllm.editor.working.books import BookShelf
@@ -63,7 +63,7 @@ class EditorWorker:
         self,
         *,
         registry: Registry,
-        artifacts: ArtifactFolder,
+        artifacts: ArtifactStore,
         editable: EditableModel,
         worker_id: str,
         memory: MemoryLimit,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.editor.calibration.stored import first_calibration
 from horen_vllm.editor.loading.model import load_editable_model

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.registry.models import Publication

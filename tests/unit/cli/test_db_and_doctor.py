@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.cli import checks
 from horen_vllm.cli.checks import home_checks, model_checks, run_check
 from horen_vllm.cli.layout import Endpoints, HomeLayout

@@ -25,7 +25,7 @@ def settings(model_folder: Path, tmp_path: Path) -> ServerSettings:
         model=open_model_folder(model_folder, name="toy"),
         port=8123,
         control="127.0.0.1:8950",
-        artifacts=tmp_path,
+        artifacts=str(tmp_path),
         dtype=ServerDtype.FLOAT32,
         max_model_len=512,
         extra=("--max-num-seqs", "4"),

@@ -11,7 +11,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.core.architectures import default_site
 from horen_vllm.core.presets import preset_parameters
 from horen_vllm.fingerprint import model_fingerprint

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, encode_entry
+from horen_vllm.artifact import EntryArtifact, encode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.errors import FailedPrecondition, HorenError
 from horen_vllm.fingerprint import model_fingerprint
 from horen_vllm.ids import CodebookName

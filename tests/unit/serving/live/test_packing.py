@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from horen_vllm.artifact import ArtifactFolder
+from horen_vllm.artifacts.cached import CacheFolder
+from horen_vllm.artifacts.folder import ArtifactFolder
+from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.control.messages import CodebookView, DeltaView
 from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.errors import HorenError
@@ -32,7 +34,7 @@ def artifacts(tmp_path: Path) -> ArtifactFolder:
 
 @pytest.fixture
 def packer(tmp_path: Path) -> Packer:
-    return Packer(artifacts=tmp_path / "artifacts", folder=tmp_path / "packs", owner="me")
+    return Packer(artifacts=ArtifactSource(location=str(tmp_path / "artifacts")), folder=tmp_path / "packs", owner="me")
 
 
 def ref(artifacts: ArtifactFolder, number: int, prompt: str | None = None, **manifest: Any) -> EntryRef:
@@ -43,7 +45,7 @@ def ref(artifacts: ArtifactFolder, number: int, prompt: str | None = None, **man
 
 def order(tmp_path: Path, *entries: EntryRef, seed: str = "s") -> PackOrder:
     return PackOrder(
-        artifacts=tmp_path / "artifacts",
+        artifacts=ArtifactSource(location=str(tmp_path / "artifacts")),
         target=tmp_path / "packs" / "me-t.pack",
         fingerprint=FINGERPRINT,
         seed=seed,
@@ -75,7 +77,7 @@ def delta(*entries: EntryRef, base: int = 1, space: str | None = None) -> DeltaV
 
 
 def test_a_pack_has_the_entries_and_the_hash_that_it_says(tmp_path: Path, artifacts: ArtifactFolder) -> None:
-    packed = pack_update(order(tmp_path, ref(artifacts, 1), ref(artifacts, 2)))
+    packed = pack_update(order(tmp_path, ref(artifacts, 1), ref(artifacts, 2)), artifacts)
     rows = read_pack(packed.path, packed.sha256).rows
     assert [(row.edit_id, row.sequence) for row in rows] == [("e1", 1), ("e2", 2)]
     assert {(it.edit_id, it.prompt_ids, it.target_ids) for it in packed.probes} == {
@@ -106,27 +108,27 @@ def test_a_space_of_another_base_model_is_refused(artifacts: ArtifactFolder, pac
     assert caught.value.code == "fingerprint_mismatch"
 
 
-def test_an_update_that_only_removes_has_an_empty_pack(tmp_path: Path) -> None:
-    packed = pack_update(order(tmp_path))
+def test_an_update_that_only_removes_has_an_empty_pack(tmp_path: Path, artifacts: ArtifactFolder) -> None:
+    packed = pack_update(order(tmp_path), artifacts)
     assert read_pack(packed.path, packed.sha256).rows == ()
     assert packed.probes == ()
 
 
 def test_of_many_entries_a_seeded_sample_is_probed(tmp_path: Path, artifacts: ArtifactFolder) -> None:
     entries = [ref(artifacts, number) for number in range(20)]
-    first, again = (pack_update(order(tmp_path, *entries)).probes for _ in range(2))
+    first, again = (pack_update(order(tmp_path, *entries), artifacts).probes for _ in range(2))
     assert len({probe.edit_id for probe in first}) == MAX_PROBES
     assert first == again
-    assert pack_update(order(tmp_path, *entries, seed="other")).probes != first
+    assert pack_update(order(tmp_path, *entries, seed="other"), artifacts).probes != first
 
 
 def test_of_one_prompt_the_highest_sequence_is_probed(tmp_path: Path, artifacts: ArtifactFolder) -> None:
     entries = [ref(artifacts, number, "who?") for number in (3, 1, 2)]
-    assert [probe.edit_id for probe in pack_update(order(tmp_path, *entries)).probes] == ["e3"]
+    assert [probe.edit_id for probe in pack_update(order(tmp_path, *entries), artifacts).probes] == ["e3"]
 
 
 def test_entries_without_a_prompt_are_counted(tmp_path: Path, artifacts: ArtifactFolder) -> None:
-    packed = pack_update(order(tmp_path, ref(artifacts, 1, probe=False), ref(artifacts, 2)))
+    packed = pack_update(order(tmp_path, ref(artifacts, 1, probe=False), ref(artifacts, 2)), artifacts)
     assert ([probe.edit_id for probe in packed.probes], packed.without_probe) == (["e2"], 1)
 
 
@@ -181,6 +183,9 @@ def test_a_process_of_its_own_makes_the_same_pack(
 def test_an_order_survives_the_way_to_another_process(tmp_path: Path, artifacts: ArtifactFolder) -> None:
     asked = order(tmp_path, ref(artifacts, 1))
     assert order_from_json(order_to_json(asked)) == asked
+    cache = CacheFolder(folder=tmp_path / "cache", max_bytes=1 << 20)
+    remote = replace(asked, artifacts=ArtifactSource(location="s3://bucket/prefix", cache=cache))
+    assert order_from_json(order_to_json(remote)) == remote
 
 
 def test_leftovers_of_this_engine_and_old_ones_are_cleared_others_stay(tmp_path: Path, packer: Packer) -> None:

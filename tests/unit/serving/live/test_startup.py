@@ -31,7 +31,7 @@ def table() -> ServedCodebooks:
 
 
 def settings(world: World, **more: Any) -> ServingSettings:
-    folders = {"run_dir": world.folder / "run", "artifacts": world.folder / "artifacts"}
+    folders = {"run_dir": world.folder / "run", "artifacts": str(world.folder / "artifacts")}
     return ServingSettings(**{"sync_wait_s": 0.1, **folders, **more})
 
 

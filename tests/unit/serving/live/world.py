@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from horen_vllm.artifact import ArtifactFolder, EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
+from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.control.client import HorenClient
 from horen_vllm.control.server import ControlServer, serve
 from horen_vllm.control.settings import ControlSettings
@@ -236,7 +238,9 @@ class World:
         return SyncAgent(
             client=self.client,
             engine=Engine(self.engine, stage_timeout_s=options.pop("stage_timeout_s", 5.0)),
-            packer=Packer(artifacts=self.folder / "artifacts", folder=self.packs, owner="me"),
+            packer=Packer(
+                artifacts=ArtifactSource(location=str(self.folder / "artifacts")), folder=self.packs, owner="me"
+            ),
             prober=Prober(self.engine.ask, bos_id=None),
             publish=publish or self.states.append,
             observer=self.observer,
