@@ -29,6 +29,9 @@ VARIABLE: Final = "HOREN_FAILPOINTS"
 
 COMMITS: Final = (
     "create_codebook",
+    "delete_codebook",
+    "undelete_codebook",
+    "import_codebook",
     "rollback",
     "submit",
     "claim",
@@ -46,6 +49,12 @@ COMMITS: Final = (
 )
 """Transactions of the registry, as `Database.write` is told them: a failpoint before the commit, and one after it."""
 
+WRITES: Final = ("artifact.before_temp", "artifact.before_rename", "artifact.after_rename", "artifact.after_sync")
+"""While a file of an artifact folder is written."""
+
+ANSWERS: Final = ("control.before_answer", "control.after_answer")
+"""Between a handler and its client: before the answer leaves, and once the call has ended, however it did."""
+
 FLIPS: Final = (
     "replica.before_flip",
     "replica.after_flip",
@@ -57,7 +66,8 @@ FLIPS: Final = (
 """On the way of a revision into a serving engine, and of the word of it to the control plane."""
 
 FAILPOINTS: Final = frozenset(
-    {*FLIPS} | {f"registry.{commit}.{side}" for commit in COMMITS for side in ("before_commit", "after_commit")}
+    {*WRITES, *ANSWERS, *FLIPS}
+    | {f"registry.{commit}.{side}" for commit in COMMITS for side in ("before_commit", "after_commit")}
 )
 """Every name there is."""
 

@@ -16,6 +16,7 @@ from horen_vllm.control.gate import Gate
 from horen_vllm.control.journal import REQUEST_ID, Call, Journal, log_defect
 from horen_vllm.control.status import shorten, status_of, trailing_metadata
 from horen_vllm.errors import HorenError, Internal, InvalidArgument
+from horen_vllm.failpoints import failpoint
 from horen_vllm.registry.audit import Caller, act_as
 
 OWN_METHODS: Final = "/horen.v1."
@@ -97,7 +98,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         status = grpc.StatusCode.CANCELLED
         try:
             await context.send_initial_metadata(((REQUEST_ID, call.request_id),))
+            context.add_done_callback(_answered)
             yield await self._admitted(call, handler, metadata)
+            failpoint("control.before_answer")
             status = grpc.StatusCode.OK
         except Exception as exc:  # noqa: BLE001 - the last line of defence of every call
             error = _error(call, exc)
@@ -156,6 +159,10 @@ class _Admitted:
         async for data in stream:
             yield self.read(data, first=first)
             first = False
+
+
+def _answered(_context: Any) -> None:
+    failpoint("control.after_answer")
 
 
 async def _abort(context: Any, error: HorenError, request_id: str | None) -> NoReturn:
