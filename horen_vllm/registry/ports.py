@@ -5,7 +5,9 @@ from typing import Any, Protocol
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId, TenantId
+from horen_vllm.registry.differences import DiffRecord
 from horen_vllm.registry.models import (
+    AuditRecord,
     CalibrationRecord,
     Claim,
     CodebookRecord,
@@ -19,26 +21,68 @@ from horen_vllm.registry.models import (
     RegistryCounts,
     ReplicaRecord,
     ReplicaReport,
+    RequestKey,
     RevisionRecord,
     TenantRecord,
 )
 
 
 class CodebookStore(Protocol):
-    """Codebooks and their revisions. Every method raises NotFound ``unknown_codebook`` for a name it lacks."""
+    """Codebooks and their revisions. Every method raises NotFound ``unknown_codebook`` for a name it lacks.
+
+    A method that takes a `request` answers its repetition, within a day, with what it made, as that is now; the same id
+    with another request is AlreadyExists ``request_id_reused``. With `validate_only` everything is checked and nothing
+    is stored; the answer is what would have been made.
+    """
 
     def create_codebook(
-        self, name: CodebookName, *, model: str, fingerprint: str, site: str, parameters: MethodParameters
+        self,
+        name: CodebookName,
+        *,
+        model: str,
+        fingerprint: str,
+        site: str,
+        parameters: MethodParameters,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
     ) -> CodebookRecord:
-        """Create an empty codebook at revision 1; AlreadyExists ``codebook_exists`` if the name is taken."""
+        """Create an empty codebook at revision 1.
+
+        AlreadyExists ``codebook_exists`` if the name is taken, also by a deleted one.
+        """
         ...
 
     def get_codebook(self, name: CodebookName) -> CodebookRecord:
-        """Return the codebook as it is now."""
+        """Return the codebook as it is now, also a deleted one; every other method takes that for unknown."""
         ...
 
-    def list_codebooks(self, tenant: TenantId | None = None) -> Sequence[CodebookRecord]:
-        """Return all codebooks (of `tenant`, when given) by name."""
+    def list_codebooks(self, tenant: TenantId | None = None, *, deleted: bool = False) -> Sequence[CodebookRecord]:
+        """Return all codebooks (of `tenant`, when given) by name; with `deleted`, deleted ones, too."""
+        ...
+
+    def delete_codebook(
+        self,
+        name: CodebookName,
+        *,
+        etag: str | None = None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> CodebookRecord:
+        """Take a codebook away; its name stays taken, and its unfinished edits wait. Aborted ``etag_mismatch``."""
+        ...
+
+    def undelete_codebook(
+        self,
+        name: CodebookName,
+        *,
+        etag: str | None = None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> CodebookRecord:
+        """Bring a deleted codebook back as it was.
+
+        AlreadyExists ``codebook_not_deleted`` for one that is there; Aborted ``etag_mismatch``.
+        """
         ...
 
     def list_revisions(self, name: CodebookName, *, after: int = 0, limit: int = 1000) -> Sequence[RevisionRecord]:
@@ -46,15 +90,48 @@ class CodebookStore(Protocol):
         ...
 
     def entries(self, name: CodebookName, revision: int | None = None) -> Sequence[EntryRef]:
-        """Return the entries of `revision` (default: current) by sequence; NotFound ``unknown_revision``."""
+        """Return the entries of `revision` (default: current) by sequence.
+
+        NotFound ``unknown_revision``, or ``revision_pruned`` for one that is not kept any more.
+        """
         ...
 
     def delta(self, name: CodebookName, since: int) -> Delta:
-        """Return what changed after revision `since` (0: everything); NotFound ``unknown_revision``."""
+        """Return what changed after revision `since` (0: everything).
+
+        NotFound ``unknown_revision``, or ``revision_pruned`` for one that is not kept any more.
+        """
         ...
 
-    def rollback(self, name: CodebookName, to: int) -> RevisionRecord:
-        """Make a new revision with exactly the entries and the threshold of `to`; NotFound ``unknown_revision``."""
+    def diff(
+        self,
+        name: CodebookName,
+        *,
+        from_revision: int,
+        to_revision: int | None = None,
+        after_sequence: int = 0,
+        limit: int = 1000,
+    ) -> DiffRecord:
+        """Return what differs between two revisions (from 0: nothing at all; to None: the current one), by sequence.
+
+        NotFound ``unknown_revision``, or ``revision_pruned`` for one that is not kept any more.
+        """
+        ...
+
+    def rollback(
+        self,
+        name: CodebookName,
+        to: int,
+        *,
+        etag: str | None = None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> RevisionRecord:
+        """Make a new revision with exactly the entries and the threshold of `to`.
+
+        NotFound ``unknown_revision``, or ``revision_pruned`` for one that is not kept any more; Aborted
+        ``etag_mismatch``. With `validate_only` the answer's number is 0.
+        """
         ...
 
 
@@ -158,9 +235,11 @@ class ReplicaStore(Protocol):
 
 
 class TenantStore(Protocol):
-    """Tenants and their API keys."""
+    """Tenants and their API keys; `request` and `validate_only` are those of `CodebookStore`."""
 
-    def create_tenant(self, tenant: TenantId) -> TenantRecord:
+    def create_tenant(
+        self, tenant: TenantId, *, request: RequestKey | None = None, validate_only: bool = False
+    ) -> TenantRecord:
         """Make a tenant; AlreadyExists ``tenant_exists``."""
         ...
 
@@ -173,21 +252,42 @@ class TenantStore(Protocol):
         ...
 
     def add_key(
-        self, key_id: str, digest: str, *, tenant: TenantId | None, scope: KeyScope, lifetime_s: float | None
+        self,
+        key_id: str,
+        digest: str,
+        *,
+        tenant: TenantId | None,
+        scope: KeyScope,
+        lifetime_s: float | None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
     ) -> KeyRecord:
-        """Store the digest of a key of `tenant` (None: an admin key); NotFound ``unknown_tenant``."""
+        """Store the digest of a key of `tenant` (None: an admin key); NotFound ``unknown_tenant``.
+
+        A repeated `request` is AlreadyExists ``key_already_made``, with the name of its key: no secret is told twice.
+        """
         ...
 
     def list_keys(self, tenant: TenantId | None = None, *, after: str = "", limit: int = 1000) -> Sequence[KeyRecord]:
         """Return keys (of `tenant`, when given) with an id greater than `after`, by id; revoked ones, too."""
         ...
 
-    def revoke_key(self, key_id: str) -> KeyRecord:
+    def revoke_key(self, key_id: str, *, request: RequestKey | None = None, validate_only: bool = False) -> KeyRecord:
         """Make a key worthless from now on, however often; NotFound ``unknown_key``."""
         ...
 
     def resolve_key(self, digest: str) -> KeyRecord:
         """Return the key with this digest; NotFound ``unknown_key``, also when it has expired or was revoked."""
+        ...
+
+
+class AuditLog(Protocol):
+    """What was done; every method that changes something adds an event in the same transaction."""
+
+    def list_audit_events(
+        self, tenant: TenantId | None = None, *, after: int = 0, limit: int = 1000
+    ) -> Sequence[AuditRecord]:
+        """Return events (that concern `tenant`, when given) with a number greater than `after`, oldest first."""
         ...
 
 
@@ -218,7 +318,7 @@ class CalibrationStore(Protocol):
         ...
 
 
-class Registry(CodebookStore, EditQueue, ReplicaStore, TenantStore, CalibrationStore, Protocol):
+class Registry(CodebookStore, EditQueue, ReplicaStore, TenantStore, CalibrationStore, AuditLog, Protocol):
     """All of it, as one store implements it."""
 
     def check_schema(self) -> None:

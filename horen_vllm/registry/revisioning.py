@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, exists, insert, literal, select, update
+from sqlalchemy import ColumnElement, and_, exists, insert, literal, select, update
 from sqlalchemy.orm import Session, aliased
 
 from horen_vllm.core.presets import MethodParameters
@@ -19,23 +19,31 @@ def entries_at(session: Session, codebook: CodebookRow, revision: int) -> tuple[
 
 def entries_added(session: Session, codebook: CodebookRow, since: int) -> tuple[EntryRef, ...]:
     """Return the entries of the current revision that revision `since` lacks, by sequence."""
-    return _entries(
-        session,
-        codebook,
-        MembershipRow.from_revision > since,
-        MembershipRow.contains(codebook.revision),
-        ~_edit_is_in(since),
-    )
+    return _entries(session, codebook, came_later(since, codebook.revision))
 
 
 def entries_removed(session: Session, codebook: CodebookRow, since: int) -> tuple[EntryRef, ...]:
     """Return the entries of revision `since` that the current one lacks, by sequence."""
-    return _entries(
-        session,
-        codebook,
-        MembershipRow.to_revision > since,
-        MembershipRow.contains(since),
-        ~_edit_is_in(codebook.revision),
+    return _entries(session, codebook, went_later(since, codebook.revision))
+
+
+def came_later(earlier: int, later: int) -> ColumnElement[bool]:
+    """Return the condition of the memberships in revision `later` whose edits `earlier` lacks: what began between."""
+    return and_(
+        MembershipRow.from_revision > earlier,
+        MembershipRow.from_revision <= later,
+        MembershipRow.contains(later),
+        ~_edit_is_in(earlier),
+    )
+
+
+def went_later(earlier: int, later: int) -> ColumnElement[bool]:
+    """Return the condition of the memberships in revision `earlier` whose edits `later` lacks: what ended between."""
+    return and_(
+        MembershipRow.to_revision > earlier,
+        MembershipRow.to_revision <= later,
+        MembershipRow.contains(earlier),
+        ~_edit_is_in(later),
     )
 
 

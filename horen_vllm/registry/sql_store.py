@@ -28,8 +28,13 @@ class SqlStore:
         self._clock = clock
 
 
-def find_codebook(session: Session, name: CodebookName, *, lock: bool = False) -> CodebookRow:
+def find_codebook(session: Session, name: CodebookName, *, lock: bool = False, deleted: bool = False) -> CodebookRow:
     """Return the row of a codebook; `lock` keeps other writers of the codebook out until the commit.
+
+    Parameters
+    ----------
+    deleted
+        Whether a deleted one is found, too.
 
     Raises
     ------
@@ -38,19 +43,29 @@ def find_codebook(session: Session, name: CodebookName, *, lock: bool = False) -
     """
     query = select(CodebookRow).where(CodebookRow.tenant == name.tenant, CodebookRow.name == name.codebook)
     row = session.scalars(query.with_for_update() if lock else query).one_or_none()
-    if row is None:
+    if row is None or (row.deleted_at is not None and not deleted):
         raise NotFound(f"There is no codebook {name}.", code="unknown_codebook")
     return row
 
 
-def require_revision(codebook: CodebookRow, name: CodebookName, number: int, *, oldest: int = 1) -> None:
-    """Check that the codebook has a revision `number`.
+def require_revision(codebook: CodebookRow, name: CodebookName, number: int, *, nothing: bool = False) -> None:
+    """Check that the entries of revision `number` are known.
+
+    Parameters
+    ----------
+    nothing
+        Whether 0, which stands for no entries at all, is one, too.
 
     Raises
     ------
     NotFound
-        ``unknown_revision``.
+        ``unknown_revision``; ``revision_pruned``, when it is older than those that are kept.
     """
-    if not oldest <= number <= codebook.revision:
+    if nothing and number == 0:
+        return
+    if not 1 <= number <= codebook.revision:
         message = f"{name} has no revision {number}: its newest is {codebook.revision}."
         raise NotFound(message, code="unknown_revision")
+    if number < codebook.oldest_revision:
+        message = f"revision {number} of {name} is not kept any more: the oldest is {codebook.oldest_revision}."
+        raise NotFound(message, code="revision_pruned")

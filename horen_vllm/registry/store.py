@@ -1,5 +1,6 @@
 """The SQL registry: all ports on one database."""
 
+from horen_vllm.registry.audit_store import SqlAuditLog
 from horen_vllm.registry.calibration_store import SqlCalibrationStore
 from horen_vllm.registry.codebook_store import SqlCodebookStore
 from horen_vllm.registry.counts_store import SqlCounts
@@ -10,7 +11,15 @@ from horen_vllm.registry.sql_store import Clock, utc_now
 from horen_vllm.registry.tenant_store import SqlTenantStore
 
 
-class SqlRegistry(SqlCodebookStore, SqlEditQueue, SqlReplicaStore, SqlTenantStore, SqlCalibrationStore, SqlCounts):
+class SqlRegistry(
+    SqlCodebookStore,
+    SqlEditQueue,
+    SqlReplicaStore,
+    SqlTenantStore,
+    SqlCalibrationStore,
+    SqlAuditLog,
+    SqlCounts,
+):
     """`ports.Registry` on SQL: threads and processes may share the database.
 
     Parameters

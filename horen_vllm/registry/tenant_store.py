@@ -8,8 +8,10 @@ from sqlalchemy.orm import Session
 
 from horen_vllm.errors import AlreadyExists, NotFound
 from horen_vllm.ids import TenantId
-from horen_vllm.registry.models import KeyRecord, KeyScope, TenantRecord
+from horen_vllm.registry.audit_log import record
+from horen_vllm.registry.models import KeyRecord, KeyScope, RequestKey, TenantRecord
 from horen_vllm.registry.records import key_record, tenant_record
+from horen_vllm.registry.requests import remember, replayed
 from horen_vllm.registry.schema import ApiKeyRow, TenantRow
 from horen_vllm.registry.sql_store import SqlStore
 
@@ -17,22 +19,32 @@ from horen_vllm.registry.sql_store import SqlStore
 class SqlTenantStore(SqlStore):
     """`ports.TenantStore` on SQL."""
 
-    def create_tenant(self, tenant: TenantId) -> TenantRecord:
-        """Make a tenant.
+    def create_tenant(
+        self, tenant: TenantId, *, request: RequestKey | None = None, validate_only: bool = False
+    ) -> TenantRecord:
+        """Make a tenant; a repeated `request` returns it again.
 
         Raises
         ------
         AlreadyExists
-            ``tenant_exists``.
+            ``tenant_exists``; ``request_id_reused``.
         """
         with self._database.write("create_tenant") as session:
-            row = TenantRow(name=tenant, created_at=self._clock())
+            now = self._clock()
+            if replayed(session, request, now) is not None:
+                return tenant_record(_find_tenant(session, tenant))
+            row = TenantRow(name=tenant, created_at=now)
             session.add(row)
             try:
                 session.flush()
             except exc.IntegrityError as error:
                 raise AlreadyExists(f"There is a tenant {tenant} already.", code="tenant_exists") from error
-            return tenant_record(row)
+            record(session, "CreateTenant", tenant=tenant, resource=f"tenants/{tenant}", now=now)
+            remember(session, request, tenant, now)
+            made = tenant_record(row)
+            if validate_only:
+                session.rollback()
+            return made
 
     def get_tenant(self, tenant: TenantId) -> TenantRecord:
         """Return a tenant; NotFound ``unknown_tenant``."""
@@ -46,7 +58,15 @@ class SqlTenantStore(SqlStore):
             return [tenant_record(row) for row in session.scalars(query)]
 
     def add_key(
-        self, key_id: str, digest: str, *, tenant: TenantId | None, scope: KeyScope, lifetime_s: float | None
+        self,
+        key_id: str,
+        digest: str,
+        *,
+        tenant: TenantId | None,
+        scope: KeyScope,
+        lifetime_s: float | None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
     ) -> KeyRecord:
         """Store the digest of a key of `tenant` (None: of the operator) that lives `lifetime_s` seconds (None: ever).
 
@@ -54,11 +74,18 @@ class SqlTenantStore(SqlStore):
         ------
         NotFound
             ``unknown_tenant``.
+        AlreadyExists
+            ``key_already_made``, for a repeated `request`: its key is named, and its secret is nobody's to tell;
+            ``request_id_reused``.
         """
         with self._database.write("add_key") as session:
+            now = self._clock()
+            made = replayed(session, request, now)
+            if made is not None:
+                message = f"This request made the key keys/{made} already; secrets are told once: make another key."
+                raise AlreadyExists(message, code="key_already_made")
             if tenant is not None:
                 _find_tenant(session, tenant)
-            now = self._clock()
             row = ApiKeyRow(
                 key_id=key_id,
                 tenant=tenant,
@@ -69,7 +96,13 @@ class SqlTenantStore(SqlStore):
             )
             session.add(row)
             session.flush()
-            return key_record(row)
+            detail = {"scope": scope.value}
+            record(session, "CreateKey", tenant=tenant, resource=f"keys/{key_id}", now=now, detail=detail)
+            remember(session, request, key_id, now)
+            answer = key_record(row)
+            if validate_only:
+                session.rollback()
+            return answer
 
     def list_keys(self, tenant: TenantId | None = None, *, after: str = "", limit: int = 1000) -> Sequence[KeyRecord]:
         """Return at most `limit` keys (of `tenant`, when given) with an id greater than `after`, by id."""
@@ -79,20 +112,32 @@ class SqlTenantStore(SqlStore):
         with self._database.read() as session:
             return [key_record(row) for row in session.scalars(query)]
 
-    def revoke_key(self, key_id: str) -> KeyRecord:
+    def revoke_key(self, key_id: str, *, request: RequestKey | None = None, validate_only: bool = False) -> KeyRecord:
         """Make a key worthless from now on; once revoked, the first time stays.
 
         Raises
         ------
         NotFound
             ``unknown_key``.
+        AlreadyExists
+            ``request_id_reused``.
         """
         with self._database.write("revoke_key") as session:
+            now = self._clock()
+            done = replayed(session, request, now) is not None
             row = session.get(ApiKeyRow, key_id, with_for_update=True)
             if row is None:
                 raise NotFound(f"There is no key {key_id}.", code="unknown_key")
-            row.revoked_at = row.revoked_at or self._clock()
-            return key_record(row)
+            if done:
+                return key_record(row)
+            if row.revoked_at is None:
+                row.revoked_at = now
+                record(session, "RevokeKey", tenant=row.tenant, resource=f"keys/{key_id}", now=now)
+            remember(session, request, key_id, now)
+            answer = key_record(row)
+            if validate_only:
+                session.rollback()
+            return answer
 
     def resolve_key(self, digest: str) -> KeyRecord:
         """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked."""
