@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Self
 
 from horen_vllm.control import convert
@@ -17,6 +18,7 @@ from horen_vllm.control._pb.horen.v1 import (
 )
 from horen_vllm.control.admin_client import AdminCalls
 from horen_vllm.control.calibration_client import CalibrationCalls
+from horen_vllm.control.credential import key_source
 from horen_vllm.control.messages import (
     CodebookView,
     CreatedKey,
@@ -26,15 +28,17 @@ from horen_vllm.control.messages import (
     RevisionView,
     SyncView,
 )
-from horen_vllm.control.names import codebook_path, edit_path, tenant_path
+from horen_vllm.control.names import OWN_TENANT, codebook_path, edit_path, tenant_path
 from horen_vllm.control.settings import DEFAULT_PORT
+from horen_vllm.control.tls import ClientTls
 from horen_vllm.control.transport import Transport
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import Unavailable
-from horen_vllm.ids import DEFAULT_TENANT, CodebookName, TenantId
+from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.models import EditSpec, ReplicaReport
 
 __all__ = [
+    "ClientTls",
     "CodebookView",
     "CreatedKey",
     "DeltaView",
@@ -49,11 +53,11 @@ __all__ = [
 class HorenClient(AdminCalls, CalibrationCalls):
     """Speaks to one control plane; a context manager, safe to share between threads.
 
-    Codebooks are named by `CodebookName`, resource name or short name (``"demo"``, of the tenant ``default``); edits
-    by `EditView`, resource name or bare id (of the tenant ``default``). Every method raises the `HorenError` that the
-    server raised, with its code, InvalidArgument ``invalid_text`` for text that is not Unicode, and Unavailable
-    ``control_unavailable`` (naming the address) or ``control_timeout`` when the server does not answer. Reads, and
-    `submit_edit`, are repeated for about a second before they say so.
+    Codebooks are named by `CodebookName`, resource name or short name (``"demo"``, of the key's own tenant; of
+    ``default`` where the control plane asks for no keys); edits by `EditView`, resource name or bare id (likewise).
+    Every method raises the `HorenError` that the server raised, with its code, InvalidArgument ``invalid_text`` for text
+    that is not Unicode, and Unavailable ``control_unavailable`` (naming the address) or ``control_timeout`` when the
+    server does not answer. Reads, and `submit_edit`, are repeated for about a second before they say so.
 
     Parameters
     ----------
@@ -61,6 +65,19 @@ class HorenClient(AdminCalls, CalibrationCalls):
         ``HOST:PORT`` of the control plane.
     timeout_s
         Deadline of a unary call in seconds.
+    api_key
+        Secret of the key to send with every call.
+    api_key_file
+        File that holds it instead; it is read again when it changes.
+    tls
+        Files for TLS; None: clear text, which carries a key to this machine only.
+
+    Raises
+    ------
+    InvalidArgument
+        ``malformed_api_key``; ``api_key_ambiguous``, for a key and a file.
+    FailedPrecondition
+        ``insecure_channel`` or ``invalid_tls``; at a call, ``api_key_unreadable``.
 
     Examples
     --------
@@ -72,8 +89,16 @@ class HorenClient(AdminCalls, CalibrationCalls):
             edit = client.wait_edit(edit, timeout_s=60)
     """
 
-    def __init__(self, target: str = f"127.0.0.1:{DEFAULT_PORT}", *, timeout_s: float = 10.0) -> None:
-        self._transport = Transport(target, timeout_s)
+    def __init__(
+        self,
+        target: str = f"127.0.0.1:{DEFAULT_PORT}",
+        *,
+        timeout_s: float = 10.0,
+        api_key: str | None = None,
+        api_key_file: Path | None = None,
+        tls: ClientTls | None = None,
+    ) -> None:
+        self._transport = Transport(target, timeout_s, key=key_source(api_key, api_key_file), tls=tls)
         channel = self._transport.channel
         # The generated stubs carry no types.
         self._admin = admin_pb2_grpc.AdminServiceStub(channel)  # type: ignore[no-untyped-call]
@@ -164,7 +189,7 @@ class HorenClient(AdminCalls, CalibrationCalls):
         return self._transport.call_again(self._codebooks.GetCodebook, request, convert.codebook_from_proto)
 
     def list_codebooks(
-        self, tenant: TenantId | str = DEFAULT_TENANT, *, page_size: int = 100
+        self, tenant: TenantId | str = OWN_TENANT, *, page_size: int = 100
     ) -> Iterator[CodebookView]:
         """Yield the codebooks of a tenant by name, fetching a page at a time; NotFound ``unknown_tenant``."""
         parent = tenant_path(tenant)

@@ -68,6 +68,21 @@ class KeyFile:
             raise FailedPrecondition(message, code="api_key_unreadable") from exc
 
 
+def key_source(secret: str | None, file: Path | None) -> KeySource | None:
+    """Return where a client's key comes from, None for a client without one; raises as `fixed_key`.
+
+    Raises
+    ------
+    InvalidArgument
+        ``api_key_ambiguous``, for a secret and a file.
+    """
+    if secret and file:
+        raise InvalidArgument("an API key and a file with one are given: give one of them.", code="api_key_ambiguous")
+    if file:
+        return KeyFile(file)
+    return fixed_key(secret) if secret else None
+
+
 def check_channel(target: str, *, encrypted: bool) -> None:
     """Refuse to send a key in clear text to another machine.
 

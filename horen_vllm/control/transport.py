@@ -6,8 +6,10 @@ from typing import Any, Final, TypeVar
 import grpc
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
+from horen_vllm.control.credential import CredentialInterceptor, KeySource, check_channel
 from horen_vllm.control.settings import MAX_MESSAGE_BYTES
 from horen_vllm.control.status import error_from_rpc
+from horen_vllm.control.tls import ClientTls
 from horen_vllm.errors import HorenError
 
 B = TypeVar("B")
@@ -32,12 +34,27 @@ class Transport:
         ``HOST:PORT``.
     timeout_s
         Deadline of a unary call in seconds, for each attempt.
+    key
+        Where the API key comes from; None: there is none.
+    tls
+        How to speak TLS; None: clear text.
+
+    Raises
+    ------
+    FailedPrecondition
+        ``insecure_channel`` or ``invalid_tls``.
     """
 
-    def __init__(self, target: str, timeout_s: float) -> None:
+    def __init__(
+        self, target: str, timeout_s: float, *, key: KeySource | None = None, tls: ClientTls | None = None
+    ) -> None:
         self.target = target
-        self.channel = grpc.insecure_channel(target, options=_OPTIONS)
         self._timeout_s = timeout_s
+        if key is not None:
+            check_channel(target, encrypted=tls is not None)
+        channel = _channel(target, tls)
+        self._open = channel
+        self.channel = channel if key is None else grpc.intercept_channel(channel, CredentialInterceptor(key))
 
     def call(self, method: Any, request: Any, read: Callable[[Any], B], *, extra_s: float = 0.0) -> B:
         """Call `method` once and return its answer as `read` reads it.
@@ -87,7 +104,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the channel; running streams end."""
-        self.channel.close()
+        self._open.close()
 
     def pages(self, method: Any, request: Any) -> Iterator[Any]:
         """Yield the answers of a list method page by page, each called as `call_again` does; moves `request` on."""
@@ -97,6 +114,12 @@ class Transport:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
+
+
+def _channel(target: str, tls: ClientTls | None) -> Any:
+    if tls is None:
+        return grpc.insecure_channel(target, options=_OPTIONS)
+    return grpc.secure_channel(target, tls.credentials(), options=(*_OPTIONS, *tls.options()))
 
 
 def _nobody_answered(exc: BaseException) -> bool:
