@@ -14,6 +14,7 @@ from horen_vllm.registry import migrate
 from horen_vllm.registry.models import EditRecord, EditSpec, Publication
 from horen_vllm.registry.ports import Registry
 from horen_vllm.registry.store import SqlRegistry
+from horen_vllm.testing.memory import MemoryRegistry, Storage
 from horen_vllm.testing.postgres import PostgresServer
 from horen_vllm.testing.recycled import RecycledDatabase
 
@@ -76,14 +77,23 @@ def postgres_registry_url(recycled_postgres: tuple[str, RecycledDatabase]) -> st
     return url
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+def opener(request: pytest.FixtureRequest, store: str, clock: ManualClock) -> Callable[[], Registry]:
+    """Return what opens one and the same registry, kept by `store`."""
+    if store == "memory":
+        storage = Storage(clock)
+        return lambda: MemoryRegistry(storage, clock=clock)
+    url = request.getfixturevalue(f"{store}_registry_url")
+    return lambda: SqlRegistry(url, clock=clock)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "memory"])
 def open_registry(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Callable[[], Registry]]:
     """Opens the same registry as often as it is called, as another process would."""
-    url = request.getfixturevalue(f"{request.param}_registry_url")
+    open_one = opener(request, request.param, clock)
     opened: list[Registry] = []
 
     def open_another() -> Registry:
-        opened.append(SqlRegistry(url, clock=clock))
+        opened.append(open_one())
         return opened[-1]
 
     yield open_another

@@ -1,0 +1,32 @@
+"""The registry in memory: all ports on one storage."""
+
+from horen_vllm.testing.memory.calibrations import MemoryCalibrations
+from horen_vllm.testing.memory.codebooks import MemoryCodebooks
+from horen_vllm.testing.memory.counts import MemoryCounts
+from horen_vllm.testing.memory.queue import MemoryQueue
+from horen_vllm.testing.memory.replicas import MemoryReplicas
+from horen_vllm.testing.memory.state import Clock, Storage, utc_now
+from horen_vllm.testing.memory.tenants import MemoryTenants
+
+
+class MemoryRegistry(MemoryCodebooks, MemoryQueue, MemoryReplicas, MemoryTenants, MemoryCalibrations, MemoryCounts):
+    """`ports.Registry` in memory: keeps the contract of the SQL registry, and nothing else.
+
+    Each write copies what there is, so it is for tests, not for many thousands of edits. Threads may share it.
+
+    Parameters
+    ----------
+    storage
+        What it works on; registries on one storage see each other's writes. None: one of its own.
+    clock
+        Returns the present time, with its zone; leases are measured by it.
+    """
+
+    def __init__(self, storage: Storage | None = None, *, clock: Clock = utc_now) -> None:
+        super().__init__(storage or Storage(clock), clock)
+
+    def check_schema(self) -> None:
+        """Do nothing: it has no schema."""
+
+    def close(self) -> None:
+        """Do nothing: the storage stays as it is."""

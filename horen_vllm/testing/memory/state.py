@@ -1,0 +1,140 @@
+"""What the registry in memory holds, and how it changes: a draft is made, changed, and put in its place as a whole."""
+
+import copy
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+
+from horen_vllm.errors import NotFound
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId, TenantId
+from horen_vllm.registry.models import (
+    CalibrationRecord,
+    CodebookRecord,
+    EditRecord,
+    KeyRecord,
+    ReplicaRecord,
+    RevisionRecord,
+    TenantRecord,
+)
+
+Clock = Callable[[], datetime]
+"""Returns the present time, with its zone."""
+
+
+def utc_now() -> datetime:
+    """Return the present time in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Book:
+    """A codebook with all its revisions."""
+
+    record: CodebookRecord
+    last_sequence: int
+    revisions: tuple[RevisionRecord, ...]
+    """Number 1 comes first."""
+    members: tuple[frozenset[EditId], ...]
+    """The edits whose entries each revision has; number 1 comes first."""
+
+    @property
+    def current(self) -> frozenset[EditId]:
+        """The edits whose entries the current revision has."""
+        return self.members[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """An edit with what only the queue knows of it."""
+
+    record: EditRecord
+    """Its `active` is of no meaning: the codebook's current revision decides."""
+    request_id: str | None = None
+    worker: str | None = None
+    lease_expires_at: datetime | None = None
+    finished: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class State:
+    """Everything; whoever writes changes a copy of it. The values of the collections are immutable."""
+
+    books: dict[CodebookName, Book] = field(default_factory=dict)
+    edits: dict[EditId, Edit] = field(default_factory=dict)
+    replicas: dict[str, ReplicaRecord] = field(default_factory=dict)
+    tenants: dict[TenantId, TenantRecord] = field(default_factory=dict)
+    keys: dict[str, KeyRecord] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    """Keys' ids by their digests."""
+    calibrations: list[CalibrationRecord] = field(default_factory=list)
+
+    def draft(self) -> "State":
+        """Return a copy that can be changed without changing this one."""
+        return State(**{it.name: copy.copy(getattr(self, it.name)) for it in fields(self)})
+
+    def book(self, name: CodebookName) -> Book:
+        """Return a codebook; NotFound ``unknown_codebook``."""
+        found = self.books.get(name)
+        if found is None:
+            raise NotFound(f"There is no codebook {name}.", code="unknown_codebook")
+        return found
+
+    def edits_of(self, name: CodebookName) -> list[Edit]:
+        """Return the edits of a codebook by sequence."""
+        return sorted((it for it in self.edits.values() if it.record.codebook == name), key=_sequence)
+
+    def queue(self, name: CodebookName) -> list[Edit]:
+        """Return the unfinished edits of a codebook by sequence."""
+        return [it for it in self.edits_of(name) if not it.finished]
+
+    def shown(self, edit: Edit) -> EditRecord:
+        """Return the record of an edit as it is now."""
+        current = self.books[edit.record.codebook].current
+        return replace(edit.record, active=edit.record.edit_id in current)
+
+    def put(self, edit: Edit) -> Edit:
+        """Store an edit, instead of what was stored of it before."""
+        self.edits[edit.record.edit_id] = edit
+        return edit
+
+
+class Storage:
+    """What several registries share, as processes share a database.
+
+    Parameters
+    ----------
+    clock
+        Returns the present time; it dates the tenant that is always there.
+    """
+
+    def __init__(self, clock: Clock = utc_now) -> None:
+        self._lock = threading.Lock()
+        default = TenantRecord(name=DEFAULT_TENANT, created_at=clock())
+        self._state = State(tenants={DEFAULT_TENANT: default})
+
+    @property
+    def now(self) -> State:
+        """What is there; nobody changes it any more."""
+        return self._state
+
+    @contextmanager
+    def write(self) -> Iterator[State]:
+        """Give a draft that becomes the state at the end, and is forgotten on any error; one writer at a time."""
+        with self._lock:
+            draft = self._state.draft()
+            yield draft
+            self._state = draft
+
+
+class MemoryStore:
+    """A store on one storage, with its own idea of the present time."""
+
+    def __init__(self, storage: Storage, clock: Clock) -> None:
+        self._storage = storage
+        self._clock = clock
+
+
+def _sequence(edit: Edit) -> int:
+    return edit.record.sequence

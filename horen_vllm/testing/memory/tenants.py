@@ -1,0 +1,79 @@
+"""Tenants and API keys in memory."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+from horen_vllm.errors import AlreadyExists, NotFound
+from horen_vllm.ids import TenantId
+from horen_vllm.registry.models import KeyRecord, KeyScope, TenantRecord
+from horen_vllm.testing.memory.state import MemoryStore, State
+
+
+class MemoryTenants(MemoryStore):
+    """`ports.TenantStore` in memory."""
+
+    def create_tenant(self, tenant: TenantId) -> TenantRecord:
+        """Make a tenant; AlreadyExists ``tenant_exists``."""
+        with self._storage.write() as state:
+            if tenant in state.tenants:
+                raise AlreadyExists(f"There is a tenant {tenant} already.", code="tenant_exists")
+            state.tenants[tenant] = TenantRecord(name=tenant, created_at=self._clock())
+            return state.tenants[tenant]
+
+    def get_tenant(self, tenant: TenantId) -> TenantRecord:
+        """Return a tenant; NotFound ``unknown_tenant``."""
+        return find_tenant(self._storage.now, tenant)
+
+    def list_tenants(self, *, after: str = "", limit: int = 1000) -> Sequence[TenantRecord]:
+        """Return at most `limit` tenants with a name greater than `after`, by name."""
+        return [it for name, it in sorted(self._storage.now.tenants.items()) if name > after][:limit]
+
+    def add_key(
+        self, key_id: str, digest: str, *, tenant: TenantId | None, scope: KeyScope, lifetime_s: float | None
+    ) -> KeyRecord:
+        """Store the digest of a key; NotFound ``unknown_tenant``."""
+        with self._storage.write() as state:
+            if tenant is not None:
+                find_tenant(state, tenant)
+            now = self._clock()
+            state.keys[key_id] = KeyRecord(
+                key_id=key_id,
+                tenant=tenant,
+                scope=scope,
+                created_at=now,
+                expires_at=None if lifetime_s is None else now + timedelta(seconds=lifetime_s),
+                revoked_at=None,
+            )
+            state.digests[digest] = key_id
+            return state.keys[key_id]
+
+    def list_keys(self, tenant: TenantId | None = None, *, after: str = "", limit: int = 1000) -> Sequence[KeyRecord]:
+        """Return at most `limit` keys (of `tenant`, when given) with an id greater than `after`, by id."""
+        keys = [it for key_id, it in sorted(self._storage.now.keys.items()) if key_id > after]
+        return [it for it in keys if tenant in (None, it.tenant)][:limit]
+
+    def revoke_key(self, key_id: str) -> KeyRecord:
+        """Make a key worthless from now on; once revoked, the first time stays. NotFound ``unknown_key``."""
+        with self._storage.write() as state:
+            key = state.keys.get(key_id)
+            if key is None:
+                raise NotFound(f"There is no key {key_id}.", code="unknown_key")
+            state.keys[key_id] = replace(key, revoked_at=key.revoked_at or self._clock())
+            return state.keys[key_id]
+
+    def resolve_key(self, digest: str) -> KeyRecord:
+        """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked."""
+        state = self._storage.now
+        key = state.keys.get(state.digests.get(digest, ""))
+        if key is None or key.revoked_at or (key.expires_at is not None and key.expires_at <= self._clock()):
+            raise NotFound("There is no such key, or it is no longer valid.", code="unknown_key")
+        return key
+
+
+def find_tenant(state: State, tenant: TenantId) -> TenantRecord:
+    """Return a tenant; NotFound ``unknown_tenant``."""
+    found = state.tenants.get(tenant)
+    if found is None:
+        raise NotFound(f"There is no tenant {tenant}.", code="unknown_tenant")
+    return found
