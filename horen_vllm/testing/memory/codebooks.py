@@ -1,12 +1,17 @@
 """Codebooks in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.errors import AlreadyExists
 from horen_vllm.ids import CodebookName, TenantId
-from horen_vllm.registry.models import CodebookRecord, Delta, EntryRef, RevisionKind, RevisionRecord
-from horen_vllm.testing.memory.revising import add_revision, entry_refs, members_at
+from horen_vllm.registry.differences import DiffRecord
+from horen_vllm.registry.etags import codebook_etag, require_etag
+from horen_vllm.registry.models import CodebookRecord, Delta, EntryRef, RequestKey, RevisionKind, RevisionRecord
+from horen_vllm.testing.memory.changes import record, remember, replayed
+from horen_vllm.testing.memory.revising import add_revision, difference, entry_refs, members_at
 from horen_vllm.testing.memory.state import Book, MemoryStore
 
 
@@ -14,11 +19,19 @@ class MemoryCodebooks(MemoryStore):
     """`ports.CodebookStore` in memory."""
 
     def create_codebook(
-        self, name: CodebookName, *, model: str, fingerprint: str, site: str, parameters: MethodParameters
+        self,
+        name: CodebookName,
+        *,
+        model: str,
+        fingerprint: str,
+        site: str,
+        parameters: MethodParameters,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
     ) -> CodebookRecord:
         """Create an empty codebook at revision 1; AlreadyExists ``codebook_exists``."""
         now = self._clock()
-        record = CodebookRecord(
+        new = CodebookRecord(
             name=name,
             model=model,
             fingerprint=fingerprint,
@@ -28,21 +41,59 @@ class MemoryCodebooks(MemoryStore):
             entry_count=0,
             created_at=now,
         )
-        with self._storage.write() as state:
+        with self._storage.write(validate_only=validate_only) as state:
+            if replayed(state, request, now) is not None:
+                return state.book(name, deleted=True).record
             if name in state.books:
-                raise AlreadyExists(f"There is a codebook {name} already.", code="codebook_exists")
-            book = Book(record=record, last_sequence=0, revisions=(), members=())
-            state.books[name] = add_revision(book, frozenset(), kind=RevisionKind.CREATE, now=now)
-            return state.books[name].record
+                message = f"There is a codebook {name} already; the name of a deleted one stays taken."
+                raise AlreadyExists(message, code="codebook_exists")
+            empty = Book(record=new, last_sequence=0, revisions=(), members=())
+            made = state.books[name] = add_revision(empty, frozenset(), kind=RevisionKind.CREATE, now=now)
+            record(state, "CreateCodebook", tenant=name.tenant, resource=str(name), now=now)
+            remember(state, request, name.codebook, now)
+            return made.record
 
     def get_codebook(self, name: CodebookName) -> CodebookRecord:
-        """Return the codebook as it is now."""
-        return self._storage.now.book(name).record
+        """Return the codebook as it is now, also a deleted one."""
+        return self._storage.now.book(name, deleted=True).record
 
-    def list_codebooks(self, tenant: TenantId | None = None) -> Sequence[CodebookRecord]:
-        """Return all codebooks (of `tenant`, when given) by name."""
+    def list_codebooks(self, tenant: TenantId | None = None, *, deleted: bool = False) -> Sequence[CodebookRecord]:
+        """Return all codebooks (of `tenant`, when given) by name; with `deleted`, deleted ones, too."""
         records = [book.record for _, book in sorted(self._storage.now.books.items())]
-        return [it for it in records if tenant in (None, it.name.tenant)]
+        shown = [it for it in records if deleted or it.deleted_at is None]
+        return [it for it in shown if tenant in (None, it.name.tenant)]
+
+    def delete_codebook(
+        self,
+        name: CodebookName,
+        *,
+        etag: str | None = None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> CodebookRecord:
+        """Take a codebook away; its name stays taken, and its unfinished edits wait. Aborted ``etag_mismatch``."""
+
+        def delete(book: CodebookRecord, now: datetime) -> CodebookRecord:
+            return replace(book, deleted_at=now)
+
+        return self._change("DeleteCodebook", name, delete, etag=etag, request=request, validate_only=validate_only)
+
+    def undelete_codebook(
+        self,
+        name: CodebookName,
+        *,
+        etag: str | None = None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> CodebookRecord:
+        """Bring a deleted codebook back; AlreadyExists ``codebook_not_deleted``, Aborted ``etag_mismatch``."""
+
+        def undelete(book: CodebookRecord, _now: datetime) -> CodebookRecord:
+            if book.deleted_at is None:
+                raise AlreadyExists(f"{name} is not deleted.", code="codebook_not_deleted")
+            return replace(book, deleted_at=None)
+
+        return self._change("UndeleteCodebook", name, undelete, etag=etag, request=request, validate_only=validate_only)
 
     def list_revisions(self, name: CodebookName, *, after: int = 0, limit: int = 1000) -> Sequence[RevisionRecord]:
         """Return at most `limit` revisions with a number greater than `after`, oldest first."""
@@ -68,17 +119,69 @@ class MemoryCodebooks(MemoryStore):
             removed=tuple(entry.edit_id for entry in removed),
         )
 
-    def rollback(self, name: CodebookName, to: int) -> RevisionRecord:
-        """Make a new revision with exactly the entries and the threshold of `to`."""
-        with self._storage.write() as state:
-            book = state.book(name)
-            members = members_at(book, to)
-            state.books[name] = add_revision(
-                book,
-                members,
-                kind=RevisionKind.ROLLBACK,
-                now=self._clock(),
-                restored=to,
-                threshold=book.revisions[to - 1].threshold,
-            )
-            return state.books[name].revisions[-1]
+    def diff(
+        self,
+        name: CodebookName,
+        *,
+        from_revision: int,
+        to_revision: int | None = None,
+        after_sequence: int = 0,
+        limit: int = 1000,
+    ) -> DiffRecord:
+        """Return at most `limit` entries that differ between two revisions, by sequence."""
+        state = self._storage.now
+        book = state.book(name)
+        to = book.record.revision if to_revision is None else to_revision
+        whole = difference(state, book, from_revision, to)
+        changes = [it for it in whole.changes if it.sequence > after_sequence][:limit]
+        return replace(whole, changes=tuple(changes))
+
+    def rollback(
+        self,
+        name: CodebookName,
+        to: int,
+        *,
+        etag: str | None = None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> RevisionRecord:
+        """Make a new revision with exactly the entries and the threshold of `to`; Aborted ``etag_mismatch``."""
+        with self._storage.write(validate_only=validate_only) as state:
+            now = self._clock()
+            made = replayed(state, request, now)
+            book = state.book(name, deleted=made is not None)
+            if made is not None:
+                return book.revisions[int(made) - 1]
+            require_etag(etag, codebook_etag(book.record))
+            members, threshold = members_at(book, to), book.revisions[to - 1].threshold
+            kind = RevisionKind.ROLLBACK
+            book = add_revision(book, members, kind=kind, now=now, restored=to, threshold=threshold)
+            state.books[name] = book
+            detail = {"to_revision": to, "revision": book.record.revision}
+            record(state, "RollbackCodebook", tenant=name.tenant, resource=str(name), now=now, detail=detail)
+            remember(state, request, str(book.record.revision), now)
+            return replace(book.revisions[-1], number=0) if validate_only else book.revisions[-1]
+
+    def _change(
+        self,
+        method: str,
+        name: CodebookName,
+        change: Callable[[CodebookRecord, datetime], CodebookRecord],
+        *,
+        etag: str | None,
+        request: RequestKey | None,
+        validate_only: bool,
+    ) -> CodebookRecord:
+        """Change the codebook's own record."""
+        with self._storage.write(validate_only=validate_only) as state:
+            now = self._clock()
+            done = replayed(state, request, now) is not None
+            book = state.book(name, deleted=done or method == "UndeleteCodebook")
+            if done:
+                return book.record
+            require_etag(etag, codebook_etag(book.record))
+            changed = change(book.record, now)
+            state.books[name] = replace(book, record=changed)
+            record(state, method, tenant=name.tenant, resource=str(name), now=now)
+            remember(state, request, name.codebook, now)
+            return changed

@@ -22,5 +22,5 @@ class MemoryCounts(MemoryStore):
             workers=len({it.worker for it in held}),
             live_replicas=sum(it.lease_expires_at > now for it in state.replicas.values()),
             codebooks=sum(it.record.deleted_at is None for it in state.books.values()),
-            audit_events=0,
+            audit_events=len(state.audit),
         )

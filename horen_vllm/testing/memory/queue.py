@@ -101,7 +101,8 @@ class MemoryQueue(MemoryEdits):
 
 def _next_head(state: State, fingerprint: str, now: datetime) -> Edit | None:
     """Return the oldest head of a queue for this base model that nobody holds."""
-    heads = [_head(state, name) for name, book in state.books.items() if book.record.fingerprint == fingerprint]
+    there = [book.record for book in state.books.values() if book.record.deleted_at is None]
+    heads = [_head(state, it.name) for it in there if it.fingerprint == fingerprint]
     unheld = [it for it in heads if it and (it.lease_expires_at is None or it.lease_expires_at <= now)]
     return min(unheld, key=lambda it: (it.record.created_at, it.record.edit_id), default=None)
 

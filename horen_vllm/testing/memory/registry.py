@@ -1,5 +1,6 @@
 """The registry in memory: all ports on one storage."""
 
+from horen_vllm.testing.memory.audit import MemoryAudit
 from horen_vllm.testing.memory.calibrations import MemoryCalibrations
 from horen_vllm.testing.memory.codebooks import MemoryCodebooks
 from horen_vllm.testing.memory.counts import MemoryCounts
@@ -9,7 +10,9 @@ from horen_vllm.testing.memory.state import Clock, Storage, utc_now
 from horen_vllm.testing.memory.tenants import MemoryTenants
 
 
-class MemoryRegistry(MemoryCodebooks, MemoryQueue, MemoryReplicas, MemoryTenants, MemoryCalibrations, MemoryCounts):
+class MemoryRegistry(
+    MemoryCodebooks, MemoryQueue, MemoryReplicas, MemoryTenants, MemoryCalibrations, MemoryAudit, MemoryCounts
+):
     """`ports.Registry` in memory: keeps the contract of the SQL registry, and nothing else.
 
     Each write copies what there is, so it is for tests, not for many thousands of edits. Threads may share it.

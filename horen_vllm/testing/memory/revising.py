@@ -6,6 +6,7 @@ from datetime import datetime
 
 from horen_vllm.errors import NotFound
 from horen_vllm.ids import EditId
+from horen_vllm.registry.differences import ChangeKind, ChangeRecord, DiffRecord
 from horen_vllm.registry.models import EntryRef, RevisionKind, RevisionRecord
 from horen_vllm.testing.memory.state import Book, State
 
@@ -65,6 +66,21 @@ def members_at(book: Book, number: int, *, nothing: bool = False) -> frozenset[E
     return book.members[number - 1]
 
 
+def difference(state: State, book: Book, start: int, end: int) -> DiffRecord:
+    """Return what differs between two revisions (from 0: nothing at all), by sequence."""
+    before, after = members_at(book, start, nothing=True), members_at(book, end)
+    changes = [_change(state, ChangeKind.ADDED, edit) for edit in after - before]
+    changes += [_change(state, ChangeKind.REMOVED, edit) for edit in before - after]
+    return DiffRecord(
+        codebook=book.record.name,
+        from_revision=start,
+        to_revision=end,
+        from_threshold=book.revisions[start - 1].threshold if start else None,
+        to_threshold=book.revisions[end - 1].threshold,
+        changes=tuple(sorted(changes, key=lambda it: it.sequence)),
+    )
+
+
 def entry_refs(state: State, members: Iterable[EditId]) -> tuple[EntryRef, ...]:
     """Return the entries of some edits by sequence."""
     records = sorted((state.edits[edit_id].record for edit_id in members), key=lambda it: it.sequence)
@@ -73,3 +89,9 @@ def entry_refs(state: State, members: Iterable[EditId]) -> tuple[EntryRef, ...]:
         assert record.artifact is not None, "only published edits have entries"
         refs.append(EntryRef(edit_id=record.edit_id, sequence=record.sequence, artifact=record.artifact))
     return tuple(refs)
+
+
+def _change(state: State, kind: ChangeKind, edit_id: EditId) -> ChangeRecord:
+    record = state.edits[edit_id].record
+    prompt, target = record.spec.prompt, record.spec.target
+    return ChangeRecord(kind=kind, edit_id=edit_id, sequence=record.sequence, prompt=prompt, target=target)

@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from horen_vllm.errors import NotFound
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId, TenantId
 from horen_vllm.registry.models import (
+    AuditRecord,
     CalibrationRecord,
     CodebookRecord,
     EditRecord,
     KeyRecord,
     ReplicaRecord,
+    RequestKey,
     RevisionRecord,
     TenantRecord,
 )
@@ -57,6 +59,16 @@ class Edit:
     finished: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownRequest:
+    """A request id that was used."""
+
+    key: RequestKey
+    reference: str
+    """What was made: an edit's id, a revision's number, a name."""
+    created_at: datetime
+
+
 @dataclass(slots=True, kw_only=True)
 class State:
     """Everything; whoever writes changes a copy of it. The values of the collections are immutable."""
@@ -69,15 +81,19 @@ class State:
     digests: dict[str, str] = field(default_factory=dict)
     """Keys' ids by their digests."""
     calibrations: list[CalibrationRecord] = field(default_factory=list)
+    requests: dict[tuple[TenantId | None, str], KnownRequest] = field(default_factory=dict)
+    """By tenant and id."""
+    audit: list[AuditRecord] = field(default_factory=list)
+    """Number 1 comes first."""
 
     def draft(self) -> "State":
         """Return a copy that can be changed without changing this one."""
         return State(**{it.name: copy.copy(getattr(self, it.name)) for it in fields(self)})
 
-    def book(self, name: CodebookName) -> Book:
-        """Return a codebook; NotFound ``unknown_codebook``."""
+    def book(self, name: CodebookName, *, deleted: bool = False) -> Book:
+        """Return a codebook (a deleted one only with `deleted`); NotFound ``unknown_codebook``."""
         found = self.books.get(name)
-        if found is None:
+        if found is None or (found.record.deleted_at is not None and not deleted):
             raise NotFound(f"There is no codebook {name}.", code="unknown_codebook")
         return found
 
@@ -120,12 +136,16 @@ class Storage:
         return self._state
 
     @contextmanager
-    def write(self) -> Iterator[State]:
-        """Give a draft that becomes the state at the end, and is forgotten on any error; one writer at a time."""
+    def write(self, *, validate_only: bool = False) -> Iterator[State]:
+        """Give a draft that becomes the state at the end; one writer at a time.
+
+        It is forgotten on any error, and always with `validate_only`.
+        """
         with self._lock:
             draft = self._state.draft()
             yield draft
-            self._state = draft
+            if not validate_only:
+                self._state = draft
 
 
 class MemoryStore:

@@ -6,19 +6,27 @@ from datetime import timedelta
 
 from horen_vllm.errors import AlreadyExists, NotFound
 from horen_vllm.ids import TenantId
-from horen_vllm.registry.models import KeyRecord, KeyScope, TenantRecord
+from horen_vllm.registry.models import KeyRecord, KeyScope, RequestKey, TenantRecord
+from horen_vllm.testing.memory.changes import record, remember, replayed
 from horen_vllm.testing.memory.state import MemoryStore, State
 
 
 class MemoryTenants(MemoryStore):
     """`ports.TenantStore` in memory."""
 
-    def create_tenant(self, tenant: TenantId) -> TenantRecord:
+    def create_tenant(
+        self, tenant: TenantId, *, request: RequestKey | None = None, validate_only: bool = False
+    ) -> TenantRecord:
         """Make a tenant; AlreadyExists ``tenant_exists``."""
-        with self._storage.write() as state:
+        with self._storage.write(validate_only=validate_only) as state:
+            now = self._clock()
+            if replayed(state, request, now) is not None:
+                return find_tenant(state, tenant)
             if tenant in state.tenants:
                 raise AlreadyExists(f"There is a tenant {tenant} already.", code="tenant_exists")
-            state.tenants[tenant] = TenantRecord(name=tenant, created_at=self._clock())
+            state.tenants[tenant] = TenantRecord(name=tenant, created_at=now)
+            record(state, "CreateTenant", tenant=tenant, resource=f"tenants/{tenant}", now=now)
+            remember(state, request, tenant, now)
             return state.tenants[tenant]
 
     def get_tenant(self, tenant: TenantId) -> TenantRecord:
@@ -30,13 +38,25 @@ class MemoryTenants(MemoryStore):
         return [it for name, it in sorted(self._storage.now.tenants.items()) if name > after][:limit]
 
     def add_key(
-        self, key_id: str, digest: str, *, tenant: TenantId | None, scope: KeyScope, lifetime_s: float | None
+        self,
+        key_id: str,
+        digest: str,
+        *,
+        tenant: TenantId | None,
+        scope: KeyScope,
+        lifetime_s: float | None,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
     ) -> KeyRecord:
-        """Store the digest of a key; NotFound ``unknown_tenant``."""
-        with self._storage.write() as state:
+        """Store the digest of a key; NotFound ``unknown_tenant``, AlreadyExists ``key_already_made``."""
+        with self._storage.write(validate_only=validate_only) as state:
+            now = self._clock()
+            made = replayed(state, request, now)
+            if made is not None:
+                message = f"This request made the key keys/{made} already; secrets are told once: make another key."
+                raise AlreadyExists(message, code="key_already_made")
             if tenant is not None:
                 find_tenant(state, tenant)
-            now = self._clock()
             state.keys[key_id] = KeyRecord(
                 key_id=key_id,
                 tenant=tenant,
@@ -46,6 +66,9 @@ class MemoryTenants(MemoryStore):
                 revoked_at=None,
             )
             state.digests[digest] = key_id
+            detail = {"scope": scope.value}
+            record(state, "CreateKey", tenant=tenant, resource=f"keys/{key_id}", now=now, detail=detail)
+            remember(state, request, key_id, now)
             return state.keys[key_id]
 
     def list_keys(self, tenant: TenantId | None = None, *, after: str = "", limit: int = 1000) -> Sequence[KeyRecord]:
@@ -53,14 +76,21 @@ class MemoryTenants(MemoryStore):
         keys = [it for key_id, it in sorted(self._storage.now.keys.items()) if key_id > after]
         return [it for it in keys if tenant in (None, it.tenant)][:limit]
 
-    def revoke_key(self, key_id: str) -> KeyRecord:
+    def revoke_key(self, key_id: str, *, request: RequestKey | None = None, validate_only: bool = False) -> KeyRecord:
         """Make a key worthless from now on; once revoked, the first time stays. NotFound ``unknown_key``."""
-        with self._storage.write() as state:
+        with self._storage.write(validate_only=validate_only) as state:
+            now = self._clock()
+            done = replayed(state, request, now) is not None
             key = state.keys.get(key_id)
             if key is None:
                 raise NotFound(f"There is no key {key_id}.", code="unknown_key")
-            state.keys[key_id] = replace(key, revoked_at=key.revoked_at or self._clock())
-            return state.keys[key_id]
+            if done:
+                return key
+            if key.revoked_at is None:
+                key = state.keys[key_id] = replace(key, revoked_at=now)
+                record(state, "RevokeKey", tenant=key.tenant, resource=f"keys/{key_id}", now=now)
+            remember(state, request, key_id, now)
+            return key
 
     def resolve_key(self, digest: str) -> KeyRecord:
         """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked."""
