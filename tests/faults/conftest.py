@@ -1,0 +1,64 @@
+"""Databases that survive the processes that use them."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from horen_vllm.core.presets import MethodParameters
+from horen_vllm.ids import CodebookName
+from horen_vllm.registry import migrate
+from horen_vllm.registry.store import SqlRegistry
+from tests.faults.parts import Installation
+from tests.unit.serving.live.world import FINGERPRINT
+
+BOOK = CodebookName.parse("tenants/default/codebooks/facts")
+PARAMETERS = MethodParameters(preset="cosine", threshold=0.9)
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("registry") / "empty.db"
+    migrate.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, migrated_sqlite: Path) -> str:
+    return f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'registry.db')}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def registry_url(request: pytest.FixtureRequest) -> str:
+    """URL of a migrated database of this test alone."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture
+def open_registry() -> Iterator[Callable[[str], SqlRegistry]]:
+    """Opens registries, and closes them at the end."""
+    opened: list[SqlRegistry] = []
+
+    def open_one(url: str) -> SqlRegistry:
+        opened.append(SqlRegistry(url))
+        return opened[-1]
+
+    yield open_one
+    for registry in opened:
+        registry.close()
+
+
+@pytest.fixture
+def registry(registry_url: str, open_registry: Callable[[str], SqlRegistry]) -> SqlRegistry:
+    """The registry, with an empty codebook `BOOK`."""
+    registry = open_registry(registry_url)
+    registry.create_codebook(BOOK, model="m", fingerprint=FINGERPRINT, site="s", parameters=PARAMETERS)
+    return registry
+
+
+@pytest.fixture
+def place(registry_url: str, tmp_path: Path) -> Installation:
+    (tmp_path / "packs").mkdir()
+    return Installation(url=registry_url, folder=tmp_path)
