@@ -78,3 +78,12 @@ class ImportRecord:
     codebook: CodebookRecord
     """The codebook after it."""
     counts: ImportCounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownOrigin:
+    """An edit of a file that the codebook has already."""
+
+    edit_id: EditId
+    wants_entry: bool
+    """Whether it is neither active nor retired: then an import brings its entry back."""
