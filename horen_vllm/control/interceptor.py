@@ -3,6 +3,7 @@
 In this order, so that nothing of a request is read before its credential is known to be valid.
 """
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -97,7 +98,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         call = self._journal.begin(method, metadata, context.peer(), streams=streams)
         status = grpc.StatusCode.CANCELLED
         try:
-            await context.send_initial_metadata(((REQUEST_ID, call.request_id),))
+            await _send_id(context, call.request_id)
             context.add_done_callback(_answered)
             yield await self._admitted(call, handler, metadata)
             failpoint("control.before_answer")
@@ -159,6 +160,14 @@ class _Admitted:
         async for data in stream:
             yield self.read(data, first=first)
             first = False
+
+
+async def _send_id(context: Any, request_id: str) -> None:
+    try:
+        await context.send_initial_metadata(((REQUEST_ID, request_id),))
+    except grpc.aio.InternalError as exc:
+        # The client has left already: this is how gRPC says so before it cancels the call.
+        raise asyncio.CancelledError from exc
 
 
 def _answered(_context: Any) -> None:
