@@ -35,10 +35,11 @@ def record(
     caller
         Who did it; None: whoever is asking in this context.
     """
-    session.add(audit_row(method, tenant=tenant, resource=resource, now=now, detail=detail, caller=caller))
+    values = event_values(method, tenant=tenant, resource=resource, now=now, detail=detail, caller=caller)
+    session.add(AuditRow(**values))
 
 
-def audit_row(
+def event_values(
     method: str,
     *,
     tenant: str | None,
@@ -46,18 +47,18 @@ def audit_row(
     now: datetime,
     detail: Mapping[str, Any] | None = None,
     caller: Caller | None = None,
-) -> AuditRow:
-    """Return the row that `record` adds, for those who add many at once."""
+) -> dict[str, Any]:
+    """Return the columns of the row that `record` adds, for those who add many at once."""
     who = caller or current_caller()
-    return AuditRow(
-        created_at=now,
-        actor=who.actor,
-        method=method,
-        tenant=tenant,
-        resource=resource,
-        request_id=who.call_id,
-        detail=dict(detail or {}),
-    )
+    return {
+        "created_at": now,
+        "actor": who.actor,
+        "method": method,
+        "tenant": tenant,
+        "resource": resource,
+        "request_id": who.call_id,
+        "detail": dict(detail or {}),
+    }
 
 
 def worker_caller(worker: str) -> Caller:

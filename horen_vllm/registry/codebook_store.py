@@ -15,8 +15,10 @@ from horen_vllm.registry.differences import DiffRecord
 from horen_vllm.registry.diffing import difference
 from horen_vllm.registry.etags import codebook_etag, require_etag
 from horen_vllm.registry.models import CodebookRecord, Delta, EntryRef, RequestKey, RevisionKind, RevisionRecord
+from horen_vllm.registry.quotas import require_codebook_quota
 from horen_vllm.registry.records import codebook_record, revision_record
 from horen_vllm.registry.requests import remember, replayed
+from horen_vllm.registry.retiring import revive_edits
 from horen_vllm.registry.revisioning import (
     add_revision,
     entries_added,
@@ -48,6 +50,8 @@ class SqlCodebookStore(SqlStore):
         ------
         AlreadyExists
             ``codebook_exists``, when the name is taken, also by a deleted one; ``request_id_reused``.
+        ResourceExhausted
+            ``quota_exceeded``.
         """
         now = self._clock()
         row = CodebookRow(
@@ -62,9 +66,10 @@ class SqlCodebookStore(SqlStore):
             last_sequence=0,
             created_at=now,
         )
-        with self._database.write("create_codebook") as session:
+        with self._database.write("" if validate_only else "create_codebook") as session:
             if replayed(session, request, now) is not None:
                 return codebook_record(find_codebook(session, name, deleted=True))
+            require_codebook_quota(session, name.tenant)
             session.add(row)
             try:
                 session.flush()
@@ -113,7 +118,7 @@ class SqlCodebookStore(SqlStore):
             ``request_id_reused``.
         """
 
-        def delete(row: CodebookRow, now: datetime) -> None:
+        def delete(_session: Session, row: CodebookRow, now: datetime) -> None:
             row.deleted_at = now
 
         return self._change("DeleteCodebook", name, delete, etag=etag, request=request, validate_only=validate_only)
@@ -134,11 +139,14 @@ class SqlCodebookStore(SqlStore):
             ``codebook_not_deleted``, when it is there; ``request_id_reused``.
         Aborted
             ``etag_mismatch``.
+        ResourceExhausted
+            ``quota_exceeded``.
         """
 
-        def undelete(row: CodebookRow, _now: datetime) -> None:
+        def undelete(session: Session, row: CodebookRow, _now: datetime) -> None:
             if row.deleted_at is None:
                 raise AlreadyExists(f"{name} is not deleted.", code="codebook_not_deleted")
+            require_codebook_quota(session, name.tenant)
             row.deleted_at = None
 
         return self._change("UndeleteCodebook", name, undelete, etag=etag, request=request, validate_only=validate_only)
@@ -244,7 +252,7 @@ class SqlCodebookStore(SqlStore):
         AlreadyExists
             ``request_id_reused``.
         """
-        with self._database.write("rollback") as session:
+        with self._database.write("" if validate_only else "rollback") as session:
             now = self._clock()
             made = replayed(session, request, now)
             codebook = find_codebook(session, name, lock=True, deleted=made is not None)
@@ -266,7 +274,7 @@ class SqlCodebookStore(SqlStore):
         self,
         method: str,
         name: CodebookName,
-        change: Callable[[CodebookRow, datetime], None],
+        change: Callable[[Session, CodebookRow, datetime], None],
         *,
         etag: str | None,
         request: RequestKey | None,
@@ -274,7 +282,7 @@ class SqlCodebookStore(SqlStore):
     ) -> CodebookRecord:
         """Change the codebook's own row."""
         commit = "delete_codebook" if method == "DeleteCodebook" else "undelete_codebook"
-        with self._database.write(commit) as session:
+        with self._database.write("" if validate_only else commit) as session:
             now = self._clock()
             done = replayed(session, request, now) is not None
             deleted = done or method == "UndeleteCodebook"
@@ -282,7 +290,7 @@ class SqlCodebookStore(SqlStore):
             if done:
                 return codebook_record(row)
             require_etag(etag, codebook_etag(codebook_record(row)))
-            change(row, now)
+            change(session, row, now)
             record(session, method, tenant=name.tenant, resource=str(name), now=now)
             remember(session, request, name.codebook, now)
             answer = codebook_record(row)
@@ -294,7 +302,7 @@ class SqlCodebookStore(SqlStore):
 def _roll_back(session: Session, codebook: CodebookRow, to: int, now: datetime) -> RevisionRow:
     target = session.get_one(RevisionRow, (codebook.id, to))
     restore_entries(session, codebook, to)
-    return add_revision(
+    row = add_revision(
         session,
         codebook,
         kind=RevisionKind.ROLLBACK,
@@ -303,3 +311,5 @@ def _roll_back(session: Session, codebook: CodebookRow, to: int, now: datetime) 
         restored=to,
         threshold=target.threshold,
     )
+    revive_edits(session, codebook, now)
+    return row

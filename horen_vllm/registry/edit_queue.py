@@ -7,7 +7,17 @@ from sqlalchemy.orm import Session
 
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import EditId
+from horen_vllm.registry.attempt_log import (
+    FAILED,
+    GIVEN_BACK,
+    LEASE_EXPIRED,
+    PUBLISHED,
+    begin_attempts,
+    end_attempts,
+)
+from horen_vllm.registry.audit_log import record, worker_caller
 from horen_vllm.registry.claims import find_held, lock_codebook, require_held
+from horen_vllm.registry.edit_retirement import SqlEditRetirement
 from horen_vllm.registry.edit_rows import claimable, is_active, queue_front, require_edits
 from horen_vllm.registry.edit_submissions import SqlEditSubmissions
 from horen_vllm.registry.models import MAX_ATTEMPTS, Claim, EditRecord, EditState, Publication
@@ -16,7 +26,7 @@ from horen_vllm.registry.records import codebook_name, edit_record
 from horen_vllm.registry.schema import CodebookRow, EditRow
 
 
-class SqlEditQueue(SqlEditSubmissions):
+class SqlEditQueue(SqlEditSubmissions, SqlEditRetirement):
     """`ports.EditQueue` on SQL."""
 
     def claim(self, worker: str, *, lease_s: float, fingerprint: str, limit: int = 1) -> tuple[Claim, ...]:
@@ -34,8 +44,11 @@ class SqlEditQueue(SqlEditSubmissions):
                     rows = (head,) if head.attempt else _front(session, codebook, limit)
                     for row in rows:
                         _hand_out(row, worker, now, lease_s)
+                    begin_attempts(session, rows, worker, now)
                     return tuple(_claim(row, edit_record(row, codebook_name(codebook), active=False)) for row in rows)
                 _give_up(head, now)
+                end_attempts(session, (head.edit_id,), LEASE_EXPIRED, now)
+                _note(session, codebook, head, "fail", now)
             return ()
 
     def extend(self, claims: Sequence[Claim], *, lease_s: float) -> tuple[Claim, ...]:
@@ -88,10 +101,12 @@ class SqlEditQueue(SqlEditSubmissions):
             return
         with self._database.write("give_back") as session:
             now = self._clock()
-            for row in find_held(session, lock_codebook(session, claims), claims).values():
+            held = find_held(session, lock_codebook(session, claims), claims)
+            for row in held.values():
                 row.state = EditState.COMMITTED
                 row.attempt -= 1
                 row.updated_at = now
+            end_attempts(session, held, GIVEN_BACK, now)
 
     def publish(self, batch: Sequence[tuple[Claim, Publication]]) -> tuple[EditRecord, ...]:
         """Make one revision an edit, in order: with its new entry, without the superseded ones; all or none of them.
@@ -120,7 +135,11 @@ class SqlEditQueue(SqlEditSubmissions):
             codebook = lock_codebook(session, claims)
             rows = require_held(session, codebook, claims)
             publications = [publication for _, publication in batch]
-            active = publish_all(session, codebook, list(zip(rows, publications, strict=True)), self._clock())
+            now = self._clock()
+            active = publish_all(session, codebook, list(zip(rows, publications, strict=True)), now)
+            end_attempts(session, [row.edit_id for row in rows], PUBLISHED, now)
+            for row in rows:
+                _note(session, codebook, row, "publish", now)
             name = codebook_name(codebook)
             return tuple(edit_record(row, name, active=row.edit_id in active) for row in rows)
 
@@ -141,9 +160,13 @@ class SqlEditQueue(SqlEditSubmissions):
             if not is_active(session, same_as):
                 message = f"The entry of edit {same_as} is not in revision {codebook.revision} any more."
                 raise FailedPrecondition(message, code="revision_moved")
-            row.same_as = same_as
-            mark_published(row, codebook.revision, self._clock())
-            return edit_record(row, claim.edit.codebook, active=False)
+            now = self._clock()
+            # Whoever has the entry now may have it from another edit, which was the first to say so.
+            row.same_as = session.get_one(EditRow, same_as).same_as or same_as
+            mark_published(row, codebook.revision, now)
+            end_attempts(session, (row.edit_id,), PUBLISHED, now)
+            _note(session, codebook, row, "publish", now)
+            return edit_record(row, claim.edit.codebook, active=False, answered_by=same_as)
 
     def fail(self, claim: Claim, code: str, reason: str, *, base_revision: int | None = None) -> EditRecord:
         """Close the edit as FAILED with its reason.
@@ -158,7 +181,10 @@ class SqlEditQueue(SqlEditSubmissions):
             (row,) = require_held(session, codebook, (claim,))
             if base_revision is not None:
                 require_revision(codebook, base_revision)
-            _fail(row, code=code, reason=reason, now=self._clock())
+            now = self._clock()
+            _fail(row, code=code, reason=reason, now=now)
+            end_attempts(session, (row.edit_id,), FAILED, now)
+            _note(session, codebook, row, "fail", now)
             return edit_record(row, claim.edit.codebook, active=False)
 
 
@@ -190,6 +216,13 @@ def _fail(row: EditRow, *, code: str, reason: str, now: datetime) -> None:
     row.reason_code = code
     row.reason = reason
     finish_row(row, EditState.FAILED, now)
+
+
+def _note(session: Session, codebook: CodebookRow, row: EditRow, act: str, now: datetime) -> None:
+    detail = {"revision": row.published_revision} if row.reason_code is None else {"code": row.reason_code}
+    resource = f"{codebook_name(codebook)}/edits/{row.edit_id}"
+    caller = worker_caller(row.worker or "")
+    record(session, act, tenant=codebook.tenant, resource=resource, now=now, detail=detail, caller=caller)
 
 
 def _lease(row: EditRow, now: datetime, lease_s: float) -> None:

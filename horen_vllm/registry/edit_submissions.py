@@ -1,41 +1,56 @@
 """Edits in SQL as their users see them: submission and lookup."""
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
 
-from sqlalchemy.orm import Session
-
-from horen_vllm.errors import AlreadyExists, NotFound
-from horen_vllm.ids import CodebookName, EditId, new_edit_id
-from horen_vllm.registry.edit_rows import edit_by_request, edits_with_state, is_active
-from horen_vllm.registry.models import EditRecord, EditSpec, EditState
-from horen_vllm.registry.records import codebook_name, edit_record, edit_spec
-from horen_vllm.registry.schema import CodebookRow, EditRow
+from horen_vllm.errors import HorenError
+from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.registry.attempt_log import attempts_at
+from horen_vllm.registry.edit_rows import edit_records, edits_with_state, find_edit
+from horen_vllm.registry.intake import Intake
+from horen_vllm.registry.models import AttemptRecord, EditRecord, EditSpec, EditState, RequestKey
+from horen_vllm.registry.schema import EditRow
 from horen_vllm.registry.sql_store import SqlStore, find_codebook
+from horen_vllm.registry.submission import Submission
 
 
 class SqlEditSubmissions(SqlStore):
     """The half of `ports.EditQueue` that users need, on SQL."""
 
-    def submit(self, name: CodebookName, spec: EditSpec, *, request_id: str | None = None) -> EditRecord:
-        """Store an edit durably as COMMITTED; a repeated `request_id` returns the first record.
+    def submit(
+        self,
+        name: CodebookName,
+        spec: EditSpec,
+        *,
+        request: RequestKey | None = None,
+        ttl_s: float | None = None,
+        validate_only: bool = False,
+    ) -> EditRecord:
+        """Store an edit durably as COMMITTED.
 
         Raises
         ------
         NotFound
             ``unknown_codebook``.
         AlreadyExists
-            ``request_id_reused``, when the first record has another `spec`.
+            ``request_id_reused``.
+        ResourceExhausted
+            ``quota_exceeded``.
         """
+        submission = Submission(codebook=name, spec=spec, request=request, ttl_s=ttl_s)
+        (outcome,) = self.submit_many((submission,), validate_only=validate_only)
+        if isinstance(outcome, HorenError):
+            raise outcome
+        return outcome
+
+    def submit_many(
+        self, submissions: Sequence[Submission], *, validate_only: bool = False
+    ) -> tuple[EditRecord | HorenError, ...]:
+        """Store edits in one transaction; return each one's record, or the error for which it was not stored."""
+        if validate_only:
+            with self._database.write() as session:
+                return Intake(session, submissions, self._clock()).check()
         with self._database.write("submit") as session:
-            codebook = find_codebook(session, name, lock=True)
-            first = None if request_id is None else edit_by_request(session, codebook, request_id)
-            if first is not None:
-                return _replayed(session, first, name, spec)
-            codebook.last_sequence += 1
-            row = _new_row(codebook, spec, request_id, self._clock())
-            session.add(row)
-            return edit_record(row, name, active=False)
+            return Intake(session, submissions, self._clock()).store()
 
     def get_edit(self, edit_id: EditId) -> EditRecord:
         """Return an edit.
@@ -45,15 +60,17 @@ class SqlEditSubmissions(SqlStore):
         NotFound
             ``unknown_edit``.
         """
-        query = edits_with_state().where(EditRow.edit_id == edit_id)
         with self._database.read() as session:
-            found = session.execute(query).one_or_none()
-            if found is None:
-                raise NotFound(f"There is no edit {edit_id}.", code="unknown_edit")
-            row, codebook, active = found
-            return edit_record(row, codebook_name(codebook), active=active)
+            return find_edit(session, edit_id)
 
-    def list_edits(self, name: CodebookName, *, after_sequence: int = 0, limit: int = 1000) -> Sequence[EditRecord]:
+    def list_edits(
+        self,
+        name: CodebookName,
+        *,
+        after_sequence: int = 0,
+        limit: int = 1000,
+        states: Collection[EditState] = (),
+    ) -> Sequence[EditRecord]:
         """Return at most `limit` edits of the codebook with a greater sequence, oldest first.
 
         Raises
@@ -69,34 +86,11 @@ class SqlEditSubmissions(SqlStore):
                 .order_by(EditRow.sequence)
                 .limit(limit)
             )
-            return [edit_record(row, name, active=active) for row, _, active in session.execute(query)]
+            if states:
+                query = query.where(EditRow.state.in_(states))
+            return edit_records(session, session.execute(query))
 
-
-def _new_row(codebook: CodebookRow, spec: EditSpec, request_id: str | None, now: datetime) -> EditRow:
-    edit_id = new_edit_id()
-    return EditRow(
-        edit_id=edit_id,
-        origin=edit_id,
-        codebook_id=codebook.id,
-        sequence=codebook.last_sequence,
-        request_id=request_id,
-        prompt=spec.prompt,
-        target=spec.target,
-        subject=spec.subject,
-        aliases=spec.aliases,
-        paraphrases=spec.paraphrases,
-        must_not_fire=spec.must_not_fire,
-        state=EditState.COMMITTED,
-        attempt=0,
-        supersedes=(),
-        overlaps=(),
-        created_at=now,
-        updated_at=now,
-    )
-
-
-def _replayed(session: Session, first: EditRow, name: CodebookName, spec: EditSpec) -> EditRecord:
-    if edit_spec(first) != spec:
-        message = f"The request id {first.request_id!r} was used for another edit, {first.edit_id}."
-        raise AlreadyExists(message, code="request_id_reused")
-    return edit_record(first, name, active=is_active(session, first.edit_id))
+    def attempts(self, edit_id: EditId) -> Sequence[AttemptRecord]:
+        """Return the times that workers have taken an edit, oldest first."""
+        with self._database.read() as session:
+            return attempts_at(session, edit_id)

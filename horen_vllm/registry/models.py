@@ -138,7 +138,10 @@ class EditRecord:
     updated_at: datetime
     published_at: datetime | None
     expires_at: datetime | None = None
+    """When it is retired by itself."""
     retired_at: datetime | None = None
+    answered_by: EditId | None = None
+    """Of an edit that is `same_as` another one: the edit whose entry in the current revision says it now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

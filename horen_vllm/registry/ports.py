@@ -1,23 +1,20 @@
 """Ports: what the control plane and the editor worker need of a registry, whatever stores it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId, TenantId
 from horen_vllm.registry.differences import DiffRecord
+from horen_vllm.registry.edit_ports import EditQueue, PreviewStore, QuotaStore, ThresholdStore
 from horen_vllm.registry.models import (
     AuditRecord,
     CalibrationRecord,
-    Claim,
     CodebookRecord,
     Delta,
-    EditRecord,
-    EditSpec,
     EntryRef,
     KeyRecord,
     KeyScope,
-    Publication,
     RegistryCounts,
     ReplicaRecord,
     ReplicaReport,
@@ -25,6 +22,7 @@ from horen_vllm.registry.models import (
     RevisionRecord,
     TenantRecord,
 )
+from horen_vllm.registry.portable import ImportedEdit, ImportRecord, KnownOrigin, PortableEdit
 
 
 class CodebookStore(Protocol):
@@ -135,85 +133,6 @@ class CodebookStore(Protocol):
         ...
 
 
-class EditQueue(Protocol):
-    """Edits and the work on them."""
-
-    def submit(self, name: CodebookName, spec: EditSpec, *, request_id: str | None = None) -> EditRecord:
-        """Store an edit durably as COMMITTED.
-
-        The same `request_id` with the same `spec` returns the first record; with another one it raises
-        AlreadyExists ``request_id_reused``.
-        """
-        ...
-
-    def get_edit(self, edit_id: EditId) -> EditRecord:
-        """Return an edit; NotFound ``unknown_edit``."""
-        ...
-
-    def list_edits(self, name: CodebookName, *, after_sequence: int = 0, limit: int = 1000) -> Sequence[EditRecord]:
-        """Return the codebook's edits with a greater sequence, oldest first."""
-        ...
-
-    def claim(self, worker: str, *, lease_s: float, fingerprint: str, limit: int = 1) -> tuple[Claim, ...]:
-        """Take at most `limit` edits of one codebook with this base-model `fingerprint`; empty when there are none.
-
-        They are the oldest unfinished edits of the codebook, in order and without a gap, and its oldest is COMMITTED or
-        its lease has expired; of several such codebooks the one whose oldest has waited longest. The edits become
-        TRAINING and their attempts grow by one. An edit that was claimed before is handed out alone, so that one that
-        kills its worker takes no other with it; a codebook has one worker at a time. An edit that
-        `models.MAX_ATTEMPTS` claims did not finish is not handed out again: the same call closes it as FAILED,
-        ``attempts_exhausted``, and goes on to the next one.
-        """
-        ...
-
-    def extend(self, claims: Sequence[Claim], *, lease_s: float) -> tuple[Claim, ...]:
-        """Move the ends of the leases, in one transaction; return the claims that still hold, in their order.
-
-        All claims are of one codebook, else InvalidArgument ``mixed_codebooks``.
-        """
-        ...
-
-    def trained(self, claims: Sequence[Claim]) -> None:
-        """Mark the edits as TRAINED, however often, all or none; FailedPrecondition ``claim_lost``.
-
-        The claims stay: the edits are still to be published, closed as already there, or failed. All claims are of one
-        codebook, else InvalidArgument ``mixed_codebooks``.
-        """
-        ...
-
-    def give_back(self, claims: Sequence[Claim]) -> None:
-        """Let the attempts of those claims that still hold not count: what ended them was no edit's fault.
-
-        The edits are COMMITTED again, and are handed out when the lease ends. All claims are of one codebook, else
-        InvalidArgument ``mixed_codebooks``.
-        """
-        ...
-
-    def publish(self, batch: Sequence[tuple[Claim, Publication]]) -> tuple[EditRecord, ...]:
-        """Make one revision an edit, in order: with its new entry, without the superseded ones; all or none of them.
-
-        A publication may name edits that stand before it in the batch. Its threshold, when it has one, is that of its
-        revision, of the later ones and of the codebook. Returns the edits as they are after the last.
-        Raises FailedPrecondition ``claim_lost``, or ``revision_moved`` when the first publication's `base_revision` is
-        not the codebook's revision or another one's is not the revision that the publication before it makes;
-        InvalidArgument ``mixed_codebooks`` unless all claims are of one codebook, ``invalid_parameter`` for a threshold
-        that is no cosine.
-        """
-        ...
-
-    def finish_same(self, claim: Claim, same_as: EditId) -> EditRecord:
-        """Close the edit as already there: PUBLISHED, no entry, ``same_as`` set, no new revision."""
-        ...
-
-    def fail(self, claim: Claim, code: str, reason: str, *, base_revision: int | None = None) -> EditRecord:
-        """Close the edit as FAILED with its reason.
-
-        Raises FailedPrecondition ``claim_lost``, or ``revision_moved`` when the reason is one of `base_revision` and
-        the codebook is not at it any more.
-        """
-        ...
-
-
 class ReplicaStore(Protocol):
     """Serving replicas and what they have applied."""
 
@@ -291,6 +210,50 @@ class AuditLog(Protocol):
         ...
 
 
+class TransferStore(Protocol):
+    """What leaves a codebook with its file, and what comes in with one; NotFound ``unknown_codebook``."""
+
+    def get_revision(self, name: CodebookName, number: int | None = None) -> RevisionRecord:
+        """Return a revision (default: the current one); NotFound ``unknown_revision`` or ``revision_pruned``."""
+        ...
+
+    def portable_edits(
+        self, name: CodebookName, revision: int, *, after_sequence: int = 0, limit: int = 1000
+    ) -> Sequence[PortableEdit]:
+        """Return edits that were ever published or retired, with a greater sequence, as they are at `revision`.
+
+        One that was retired, be it after that revision, is a tombstone.
+        """
+        ...
+
+    def known_origins(self, name: CodebookName, origins: Collection[EditId]) -> dict[EditId, KnownOrigin]:
+        """Return which edits of a file the codebook has, by origin."""
+        ...
+
+    def made_import(self, name: CodebookName, request: RequestKey | None) -> ImportRecord | None:
+        """Return what a repeated `request` made; None: it is still to be made. AlreadyExists ``request_id_reused``."""
+        ...
+
+    def import_edits(
+        self,
+        name: CodebookName,
+        edits: Iterable[ImportedEdit],
+        *,
+        threshold: float,
+        entries: int,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> ImportRecord:
+        """Bring the edits of a file, oldest first, into the codebook as one revision of kind IMPORT.
+
+        What was retired, here or in the file, is or stays retired; what is active here stays; the rest of the file's
+        entries comes in. `threshold` and `entries` are those of the revision that the file was made of.
+        FailedPrecondition ``import_conflict``, or ``revision_moved`` when an edit changed since it was looked up;
+        ResourceExhausted ``quota_exceeded``.
+        """
+        ...
+
+
 class CalibrationStore(Protocol):
     """Calibrations of base models; none is ever changed."""
 
@@ -318,7 +281,19 @@ class CalibrationStore(Protocol):
         ...
 
 
-class Registry(CodebookStore, EditQueue, ReplicaStore, TenantStore, CalibrationStore, AuditLog, Protocol):
+class Registry(
+    CodebookStore,
+    EditQueue,
+    ThresholdStore,
+    PreviewStore,
+    QuotaStore,
+    ReplicaStore,
+    TenantStore,
+    CalibrationStore,
+    AuditLog,
+    TransferStore,
+    Protocol,
+):
     """All of it, as one store implements it."""
 
     def check_schema(self) -> None:

@@ -55,6 +55,8 @@ def publish_all(
             edit_id=row.edit_id,
             threshold=publication.threshold,
         )
+        if publication.threshold is not None:
+            codebook.threshold_due = False  # it is that of the keys as they are
         _fill(row, publication, closed)
         mark_published(row, codebook.revision, now)
     return set(opened)

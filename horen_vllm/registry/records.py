@@ -57,7 +57,9 @@ def edit_spec(row: EditRow) -> EditSpec:
     )
 
 
-def edit_record(row: EditRow, codebook: CodebookName, *, active: bool) -> EditRecord:
+def edit_record(
+    row: EditRow, codebook: CodebookName, *, active: bool, answered_by: EditId | None = None
+) -> EditRecord:
     """Return the record of an edit of `codebook`."""
     return EditRecord(
         edit_id=EditId(row.edit_id),
@@ -80,6 +82,7 @@ def edit_record(row: EditRow, codebook: CodebookName, *, active: bool) -> EditRe
         published_at=row.published_at,
         expires_at=row.expires_at,
         retired_at=row.retired_at,
+        answered_by=answered_by,
     )
 
 

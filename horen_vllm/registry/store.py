@@ -6,18 +6,26 @@ from horen_vllm.registry.codebook_store import SqlCodebookStore
 from horen_vllm.registry.counts_store import SqlCounts
 from horen_vllm.registry.database import Database
 from horen_vllm.registry.edit_queue import SqlEditQueue
+from horen_vllm.registry.preview_store import SqlPreviewStore
+from horen_vllm.registry.quota_store import SqlQuotaStore
 from horen_vllm.registry.replica_store import SqlReplicaStore
 from horen_vllm.registry.sql_store import Clock, utc_now
 from horen_vllm.registry.tenant_store import SqlTenantStore
+from horen_vllm.registry.threshold_store import SqlThresholdStore
+from horen_vllm.registry.transfer_store import SqlTransferStore
 
 
 class SqlRegistry(
     SqlCodebookStore,
     SqlEditQueue,
+    SqlThresholdStore,
+    SqlPreviewStore,
+    SqlQuotaStore,
     SqlReplicaStore,
     SqlTenantStore,
     SqlCalibrationStore,
     SqlAuditLog,
+    SqlTransferStore,
     SqlCounts,
 ):
     """`ports.Registry` on SQL: threads and processes may share the database.

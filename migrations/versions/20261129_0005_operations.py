@@ -10,6 +10,7 @@ depends_on = None
 
 _UTC = sa.DateTime(timezone=True)
 _EXPIRING = sa.text("expires_at IS NOT NULL AND retired_at IS NULL")
+_SAME = sa.text("same_as IS NOT NULL")
 
 
 def upgrade() -> None:
@@ -40,6 +41,7 @@ def downgrade() -> None:
     with op.batch_alter_table("codebooks") as codebooks:
         for column in ("threshold_due", "oldest_revision", "deleted_at"):
             codebooks.drop_column(column)
+    op.drop_index("ix_edits_same_as", "edits")
     op.drop_index("ix_edits_expiring", "edits")
     op.drop_index(op.f("ix_edits_artifact"), "edits")
     with op.batch_alter_table("edits") as edits:
@@ -62,6 +64,7 @@ def _extend_edits() -> None:
         edits.create_unique_constraint(op.f("uq_edits_codebook_id_origin"), ["codebook_id", "origin"])
     op.create_index("ix_edits_expiring", "edits", ["expires_at"], sqlite_where=_EXPIRING, postgresql_where=_EXPIRING)
     op.create_index(op.f("ix_edits_artifact"), "edits", ["artifact"])
+    op.create_index("ix_edits_same_as", "edits", ["same_as"], sqlite_where=_SAME, postgresql_where=_SAME)
 
 
 def _create_requests() -> None:

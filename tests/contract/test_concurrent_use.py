@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from horen_vllm.ids import CodebookName, EditId
-from horen_vllm.registry.models import EditSpec, EditState, Publication
+from horen_vllm.ids import CodebookName, EditId, TenantId
+from horen_vllm.registry.models import EditSpec, EditState, Publication, RequestKey
 from horen_vllm.registry.ports import Registry
 
 EDITS = 20
@@ -12,7 +12,11 @@ EDITS = 20
 
 def submit_all(registry: Registry, book: CodebookName, who: str) -> list[int]:
     specs = [EditSpec(prompt=f"{who} {number}", target="t") for number in range(EDITS)]
-    return [registry.submit(book, spec, request_id=spec.prompt).sequence for spec in specs]
+    return [registry.submit(book, spec, request=key(spec)).sequence for spec in specs]
+
+
+def key(spec: EditSpec) -> RequestKey:
+    return RequestKey(tenant=TenantId("acme"), method="SubmitEdit", request_id=spec.prompt, digest="d")
 
 
 def publish_all(registry: Registry, book: CodebookName, who: str) -> list[EditId]:

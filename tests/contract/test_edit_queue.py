@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from horen_vllm.errors import AlreadyExists, FailedPrecondition, NotFound
+from horen_vllm.errors import FailedPrecondition, NotFound
 from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import Claim, EditRecord, EditSpec, EditState, Publication, RevisionKind
 from horen_vllm.registry.ports import Registry
@@ -43,28 +43,6 @@ def test_a_submitted_edit_is_committed(registry: Registry, book: CodebookName, n
 def test_sequences_count_for_each_codebook(registry: Registry, create: Create) -> None:
     one, two = create("one"), create("two")
     assert [registry.submit(book, SPEC).sequence for book in (one, two, one)] == [1, 1, 2]
-
-
-def test_a_repeated_request_returns_the_first_edit(registry: Registry, book: CodebookName) -> None:
-    first = registry.submit(book, SPEC, request_id="r1")
-    assert registry.submit(book, SPEC, request_id="r1") == first
-    claim = claimed(registry)
-    (published,) = registry.publish([(claim, Publication(artifact="aa", base_revision=1))])
-    assert registry.submit(book, SPEC, request_id="r1") == published
-    assert registry.submit(book, SPEC, request_id="r2").sequence == 2
-
-
-def test_a_request_id_stands_for_one_edit(registry: Registry, book: CodebookName, create: Create) -> None:
-    first = registry.submit(book, SPEC, request_id="r1")
-    with pytest.raises(AlreadyExists, match=first.edit_id) as caught:
-        registry.submit(book, replace(SPEC, aliases=()), request_id="r1")
-    assert caught.value.code == "request_id_reused"
-    assert len(registry.list_edits(book)) == 1
-    assert registry.submit(create("other"), SPEC, request_id="r1").edit_id != first.edit_id
-
-
-def test_requests_without_an_id_are_all_stored(registry: Registry, book: CodebookName) -> None:
-    assert registry.submit(book, SPEC).edit_id != registry.submit(book, SPEC).edit_id
 
 
 def test_an_unknown_edit_is_refused(registry: Registry) -> None:

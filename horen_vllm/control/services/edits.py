@@ -9,6 +9,7 @@ from horen_vllm.control import convert, limits, names, paging
 from horen_vllm.control._pb.horen.v1 import edits_pb2, edits_pb2_grpc
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.messages import EditProgress
+from horen_vllm.control.request_keys import request_key
 from horen_vllm.control.settings import ControlSettings
 from horen_vllm.control.views import Views
 from horen_vllm.errors import FailedPrecondition
@@ -66,9 +67,9 @@ class EditService(edits_pb2_grpc.EditServiceServicer):
     def _submit(self, request: edits_pb2.SubmitEditRequest) -> edits_pb2.Edit:
         codebook = names.requested_codebook(request.parent)
         spec = limits.check_spec(convert.spec_from_proto(request.spec))
-        request_id = limits.check_request_id(request.request_id)
+        key = request_key("SubmitEdit", codebook.tenant, request)
         _check_model(self._registry.get_codebook(codebook), self._settings)
-        record = self._registry.submit(codebook, spec, request_id=request_id)
+        record = self._registry.submit(codebook, spec, request=key)
         return convert.edit_to_proto(self._views.edit(codebook, record.edit_id))
 
     def _list(self, request: edits_pb2.ListEditsRequest) -> edits_pb2.ListEditsResponse:

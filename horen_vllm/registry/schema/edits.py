@@ -10,6 +10,7 @@ from horen_vllm.registry.schema.base import Base
 
 _UNFINISHED = text("finished_at IS NULL")
 _EXPIRING = text("expires_at IS NOT NULL AND retired_at IS NULL")
+_SAME = text("same_as IS NOT NULL")
 
 
 class EditRow(Base):
@@ -30,6 +31,8 @@ class EditRow(Base):
         ),
         Index("ix_edits_expiring", "expires_at", sqlite_where=_EXPIRING, postgresql_where=_EXPIRING),
         Index(None, "artifact"),
+        # Who takes an entry over when its edit is retired.
+        Index("ix_edits_same_as", "same_as", sqlite_where=_SAME, postgresql_where=_SAME),
     )
 
     edit_id: Mapped[str] = mapped_column(primary_key=True)
