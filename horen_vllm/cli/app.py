@@ -8,6 +8,7 @@ import typer
 from horen_vllm import __version__
 from horen_vllm.cli import codebook, db, edit, key, tenant
 from horen_vllm.cli.calibrate import calibrate
+from horen_vllm.cli.connection import secure_commands, secured
 from horen_vllm.cli.control import control
 from horen_vllm.cli.demo import demo
 from horen_vllm.cli.doctor import doctor
@@ -27,17 +28,18 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command(context_settings=_PASS_ON)(up)
-app.command(context_settings=_PASS_ON)(serve)
+app.command(context_settings=_PASS_ON)(secured(serve))
 app.command()(control)
 app.command()(worker)
 app.command()(calibrate)
+secure_commands(edit.app, codebook.app, tenant.app, key.app)
 app.add_typer(edit.app, name="edit")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
 app.add_typer(db.app, name="db")
 app.command()(explain)
-app.command()(doctor)
+app.command()(secured(doctor))
 app.command()(demo)
 
 

@@ -9,13 +9,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.cli.layout import Endpoints, HomeLayout
 from horen_vllm.cli.model_folder import open_model_folder
 from horen_vllm.cli.probes import control_serving, server_status
 from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError, Unavailable
+
+if TYPE_CHECKING:
+    from horen_vllm.control.client import ClientTls
 
 _PYTHON: Final = ((3, 11), (3, 14))
 """First version that works, first that does not."""
@@ -70,9 +73,9 @@ def home_checks(layout: HomeLayout) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "server", lambda: _server(layout.read_endpoints())
 
 
-def control_answers(address: str) -> str:
+def control_answers(address: str, tls: "ClientTls | None" = None) -> str:
     """Say that the control plane at `address` is healthy; Unavailable ``control_unavailable``."""
-    if not control_serving(address):
+    if not control_serving(address, tls):
         raise Unavailable(f"the control plane at {address} does not answer.", code="control_unavailable")
     return f"{address} is serving."
 

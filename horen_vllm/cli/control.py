@@ -1,16 +1,18 @@
 """``horen control``: the control plane as a process of its own."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from horen_vllm.cli.connection import DEFAULT_CONTROL
 from horen_vllm.cli.database import DatabaseHomeOption, DatabaseOption, database_url
-from horen_vllm.cli.interrupts import stop_on_signals
-from horen_vllm.cli.logs import configure_logs
 from horen_vllm.cli.model_folder import open_model_folder
-from horen_vllm.cli.ports import parse_address
+from horen_vllm.cli.ports import LOOPBACK, parse_address
+from horen_vllm.control.settings import ControlAuth
+
+CONTROL_TLS: Final = ("HOREN_CONTROL_TLS_CERT", "HOREN_CONTROL_TLS_KEY", "HOREN_CONTROL_TLS_CLIENT_CA")
+"""Variables that make a control plane speak TLS."""
 
 ModelOption = Annotated[Path, typer.Option("--model", metavar="DIR", help="Folder of the base model.")]
 SiteOption = Annotated[
@@ -22,6 +24,10 @@ NameOption = Annotated[
 ]
 
 
+def _file(option: str, variable: str, text: str) -> object:
+    return typer.Option(option, metavar="FILE", envvar=variable, help=text, rich_help_panel="Security")
+
+
 def control(
     *,
     model: ModelOption,
@@ -30,30 +36,53 @@ def control(
     name: NameOption = None,
     site: SiteOption = None,
     address: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address to listen on.")] = DEFAULT_CONTROL,
+    auth: Annotated[
+        ControlAuth,
+        typer.Option(
+            envvar="HOREN_CONTROL_AUTH",
+            help="Who is let in: everybody on this machine, or who shows an API key.",
+            rich_help_panel="Security",
+        ),
+    ] = ControlAuth.NONE,
+    key_cache: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            max=300.0,
+            metavar="SECONDS",
+            envvar="HOREN_CONTROL_KEY_CACHE_S",
+            help="Longest life of a revoked key.",
+            rich_help_panel="Security",
+        ),
+    ] = 10.0,
+    tls_cert: Annotated[Path | None, _file("--tls-cert", CONTROL_TLS[0], "Certificate to show, in PEM.")] = None,
+    tls_key: Annotated[Path | None, _file("--tls-key", CONTROL_TLS[1], "The certificate's private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, _file("--tls-client-ca", CONTROL_TLS[2], "CA of the certificates that clients must show, too.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port for Prometheus metrics; 0: a free one (default: none).")
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for them; they name no tenant.")] = LOOPBACK,
 ) -> None:
     """Run the control plane until SIGINT or SIGTERM."""
-    # torch, gRPC and SQLAlchemy, which other commands do not need.
-    import structlog  # noqa: PLC0415
-
-    from horen_vllm.control.server import serve  # noqa: PLC0415
-    from horen_vllm.control.settings import ControlSettings  # noqa: PLC0415
-    from horen_vllm.fingerprint import model_fingerprint  # noqa: PLC0415
-    from horen_vllm.registry.store import SqlRegistry  # noqa: PLC0415
-
-    configure_logs()
     folder = open_model_folder(model, name=name, site=site)
     host, port = parse_address(address)
-    settings = ControlSettings(
-        model=folder.name,
-        fingerprint=model_fingerprint(folder.path, folder.site),
-        site=folder.site,
+    url = database_url(database, home)
+    # torch, gRPC and SQLAlchemy, which other commands do not need.
+    from horen_vllm.cli.control_run import ControlOptions, run_control  # noqa: PLC0415
+
+    options = ControlOptions(
+        folder=folder,
+        database=url,
         host=host,
         port=port,
+        auth=auth,
+        key_cache_s=key_cache,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        metrics_port=metrics_port,
+        metrics_host=metrics_host,
     )
-    registry = SqlRegistry(database_url(database, home))
-    try:
-        with stop_on_signals() as stop, serve(registry, settings) as server:
-            structlog.get_logger().info("control plane serves", address=server.address, model=folder.name)
-            stop.wait()
-    finally:
-        registry.close()
+    run_control(options)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from horen_vllm.cli import checks
+from horen_vllm.cli.connection import security
 from horen_vllm.cli.control import SiteOption
 from horen_vllm.cli.exits import CHECK_FAILED
 from horen_vllm.cli.layout import HomeLayout
@@ -33,7 +34,7 @@ def doctor(
     if home is not None:
         todo += checks.home_checks(HomeLayout(home))
     if control is not None:
-        todo.append(("control plane", lambda: checks.control_answers(control)))
+        todo.append(("control plane", lambda: checks.control_answers(control, security().client_tls())))
     findings = []
     with Console(stderr=True).status("checking") as status:
         for name, check in todo:

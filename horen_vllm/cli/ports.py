@@ -19,8 +19,8 @@ def parse_address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def claim_port(port: int, option: str) -> int:
-    """Return `port`, or a free one for 0, after a look whether it can be listened on.
+def claim_port(port: int, option: str, host: str = LOOPBACK) -> int:
+    """Return `port`, or a free one for 0, after a look whether it can be listened on at `host`.
 
     Parameters
     ----------
@@ -32,11 +32,12 @@ def claim_port(port: int, option: str) -> int:
     FailedPrecondition
         ``port_taken`` or ``bind_failed``.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As servers do: connections of a server that has just stopped are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((host, port))
         except OSError as exc:
             if exc.errno == errno.EADDRINUSE:
                 message = f"port {port} is taken: stop what listens there or choose another one with {option}."

@@ -1,17 +1,24 @@
 """Is it up? One look each at a control plane and a server."""
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from horen_vllm.control.client import ClientTls
 
 _TIMEOUT_S: Final = 2.0
 
 
-def control_serving(address: str) -> bool:
-    """Return whether the control plane's health service says SERVING."""
+def control_serving(address: str, tls: "ClientTls | None" = None) -> bool:
+    """Return whether the control plane's health service says SERVING; FailedPrecondition ``invalid_tls``."""
     # Only commands that look at a running system pay for these imports.
     import grpc  # noqa: PLC0415
     from grpc_health.v1 import health_pb2, health_pb2_grpc  # noqa: PLC0415
 
-    with grpc.insecure_channel(address) as channel:
+    with (
+        grpc.insecure_channel(address)
+        if tls is None
+        else grpc.secure_channel(address, tls.credentials(), options=tls.options())
+    ) as channel:
         request = health_pb2.HealthCheckRequest(service="")
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=_TIMEOUT_S)

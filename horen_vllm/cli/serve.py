@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from horen_vllm.cli.artifacts import ArtifactsOption, artifact_source
-from horen_vllm.cli.connection import ControlOption, HomeOption, control_address
+from horen_vllm.cli.connection import CLEAR_TEXT, ControlOption, HomeOption, control_endpoint, security
 from horen_vllm.cli.control import ModelOption, NameOption, SiteOption
 from horen_vllm.cli.model_folder import open_model_folder
 from horen_vllm.cli.ports import claim_port
@@ -57,10 +57,11 @@ def serve(
     Arguments after -- go to vLLM as they are.
     """
     check_reach(ctx.args, os.environ)
+    address, at_home = control_endpoint(control, home)
     settings = ServerSettings(
         model=open_model_folder(model, name=name, site=site),
         port=claim_port(port, "--port"),
-        control=control_address(control, home),
+        control=address,
         artifacts=artifact_source(artifacts, home=home, otherwise=os.environ.get("HOREN_HOME", ".")).location,
         replica_id=replica_id,
         dtype=dtype,
@@ -69,4 +70,9 @@ def serve(
         extra=tuple(ctx.args),
     )
     command = server_command(settings)
-    os.execvpe(command[0], command, {**os.environ, **server_environment(settings, os.environ)})  # noqa: S606
+    environment = {
+        **os.environ,
+        **server_environment(settings, os.environ),
+        **(CLEAR_TEXT if at_home else security().environment()),
+    }
+    os.execvpe(command[0], command, environment)  # noqa: S606

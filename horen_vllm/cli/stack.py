@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from horen_vllm.cli.connection import CLEAR_TEXT
+from horen_vllm.cli.control import CONTROL_TLS
 from horen_vllm.cli.layout import Endpoints, HomeLayout
 from horen_vllm.cli.model_folder import ModelFolder, open_model_folder
 from horen_vllm.cli.part import PartSpec
@@ -299,7 +301,10 @@ def _control(plan: StackPlan) -> PartSpec:
             *_horen(CONTROL, plan),
             *("--name", plan.model.name),
             *("--address", plan.control_address),
+            # Loopback needs neither, and its clients here are told of neither.
+            *("--auth", "none"),
         ),
+        environment=dict.fromkeys(CONTROL_TLS, ""),
         log=plan.layout.logs / "control.log",
         ready=lambda: control_serving(plan.control_address),
     )
@@ -337,7 +342,7 @@ def _server(plan: StackPlan) -> PartSpec:
         name=SERVER,
         title=TITLES[SERVER],
         command=server_command(settings),
-        environment=server_environment(settings, os.environ),
+        environment=server_environment(settings, os.environ) | CLEAR_TEXT,
         log=plan.layout.logs / "server.log",
         ready=lambda: server_serving(plan.base_url),
     )

@@ -1,20 +1,17 @@
 """An editor worker from its options: the model loaded and checked, its rank's part played until a signal comes."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 import torch
-from prometheus_client import start_http_server
 
 from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.cli.interrupts import stop_on_signals
 from horen_vllm.cli.logs import configure_logs
-from horen_vllm.cli.ports import LOOPBACK, claim_port
+from horen_vllm.cli.metrics_page import metrics_page
 from horen_vllm.editor.calibration.stored import first_calibration
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.editor.loading.model_size import available_bytes
@@ -94,7 +91,7 @@ def _lead(options: WorkerOptions, registry: SqlRegistry, editable: EditableModel
         metrics=metrics,
         lease_s=options.lease_s,
     )
-    with stop_on_signals() as stop, _metrics_page(metrics, options.metrics_port):
+    with stop_on_signals() as stop, metrics_page(metrics.registry, options.metrics_port):
         structlog.get_logger().info(
             "editor worker takes edits",
             site=options.site,
@@ -129,18 +126,3 @@ def _memory_mib(chosen: int | None, device: torch.device, ranks: Ranks) -> int:
         return _UNKNOWN_MEMORY_MIB
     sharers = ranks.hosted if device.type == "cpu" else 1
     return max(1, ranks.least(free) // sharers // _MEMORY_SHARE // _MIB)
-
-
-@contextmanager
-def _metrics_page(metrics: EditorMetrics, port: int | None) -> Iterator[None]:
-    if port is None:
-        yield
-        return
-    server, thread = start_http_server(claim_port(port, "--metrics-port"), addr=LOOPBACK, registry=metrics.registry)
-    structlog.get_logger().info("metrics are served", url=f"http://{LOOPBACK}:{server.server_port}/metrics")
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
-
-from horen_vllm.control.tls import ServerTls
 
 DEFAULT_PORT: Final = 8950
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
@@ -18,6 +17,18 @@ class ControlAuth(StrEnum):
     """Not at all: loopback only."""
     KEYS = "keys"
     """By API keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTls:
+    """Files of a server, in PEM."""
+
+    cert: Path
+    """Its certificate, then those that lead from it towards a root."""
+    key: Path
+    """The certificate's private key, without a passphrase."""
+    client_ca: Path | None = None
+    """Roots of the certificates that every client must show; None: clients need none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

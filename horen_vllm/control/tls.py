@@ -10,21 +10,10 @@ from typing import Any
 import grpc
 import structlog
 
+from horen_vllm.control.settings import ServerTls
 from horen_vllm.errors import FailedPrecondition
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerTls:
-    """Files of a server, in PEM."""
-
-    cert: Path
-    """Its certificate, then those that lead from it towards a root."""
-    key: Path
-    """The certificate's private key, without a passphrase."""
-    client_ca: Path | None = None
-    """Roots of the certificates that every client must show; None: clients need none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

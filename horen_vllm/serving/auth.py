@@ -4,11 +4,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from horen_vllm.control.client import HorenClient
 from horen_vllm.errors import FailedPrecondition, HorenError, PermissionDenied, Unauthenticated
 from horen_vllm.ids import DEFAULT_TENANT, TenantId
 from horen_vllm.keyring import Keyring
 from horen_vllm.registry.models import KeyRecord, KeyScope
+from horen_vllm.serving.control import control_client
 from horen_vllm.serving.isolation import isolated_body, isolated_headers
 from horen_vllm.serving.problem import send_problem
 from horen_vllm.serving.routes import Access, access_to, route_path
@@ -117,7 +117,7 @@ def add_authentication(app: Any, settings: ServingSettings) -> None:
     Raises
     ------
     FailedPrecondition
-        ``keys_need_control``.
+        ``keys_need_control``; or as `control_client`.
     """
     if settings.auth is Auth.NONE:
         app.add_middleware(OneTenant)
@@ -125,7 +125,7 @@ def add_authentication(app: Any, settings: ServingSettings) -> None:
     if settings.control is None:
         message = "HOREN_AUTH=keys needs HOREN_CONTROL: the control plane knows the keys."
         raise FailedPrecondition(message, code="keys_need_control")
-    client = HorenClient(settings.control, timeout_s=_LOOKUP_TIMEOUT_S)
+    client = control_client(settings.control, settings, timeout_s=_LOOKUP_TIMEOUT_S)
     app.add_middleware(KeysOnly, keyring=Keyring(client.resolve_key, ttl_s=settings.key_cache_s))
 
 

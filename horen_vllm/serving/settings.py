@@ -38,10 +38,24 @@ def _random_secret() -> SecretStr:
 class ServingSettings(BaseSettings):
     """``HOREN_*`` variables of the process that runs vLLM's API server."""
 
-    model_config = SettingsConfigDict(env_prefix="HOREN_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix="HOREN_", extra="forbid", env_ignore_empty=True)
 
     control: str | None = None
     """Address ``host:port`` of the control plane; without one no codebook is served."""
+    api_key: SecretStr | None = None
+    """Key of scope replica that this server shows to the control plane, where that asks for keys."""
+    api_key_file: Path | None = None
+    """File that holds it instead; read again when it changes."""
+    tls: bool = False
+    """Whether to speak TLS to the control plane although none of the following is given."""
+    tls_ca: Path | None = None
+    """Roots, in PEM, that the control plane's certificate must lead to."""
+    tls_cert: Path | None = None
+    """Certificate that this server shows to the control plane."""
+    tls_key: Path | None = None
+    """Its private key."""
+    tls_server_name: str | None = None
+    """Name that the control plane's certificate must bear; the host of `control` where it is not set."""
     artifacts: str = "artifacts"
     """Folder of the artifacts, or fsspec URL such as ``s3://bucket/prefix``."""
     artifact_cache: Path = Field(default_factory=default_cache_folder)

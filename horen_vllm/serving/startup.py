@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from horen_vllm.control.client import HorenClient
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.serving.codebooks import ServedCodebook, ServedCodebooks
+from horen_vllm.serving.control import control_client
 from horen_vllm.serving.election import Election, clear_run_folders, engine_key, run_folder
 from horen_vllm.serving.engine import Engine
 from horen_vllm.serving.live import LiveUpdates
@@ -43,7 +43,7 @@ def live_updates(
     key = engine_key(engine_client)
     folder = run_folder(settings.run_dir, key)
     packer = Packer(artifacts=settings.artifact_source(), folder=settings.packs_folder(), owner=key)
-    client = HorenClient(control)
+    client = control_client(control, settings)
 
     def lead(state: AgentState | None, publish: Callable[[AgentState], None]) -> Awaitable[None]:
         clear_run_folders(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from horen_vllm.cli.app import app
@@ -24,7 +25,7 @@ Run = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def no_horen_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOREN_CONTROL", raising=False)
-    for name in ("HOREN_HOME", "HOREN_TENANT", "HOREN_AUTH"):
+    for name in ("HOREN_HOME", "HOREN_TENANT", "HOREN_AUTH", "HOREN_API_KEY", "HOREN_API_KEY_FILE", "HOREN_TLS_CA"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -61,7 +62,8 @@ def server(registry: SqlRegistry, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         poll_s=0.02,
         grace_s=0.5,
     )
-    with serve(registry, settings) as running:
+    # Its log would come between the lines that a command prints.
+    with capture_logs(), serve(registry, settings) as running:
         monkeypatch.setenv("HOREN_CONTROL", running.address)
         yield running
 

@@ -1,7 +1,6 @@
 """A certificate authority for one test: certificates for loopback, in files as an operator has them."""
 
 import ipaddress
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -31,7 +30,7 @@ class Pair:
         for mine, new in ((self.key, other.key), (self.cert, other.cert)):
             temporary = mine.with_suffix(".new")
             temporary.write_bytes(new.read_bytes())
-            os.replace(temporary, mine)
+            temporary.replace(mine)
 
 
 class Authority:

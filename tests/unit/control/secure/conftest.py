@@ -10,8 +10,7 @@ import pytest
 
 from horen_vllm.control.client import ClientTls, HorenClient
 from horen_vllm.control.server import ControlServer, serve
-from horen_vllm.control.settings import ControlAuth, ControlSettings
-from horen_vllm.control.tls import ServerTls
+from horen_vllm.control.settings import ControlAuth, ControlSettings, ServerTls
 from horen_vllm.ids import TenantId
 from horen_vllm.keys import NewKey, new_key
 from horen_vllm.registry.models import KeyScope
