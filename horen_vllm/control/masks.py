@@ -3,10 +3,11 @@
 from typing import Any, Final, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
 from horen_vllm.errors import InvalidArgument
 
-M = TypeVar("M")
+M = TypeVar("M", bound=Message)
 
 _ALL: Final = "*"
 _SHOWN: Final = 80
