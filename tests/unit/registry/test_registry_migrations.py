@@ -2,8 +2,12 @@
 
 import json
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import sqlalchemy as sa
@@ -16,31 +20,40 @@ from horen_vllm.errors import FailedPrecondition, Internal
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry import migrate
 from horen_vllm.registry.database import Database
+from horen_vllm.registry.models import EditSpec, KeyScope, Publication
 from horen_vllm.registry.schema import Base
 from horen_vllm.registry.store import SqlRegistry
+from horen_vllm.testing.postgres import PostgresServer
+
+from .databases import definitions
 
 BOOK = CodebookName(TenantId("acme"), "facts")
 PARAMETERS = MethodParameters(preset="horen-paper", threshold=0.85)
 
 
-def definitions(url: str) -> dict[str, str]:
-    """Return the SQL of every table and index by name."""
-    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
-    database = Database(url)
-    with database.connect() as connection:
-        rows = {row.name: _canonical(row.sql) for row in connection.execute(sa.text(query))}
-    database.close()
-    return rows
+@pytest.fixture(params=["sqlite", "postgres"])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
+    """Makes an empty database and returns its URL."""
+    numbers = count(1)
+    if request.param == "sqlite":
+        return lambda: f"sqlite:///{tmp_path / f'registry-{next(numbers)}.db'}"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return lambda: server.create_database(f"migrations_{uuid4().hex}")
 
 
-def _canonical(sql: str) -> str:
-    """Return the statement as a table has it that no migration has copied: names bare, constraints by name."""
-    lines = [line.rstrip(", ") for line in sql.replace('"', "").split("\n")]
-    return "\n".join(sorted(lines, key=lambda line: line if line.startswith("\tCONSTRAINT") else ""))
+@pytest.fixture
+def empty_url(new_database: Callable[[], str]) -> str:
+    return new_database()
 
 
-def test_migrated_and_declared_schema_are_the_same(url: str, tmp_path: Path) -> None:
-    declared_url = f"sqlite:///{tmp_path / 'declared.db'}"
+@pytest.fixture
+def url(empty_url: str) -> str:
+    migrate.upgrade(empty_url)
+    return empty_url
+
+
+def test_migrated_and_declared_schema_are_the_same(url: str, new_database: Callable[[], str]) -> None:
+    declared_url = new_database()
     declared = Database(declared_url)
     with declared.connect() as connection:
         Base.metadata.create_all(connection)
@@ -74,8 +87,8 @@ def test_upgrading_a_current_database_keeps_its_rows(url: str) -> None:
     registry.close()
 
 
-def test_a_failed_upgrade_leaves_nothing(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'registry.db'}"
+def test_a_failed_upgrade_leaves_nothing(empty_url: str) -> None:
+    url = empty_url
     database = Database(url)
     with database.connect() as connection:
         connection.execute(sa.text("CREATE TABLE replicas (stray INTEGER)"))
@@ -86,8 +99,8 @@ def test_a_failed_upgrade_leaves_nothing(tmp_path: Path) -> None:
     assert migrate.current(url) is None
 
 
-def test_an_empty_database_is_out_of_date(tmp_path: Path) -> None:
-    registry = SqlRegistry(f"sqlite:///{tmp_path / 'registry.db'}")
+def test_an_empty_database_is_out_of_date(empty_url: str) -> None:
+    registry = SqlRegistry(empty_url)
     with pytest.raises(FailedPrecondition, match=r"migration none, .* run `horen db upgrade`") as caught:
         registry.check_schema()
     assert caught.value.code == "schema_out_of_date"
@@ -118,16 +131,14 @@ def test_an_installation_without_migrations_is_told(monkeypatch: pytest.MonkeyPa
     assert caught.value.code == "migrations_missing"
 
 
-def test_an_upgrade_leaves_logging_alone(tmp_path: Path) -> None:
+def test_an_upgrade_leaves_logging_alone(empty_url: str) -> None:
     root = logging.getLogger()
     before = (root.level, list(root.handlers), logging.getLogger("alembic").level)
-    migrate.upgrade(f"sqlite:///{tmp_path / 'registry.db'}")
+    migrate.upgrade(empty_url)
     assert (root.level, list(root.handlers), logging.getLogger("alembic").level) == before
 
 
-def test_owners_of_codebooks_become_tenants(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'registry.db'}"
-    migrate.upgrade(url)
+def test_owners_of_codebooks_become_tenants(url: str) -> None:
     migrate.downgrade(url, "20261122_0001")
     columns = "tenant, name, model, fingerprint, site, parameters, revision, entry_count, last_sequence, created_at"
     values = "'acme', 'facts', 'm', 'f', 's', :parameters, 1, 0, 0, '2026-11-22 12:00:00'"
@@ -168,4 +179,78 @@ def test_calibrations_survive_an_upgrade(url: str) -> None:
     )
     migrate.upgrade(url)
     assert registry.calibration("f") == made
+    registry.close()
+
+
+def test_two_upgrades_at_once_make_one_schema(empty_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(migrate.upgrade, empty_url) for _ in range(4)]:
+            done.result()
+    assert migrate.current(empty_url) == migrate.head()
+
+
+def test_names_are_compared_by_bytes(url: str) -> None:
+    registry = SqlRegistry(url)
+    names = ["a", "a-b", "a1", "ab", "b"]
+    for name in names:
+        registry.create_tenant(TenantId(name))
+    assert [it.name for it in registry.list_tenants(after="a", limit=4)] == names[1:]
+    registry.close()
+    if url.startswith("postgresql"):
+        # Whatever language the database was made for.
+        assert "column name character varying C" in definitions(url)["tenants"]
+        assert "column tenant character varying C" in definitions(url)["codebooks"]
+
+
+MIGRATIONS = sorted(
+    path.stem[:13] for path in (Path(horen_vllm.__file__).parents[1] / "migrations/versions").glob("*.py")
+)
+
+
+def fill(registry: SqlRegistry) -> None:
+    """Store something of everything that every version of the schema knows."""
+    registry.create_tenant(TenantId("acme"))
+    registry.add_key("k1", "digest", tenant=TenantId("acme"), scope=KeyScope.EDIT, lifetime_s=60)
+    registry.create_codebook(BOOK, model="m", fingerprint="f", site="s", parameters=PARAMETERS)
+    for number in range(4):
+        registry.submit(BOOK, EditSpec(prompt=f"p{number} \u00fc", target="t", aliases=("a",)))
+    claims = registry.claim("w", lease_s=30, fingerprint="f", limit=3)
+    batch = [(claim, Publication(artifact=f"{it:064x}", base_revision=1 + it)) for it, claim in enumerate(claims[:2])]
+    registry.publish(batch)
+    registry.fail(claims[2], "code", "reason")
+    registry.rollback(BOOK, 2)
+
+
+def contents(url: str) -> dict[str, object]:
+    registry = SqlRegistry(url)
+    try:
+        return {
+            "tenants": registry.list_tenants(),
+            "keys": registry.list_keys(),
+            "codebooks": registry.list_codebooks(),
+            "edits": registry.list_edits(BOOK),
+            "revisions": registry.list_revisions(BOOK),
+            "entries": [registry.entries(BOOK, number) for number in range(1, 5)],
+        }
+    finally:
+        registry.close()
+
+
+@pytest.mark.parametrize("back_to", MIGRATIONS[:-1])
+def test_what_is_stored_survives_a_downgrade_and_an_upgrade(url: str, back_to: str) -> None:
+    registry = SqlRegistry(url)
+    fill(registry)
+    registry.close()
+    before = contents(url)
+    migrate.downgrade(url, back_to)
+    assert migrate.current(url) == back_to
+    migrate.upgrade(url)
+    after = contents(url)
+    if back_to < "20261123_0002":
+        # Who owns codebooks is a tenant again; when it became one, and its keys, the first schema did not know.
+        assert [it.name for it in after.pop("tenants")] == ["acme", "default"]  # type: ignore[attr-defined]
+        assert after.pop("keys") == []
+    assert after == {name: before[name] for name in after}
+    registry = SqlRegistry(url)
+    assert registry.submit(BOOK, EditSpec(prompt="p", target="t")).sequence == 5
     registry.close()
