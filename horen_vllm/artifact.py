@@ -4,7 +4,7 @@ Knows the file format; does not know where files are kept, who trained the entry
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -114,6 +114,17 @@ def decode_entry(data: bytes) -> EntryArtifact:
     except (KeyError, TypeError, ValueError, SafetensorError) as exc:
         message = "the file is not a horen entry."
         raise DataLoss(message, code="artifact_unreadable") from exc
+
+
+def named_after(entry: EntryArtifact, edit_id: str) -> EntryArtifact:
+    """Return an entry as that of the edit by which its codebook knows it.
+
+    That is not always the edit whose training made the file: when that one is retired, an edit that said the same, and
+    has no entry of its own, keeps its entry.
+    """
+    if entry.manifest.edit_id == edit_id:
+        return entry
+    return replace(entry, manifest=replace(entry.manifest, edit_id=edit_id))
 
 
 def _manifest(fields: dict[str, Any]) -> EntryManifest:

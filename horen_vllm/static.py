@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from horen_vllm.artifact import EntryArtifact, decode_entry
+from horen_vllm.artifact import EntryArtifact, decode_entry, named_after
 from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.artifacts.store import ArtifactStore
 from horen_vllm.core.presets import MethodParameters
@@ -94,8 +94,7 @@ def read_static(folder: Path) -> Iterator[StaticCodebook]:
     NotFound
         ``static_dir_missing``, or ``unknown_artifact``, naming the file.
     DataLoss
-        ``static_codebook_invalid``, ``artifact_corrupt``, ``artifact_unreadable`` or ``artifact_of_another_edit``,
-        naming the file.
+        ``static_codebook_invalid``, ``artifact_corrupt`` or ``artifact_unreadable``, naming the file.
     FailedPrecondition
         ``fingerprint_mismatch``, when the routing space was fitted on another base model than the codebook's.
     """
@@ -184,13 +183,8 @@ def _space(artifacts: ArtifactStore, codebook: StaticDescription) -> RoutingSpac
 
 
 def _read(artifacts: ArtifactStore, entry: StaticEntry) -> EntryArtifact:
-    path = artifacts.where(entry.artifact)
-    with _named(path):
-        artifact = decode_entry(artifacts.read(entry.artifact))
-    if artifact.manifest.edit_id != entry.edit_id:
-        message = f"{path} belongs to edit {artifact.manifest.edit_id}, not {entry.edit_id}."
-        raise DataLoss(message, code="artifact_of_another_edit")
-    return artifact
+    with _named(artifacts.where(entry.artifact)):
+        return named_after(decode_entry(artifacts.read(entry.artifact)), entry.edit_id)
 
 
 @contextmanager

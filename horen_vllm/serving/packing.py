@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import torch
 
-from horen_vllm.artifact import EntryArtifact, EntryManifest, decode_entry
+from horen_vllm.artifact import EntryArtifact, EntryManifest, decode_entry, named_after
 from horen_vllm.artifacts.cached import CacheFolder
 from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.artifacts.store import ArtifactStore
-from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError
+from horen_vllm.errors import FailedPrecondition, HorenError
 from horen_vllm.ids import EditId
 from horen_vllm.pack import build_pack, encode_pack
 from horen_vllm.registry.models import EntryRef
@@ -75,7 +75,7 @@ def pack_update(order: PackOrder, artifacts: ArtifactStore) -> PackedUpdate:
     NotFound
         ``unknown_artifact``.
     DataLoss
-        ``artifact_corrupt``, ``artifact_unreadable`` or ``artifact_of_another_edit``.
+        ``artifact_corrupt`` or ``artifact_unreadable``.
     FailedPrecondition
         ``fingerprint_mismatch``, ``wrong_shape`` or ``artifacts_forbidden``.
     Unavailable
@@ -99,13 +99,10 @@ def pack_update(order: PackOrder, artifacts: ArtifactStore) -> PackedUpdate:
 
 def _entry(data: bytes, ref: EntryRef, order: PackOrder) -> EntryArtifact:
     entry = decode_entry(data)
-    if entry.manifest.edit_id != ref.edit_id:
-        message = f"artifact {ref.artifact} belongs to edit {entry.manifest.edit_id}, not {ref.edit_id}."
-        raise DataLoss(message, code="artifact_of_another_edit")
     if entry.manifest.fingerprint != order.fingerprint:
         message = f"entry {ref.edit_id} was trained on another base model than this server's."
         raise FailedPrecondition(message, code="fingerprint_mismatch")
-    return entry
+    return named_after(entry, ref.edit_id)
 
 
 def _write(target: Path, data: bytes) -> None:
