@@ -49,6 +49,7 @@ COMMITS: Final = (
     "create_tenant",
     "add_key",
     "revoke_key",
+    "rotate_key",
     "add_calibration",
 )
 """Transactions of the registry, as `Database.write` is told them: a failpoint before the commit, and one after it."""

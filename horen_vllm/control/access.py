@@ -72,6 +72,7 @@ RULES: Final = {
     "AdminService/CreateKey": Rule(Access.ADMIN),
     "AdminService/ListKeys": Rule(Access.ADMIN),
     "AdminService/RevokeKey": Rule(Access.ADMIN),
+    "AdminService/RotateKey": Rule(Access.ADMIN),
     "AdminService/GetQuota": Rule(Access.ADMIN),
     "AdminService/UpdateQuota": Rule(Access.ADMIN),
     "AdminService/ListAuditEvents": Rule(Access.ADMIN),

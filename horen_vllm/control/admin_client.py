@@ -85,6 +85,22 @@ class AdminCalls:
         request = convert.message_of(admin_pb2.RevokeKeyRequest, name=name)
         return self._transport.call_again(self._admin.RevokeKey, request, convert_admin.key_from_proto)
 
+    def rotate_key(self, key: KeyRecord | str, *, overlap_s: float = 86_400.0) -> CreatedKey:
+        """Make a key like `key` and return it with its secret; `key` itself ends after `overlap_s` seconds.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_key``.
+        FailedPrecondition
+            ``key_ended``, for one that was revoked or has expired.
+        InvalidArgument
+            ``invalid_overlap`` or ``invalid_name``.
+        """
+        name = key_path(key.key_id if isinstance(key, KeyRecord) else key)
+        request = convert.message_of(admin_pb2.RotateKeyRequest, name=name, overlap_seconds=overlap_s)
+        return self._transport.call(self._admin.RotateKey, request, convert_admin.created_key_from_proto)
+
     def resolve_key(self, digest: str) -> KeyRecord:
         """Return the valid key whose secret has this sha256 (hex).
 

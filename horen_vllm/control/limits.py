@@ -27,6 +27,8 @@ MAX_LEASE_S: Final = 3_600.0
 MAX_WAIT_S: Final = 60.0
 MAX_LIFETIME_S: Final = 10 * 366 * 86_400.0
 """Ten years."""
+MAX_OVERLAP_S: Final = 90 * 86_400.0
+"""90 days."""
 MAX_RANK: Final = 64
 MAX_VALUE_ROWS: Final = 2_048
 """Vectors of one value; no answer has more tokens."""
@@ -118,10 +120,10 @@ def check_prefixes(count: int) -> int:
     return _check_count(count, "prefixes", 0, MAX_PREFIXES)
 
 
-def check_revision(revision: int) -> int:
-    """Return `revision`; InvalidArgument ``invalid_revision`` below 1."""
-    if revision < 1:
-        message = f"to_revision is {revision}; revisions start at 1."
+def check_revision(revision: int, field: str = "to_revision", *, first: int = 1) -> int:
+    """Return `revision`; InvalidArgument ``invalid_revision`` below `first`."""
+    if revision < first:
+        message = f"{field} is {revision}; revisions start at 1."
         raise InvalidArgument(message, code="invalid_revision")
     return revision
 
@@ -163,6 +165,14 @@ def check_lifetime(seconds: float) -> float | None:
         message = f"lifetime_seconds is {seconds}; it must be 0 (without end) to {MAX_LIFETIME_S:.0f}."
         raise InvalidArgument(message, code="invalid_lifetime")
     return seconds or None
+
+
+def check_overlap(seconds: float) -> float:
+    """Return how long a rotated key goes on working; InvalidArgument ``invalid_overlap`` unless it is 0 to 90 days."""
+    if math.isnan(seconds) or not 0.0 <= seconds <= MAX_OVERLAP_S:
+        message = f"overlap_seconds is {seconds}; it must be 0 to {MAX_OVERLAP_S:.0f}."
+        raise InvalidArgument(message, code="invalid_overlap")
+    return seconds
 
 
 def check_digest(digest: str) -> str:

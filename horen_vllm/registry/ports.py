@@ -195,6 +195,23 @@ class TenantStore(Protocol):
         """Make a key worthless from now on, however often; NotFound ``unknown_key``."""
         ...
 
+    def rotate_key(
+        self,
+        key_id: str,
+        new_id: str,
+        digest: str,
+        *,
+        overlap_s: float,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> KeyRecord:
+        """Store a key like `key_id`, which ends `overlap_s` seconds from now if not earlier, and return the new one.
+
+        It has the same tenant and scope, and lives as long as the old one was made for. NotFound ``unknown_key``;
+        FailedPrecondition ``key_ended``, for one that was revoked or has expired; AlreadyExists ``key_already_made``.
+        """
+        ...
+
     def resolve_key(self, digest: str) -> KeyRecord:
         """Return the key with this digest; NotFound ``unknown_key``, also when it has expired or was revoked."""
         ...

@@ -6,6 +6,7 @@ from horen_vllm.registry.codebook_store import SqlCodebookStore
 from horen_vllm.registry.counts_store import SqlCounts
 from horen_vllm.registry.database import Database
 from horen_vllm.registry.edit_queue import SqlEditQueue
+from horen_vllm.registry.key_rotation import SqlKeyRotation
 from horen_vllm.registry.preview_store import SqlPreviewStore
 from horen_vllm.registry.quota_store import SqlQuotaStore
 from horen_vllm.registry.replica_store import SqlReplicaStore
@@ -23,6 +24,7 @@ class SqlRegistry(
     SqlQuotaStore,
     SqlReplicaStore,
     SqlTenantStore,
+    SqlKeyRotation,
     SqlCalibrationStore,
     SqlAuditLog,
     SqlTransferStore,

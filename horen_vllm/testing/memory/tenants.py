@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from horen_vllm.errors import AlreadyExists, NotFound
+from horen_vllm.errors import AlreadyExists, FailedPrecondition, NotFound
 from horen_vllm.ids import TenantId
 from horen_vllm.registry.models import KeyRecord, KeyScope, RequestKey, TenantRecord
 from horen_vllm.testing.memory.changes import record, remember, replayed
@@ -92,6 +92,34 @@ class MemoryTenants(MemoryStore):
             remember(state, request, key_id, now)
             return key
 
+    def rotate_key(
+        self,
+        key_id: str,
+        new_id: str,
+        digest: str,
+        *,
+        overlap_s: float,
+        request: RequestKey | None = None,
+        validate_only: bool = False,
+    ) -> KeyRecord:
+        """Store a key like `key_id`, which ends soon; NotFound ``unknown_key``, FailedPrecondition ``key_ended``."""
+        with self._storage.write(validate_only=validate_only) as state:
+            now = self._clock()
+            made = replayed(state, request, now)
+            if made is not None:
+                message = f"This request made the key keys/{made} already; secrets are told once: rotate that key."
+                raise AlreadyExists(message, code="key_already_made")
+            old = _find_valid(state, key_id, now)
+            end = now + timedelta(seconds=overlap_s)
+            state.keys[key_id] = replace(old, expires_at=min(end, old.expires_at or end))
+            ends = None if old.expires_at is None else now + (old.expires_at - old.created_at)
+            state.keys[new_id] = replace(old, key_id=new_id, created_at=now, expires_at=ends)
+            state.digests[digest] = new_id
+            detail = {"successor": f"keys/{new_id}", "overlap_s": overlap_s}
+            record(state, "RotateKey", tenant=old.tenant, resource=f"keys/{key_id}", now=now, detail=detail)
+            remember(state, request, new_id, now)
+            return state.keys[new_id]
+
     def resolve_key(self, digest: str) -> KeyRecord:
         """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked."""
         state = self._storage.now
@@ -99,6 +127,16 @@ class MemoryTenants(MemoryStore):
         if key is None or key.revoked_at or (key.expires_at is not None and key.expires_at <= self._clock()):
             raise NotFound("There is no such key, or it is no longer valid.", code="unknown_key")
         return key
+
+
+def _find_valid(state: State, key_id: str, now: datetime) -> KeyRecord:
+    key = state.keys.get(key_id)
+    if key is None:
+        raise NotFound(f"There is no key {key_id}.", code="unknown_key")
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now):
+        message = f"The key {key_id} was revoked or has expired: make a new one instead."
+        raise FailedPrecondition(message, code="key_ended")
+    return key
 
 
 def find_tenant(state: State, tenant: TenantId) -> TenantRecord:

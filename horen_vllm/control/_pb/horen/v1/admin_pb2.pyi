@@ -123,6 +123,18 @@ class RevokeKeyRequest(_message.Message):
     validate_only: bool
     def __init__(self, name: _Optional[str] = ..., request_id: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
 
+class RotateKeyRequest(_message.Message):
+    __slots__ = ("name", "overlap_seconds", "request_id", "validate_only")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OVERLAP_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    overlap_seconds: float
+    request_id: str
+    validate_only: bool
+    def __init__(self, name: _Optional[str] = ..., overlap_seconds: _Optional[float] = ..., request_id: _Optional[str] = ..., validate_only: _Optional[bool] = ...) -> None: ...
+
 class Quota(_message.Message):
     __slots__ = ("name", "max_codebooks", "max_entries", "max_pending", "edits_per_minute", "codebooks", "entries", "pending")
     NAME_FIELD_NUMBER: _ClassVar[int]

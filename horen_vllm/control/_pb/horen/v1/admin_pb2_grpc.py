@@ -60,6 +60,11 @@ class AdminServiceStub:
                 request_serializer=horen_dot_v1_dot_admin__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=horen_dot_v1_dot_admin__pb2.Key.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/horen.v1.AdminService/RotateKey',
+                request_serializer=horen_dot_v1_dot_admin__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_admin__pb2.CreateKeyResponse.FromString,
+                _registered_method=True)
         self.GetQuota = channel.unary_unary(
                 '/horen.v1.AdminService/GetQuota',
                 request_serializer=horen_dot_v1_dot_admin__pb2.GetQuotaRequest.SerializeToString,
@@ -116,6 +121,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateKey(self, request, context):
+        """Makes a key with the tenant, scope and lifetime of another one, which goes on working for a while; returns its
+        secret, which is never shown again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetQuota(self, request, context):
         """Returns what a tenant may use and what it uses.
         """
@@ -164,6 +177,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.RevokeKey,
                     request_deserializer=horen_dot_v1_dot_admin__pb2.RevokeKeyRequest.FromString,
                     response_serializer=horen_dot_v1_dot_admin__pb2.Key.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=horen_dot_v1_dot_admin__pb2.RotateKeyRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_admin__pb2.CreateKeyResponse.SerializeToString,
             ),
             'GetQuota': grpc.unary_unary_rpc_method_handler(
                     servicer.GetQuota,
@@ -317,6 +335,33 @@ class AdminService:
             '/horen.v1.AdminService/RevokeKey',
             horen_dot_v1_dot_admin__pb2.RevokeKeyRequest.SerializeToString,
             horen_dot_v1_dot_admin__pb2.Key.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.AdminService/RotateKey',
+            horen_dot_v1_dot_admin__pb2.RotateKeyRequest.SerializeToString,
+            horen_dot_v1_dot_admin__pb2.CreateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,
