@@ -83,6 +83,9 @@ def codebook_to_proto(view: CodebookView) -> codebooks_pb2.Codebook:
         anchored_threshold=parameters.anchored_threshold,
         mask_subject=parameters.mask_subject,
         space=parameters.space or "",
+        delete_time=None if view.deleted_at is None else stamp_of(view.deleted_at),
+        etag=view.etag,
+        oldest_revision=view.oldest_revision,
     )
 
 
@@ -100,6 +103,9 @@ def codebook_from_proto(message: codebooks_pb2.Codebook) -> CodebookView:
         replicas_total=message.replicas_total,
         replicas_serving=message.replicas_serving,
         problems=tuple(map(_problem_from_proto, message.problems)),
+        deleted_at=datetime_of(message.delete_time) if message.HasField("delete_time") else None,
+        oldest_revision=message.oldest_revision,
+        etag=message.etag,
     )
 
 
@@ -168,7 +174,9 @@ def spec_from_proto(message: edits_pb2.EditSpec) -> EditSpec:
 
 
 def progress_from_proto(state: edits_pb2.Edit.State) -> EditProgress | None:
-    """Return the state, or None for the unspecified one."""
+    """Return the state, or None for the unspecified one; InvalidArgument ``invalid_until`` for one of no name."""
+    if state and state not in edits_pb2.Edit.State.values():
+        raise InvalidArgument(f"{state} is no state of an edit.", code="invalid_until")
     return EditProgress[edits_pb2.Edit.State.Name(state)] if state else None
 
 

@@ -30,10 +30,10 @@ class Evidence:
 
     def check(self) -> list[str]:
         """Return what is wrong, one sentence each."""
-        return [*_Registry(self).complaints(), *_Answers(self).complaints(), *_serving(self)]
+        return [*RegistryState(self).complaints(), *_Answers(self).complaints(), *_serving(self)]
 
 
-class _Registry:
+class RegistryState:
     """The registry against itself: revisions, entries, artifacts."""
 
     def __init__(self, evidence: Evidence) -> None:
@@ -107,7 +107,7 @@ class _Answers:
 
     def __init__(self, evidence: Evidence) -> None:
         self._calls = evidence.calls
-        self._registry = _Registry(evidence)
+        self._registry = RegistryState(evidence)
 
     def complaints(self) -> Iterator[str]:
         yield from self._exactly_once(Op.SUBMIT, lambda answer: answer.edit_id, set(self._registry.edits))
@@ -172,7 +172,7 @@ class _Answers:
 
 
 def _serving(evidence: Evidence) -> Iterator[str]:
-    entries = _Registry(evidence).entries
+    entries = RegistryState(evidence).entries
     name = str(evidence.codebook)
     for path in evidence.journals:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
