@@ -11,9 +11,12 @@ import pytest
 
 if TYPE_CHECKING:
     from horen_vllm.testing.postgres import PostgresServer
+    from horen_vllm.testing.recycled import RecycledDatabase
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+_NUMBERS = count(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,25 +53,23 @@ def postgres() -> "Iterator[PostgresServer]":
         yield server
 
 
-@pytest.fixture(scope="session")
-def migrated_template(postgres: "PostgresServer") -> str:
-    """Name of a migrated database to copy."""
-    from horen_vllm.registry import migrate
-
-    migrate.upgrade(postgres.create_database("migrated"))
-    return "migrated"
-
-
-_NUMBERS = count(1)
-
-
 @pytest.fixture
 def empty_postgres_url(postgres: "PostgresServer") -> str:
     """URL of a PostgreSQL database without tables, of this test alone."""
     return postgres.create_database(f"empty_{next(_NUMBERS)}")
 
 
+@pytest.fixture(scope="session")
+def _recycled_postgres(postgres: "PostgresServer") -> "RecycledDatabase":
+    from horen_vllm.registry import migrate
+    from horen_vllm.testing.recycled import RecycledDatabase
+
+    migrate.upgrade(postgres.create_database("recycled"))
+    return RecycledDatabase(postgres, "recycled")
+
+
 @pytest.fixture
-def postgres_url(postgres: "PostgresServer", migrated_template: str) -> str:
-    """URL of a migrated PostgreSQL database of this test alone."""
-    return postgres.create_database(f"test_{next(_NUMBERS)}", template=migrated_template)
+def postgres_url(_recycled_postgres: "RecycledDatabase") -> str:
+    """URL of a migrated PostgreSQL database, as new; the next test that asks for one gets the same."""
+    _recycled_postgres.reset()
+    return _recycled_postgres.url

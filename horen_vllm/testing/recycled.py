@@ -1,8 +1,8 @@
 """A PostgreSQL database that goes back to its first rows, which is much faster than making a new one."""
 
-from typing import Any
+from psycopg import sql
 
-from psycopg import Connection, sql
+from horen_vllm.testing.postgres import PostgresServer
 
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename"
 _RESTART_COUNTERS = "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'"
@@ -15,25 +15,34 @@ class RecycledDatabase:
 
     Parameters
     ----------
-    connection
-        One of a superuser, committing by itself; it is used as long as this object is.
+    server
+        The server that has it.
+    name
+        Its name; nobody else resets it.
     """
 
-    def __init__(self, connection: Connection[Any]) -> None:
-        self._connection = connection
-        tables = [name for (name,) in connection.execute(_TABLES)]
-        connection.execute("CREATE SCHEMA remembered")
-        for name in tables:
-            connection.execute(_about(name, "CREATE TABLE remembered.{table} AS TABLE public.{table}"))
+    def __init__(self, server: PostgresServer, name: str) -> None:
+        self._server = server
+        self._name = name
+        with server.connect(name) as connection:
+            tables = [table for (table,) in connection.execute(_TABLES)]
+            connection.execute("CREATE SCHEMA remembered")
+            for table in tables:
+                connection.execute(_about(table, "CREATE TABLE remembered.{table} AS TABLE public.{table}"))
         restore = "DELETE FROM public.{table}; INSERT INTO public.{table} TABLE remembered.{table};"
-        self._restore = sql.SQL(" ").join(_about(name, restore) for name in tables)
+        self._restore = sql.SQL(" ").join(_about(table, restore) for table in tables)
+
+    @property
+    def url(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self._server.url(self._name)
 
     def reset(self) -> None:
         """Give all tables their first rows; nobody may be in a transaction."""
-        with self._connection.transaction():
-            self._connection.execute(_UNCHECKED)
-            self._connection.execute(self._restore)
-            self._connection.execute(_RESTART_COUNTERS)
+        with self._server.connect(self._name) as connection, connection.transaction():
+            connection.execute(_UNCHECKED)
+            connection.execute(self._restore)
+            connection.execute(_RESTART_COUNTERS)
 
 
 def _about(table: str, statement: str) -> sql.Composed:

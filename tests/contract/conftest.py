@@ -15,8 +15,6 @@ from horen_vllm.registry.models import EditRecord, EditSpec, Publication
 from horen_vllm.registry.ports import Registry
 from horen_vllm.registry.store import SqlRegistry
 from horen_vllm.testing.memory import MemoryRegistry, Storage
-from horen_vllm.testing.postgres import PostgresServer
-from horen_vllm.testing.recycled import RecycledDatabase
 
 PARAMETERS = MethodParameters(preset="horen-paper", threshold=0.85, beta=20.0, gamma=0.01, steps=1)
 
@@ -57,24 +55,9 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def recycled_postgres(postgres: PostgresServer, migrated_template: str) -> Iterator[tuple[str, RecycledDatabase]]:
-    """A migrated database that the tests use one after the other, and what empties it."""
-    url = postgres.create_database("recycled", template=migrated_template)
-    with postgres.connect("recycled") as connection:
-        yield url, RecycledDatabase(connection)
-
-
 @pytest.fixture
-def sqlite_registry_url(tmp_path: Path, empty_sqlite: Path) -> str:
+def sqlite_url(tmp_path: Path, empty_sqlite: Path) -> str:
     return f"sqlite:///{shutil.copy(empty_sqlite, tmp_path / 'registry.db')}"
-
-
-@pytest.fixture
-def postgres_registry_url(recycled_postgres: tuple[str, RecycledDatabase]) -> str:
-    url, database = recycled_postgres
-    database.reset()
-    return url
 
 
 def opener(request: pytest.FixtureRequest, store: str, clock: ManualClock) -> Callable[[], Registry]:
@@ -82,7 +65,7 @@ def opener(request: pytest.FixtureRequest, store: str, clock: ManualClock) -> Ca
     if store == "memory":
         storage = Storage(clock)
         return lambda: MemoryRegistry(storage, clock=clock)
-    url = request.getfixturevalue(f"{store}_registry_url")
+    url = request.getfixturevalue(f"{store}_url")
     return lambda: SqlRegistry(url, clock=clock)
 
 
