@@ -7,7 +7,8 @@ from typing import Final
 from horen_vllm.control.messages import EditProgress
 from horen_vllm.core.presets import MAX_FALSE_FIRE_RATE
 from horen_vllm.errors import InvalidArgument
-from horen_vllm.registry.models import EditSpec
+from horen_vllm.ids import TenantId
+from horen_vllm.registry.models import EditSpec, KeyScope
 
 MAX_PROMPT: Final = 32_768
 """Characters."""
@@ -165,6 +166,13 @@ def check_lifetime(seconds: float) -> float | None:
         message = f"lifetime_seconds is {seconds}; it must be 0 (without end) to {MAX_LIFETIME_S:.0f}."
         raise InvalidArgument(message, code="invalid_lifetime")
     return seconds or None
+
+
+def check_key_scope(scope: KeyScope, tenant: TenantId | None) -> None:
+    """Refuse a key that would belong to the wrong side; InvalidArgument ``invalid_key_scope``."""
+    if (tenant is None) != (scope in {KeyScope.ADMIN, KeyScope.REPLICA}):
+        message = "a key of scope admin or replica belongs to no tenant, every other key to one."
+        raise InvalidArgument(message, code="invalid_key_scope")
 
 
 def check_overlap(seconds: float) -> float:

@@ -2,20 +2,16 @@
 # ruff: noqa: N802 - the protocol names the methods.
 
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from horen_vllm.control import convert_admin, limits, names, paging
 from horen_vllm.control._pb.horen.v1 import admin_pb2
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.messages import CreatedKey
 from horen_vllm.control.request_keys import request_key
-from horen_vllm.errors import InvalidArgument
 from horen_vllm.keys import new_key
 from horen_vllm.registry.models import KeyScope
 from horen_vllm.registry.ports import Registry
-
-TENANTLESS: Final = frozenset({KeyScope.ADMIN, KeyScope.REPLICA})
-"""Scopes of keys that belong to no tenant."""
 
 
 class KeyMethods:
@@ -46,9 +42,7 @@ class KeyMethods:
     def _create_key(self, request: admin_pb2.CreateKeyRequest) -> CreatedKey:
         scope = convert_admin.scope_from_proto(request.scope) or KeyScope.READ
         tenant = names.requested_tenant(request.tenant) if request.tenant else None
-        if (tenant is None) != (scope in TENANTLESS):
-            message = "a key of scope admin or replica belongs to no tenant, every other key to one."
-            raise InvalidArgument(message, code="invalid_key_scope")
+        limits.check_key_scope(scope, tenant)
         lifetime = limits.check_lifetime(request.lifetime_seconds)
         made, again = new_key(), request_key("CreateKey", None, request)
         record = self._registry.add_key(
