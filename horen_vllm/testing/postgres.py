@@ -47,7 +47,7 @@ class PostgresServer:
         self._folder = folder
         self._account = account
         self._settings = {"listen_addresses": "", "unix_socket_directories": str(folder), **settings}
-        self._programs = _programs_for(account, folder)
+        self._programs = _programs_for(account, folder, _find_programs())
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
 
@@ -176,9 +176,8 @@ def _outlive_us(server: int, folder: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def _programs_for(account: ServerAccount, folder: Path) -> Path:
-    """Return a folder with the programs that `account` may run: the installed one, or a copy of it."""
-    programs = _find_programs()
+def _programs_for(account: ServerAccount, folder: Path, programs: Path) -> Path:
+    """Return a folder with programs that `account` may run: `programs`, or a copy of them in `folder`."""
     if account.may_run(programs / "postgres"):
         return programs
     copy = folder / "postgresql"

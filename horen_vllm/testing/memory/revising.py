@@ -72,7 +72,6 @@ def difference(state: State, book: Book, start: int, end: int) -> DiffRecord:
     changes = [_change(state, ChangeKind.ADDED, edit) for edit in after - before]
     changes += [_change(state, ChangeKind.REMOVED, edit) for edit in before - after]
     return DiffRecord(
-        codebook=book.record.name,
         from_revision=start,
         to_revision=end,
         from_threshold=book.revisions[start - 1].threshold if start else None,
