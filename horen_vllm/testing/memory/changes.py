@@ -10,7 +10,14 @@ from horen_vllm.registry.audit import Caller, current_caller
 from horen_vllm.registry.models import AuditRecord, RequestKey
 from horen_vllm.testing.memory.state import KnownRequest, State
 
+SUBMITTED: Final = "SubmitEdit"
+"""Method of the audit log's events that count as submissions."""
 _KEPT_FOR: Final = timedelta(days=1)
+
+
+def worker_caller(worker: str | None) -> Caller:
+    """Return a worker as the one who did something."""
+    return Caller(actor=f"workers/{worker or ''}")
 
 
 def replayed(state: State, key: RequestKey | None, now: datetime) -> str | None:

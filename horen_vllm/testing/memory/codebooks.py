@@ -11,8 +11,10 @@ from horen_vllm.registry.differences import DiffRecord
 from horen_vllm.registry.etags import codebook_etag, require_etag
 from horen_vllm.registry.models import CodebookRecord, Delta, EntryRef, RequestKey, RevisionKind, RevisionRecord
 from horen_vllm.testing.memory.changes import record, remember, replayed
+from horen_vllm.testing.memory.quotas import require_codebook
+from horen_vllm.testing.memory.retiring import revive
 from horen_vllm.testing.memory.revising import add_revision, difference, entry_refs, members_at
-from horen_vllm.testing.memory.state import Book, MemoryStore
+from horen_vllm.testing.memory.state import Book, MemoryStore, State
 
 
 class MemoryCodebooks(MemoryStore):
@@ -44,6 +46,7 @@ class MemoryCodebooks(MemoryStore):
         with self._storage.write(validate_only=validate_only) as state:
             if replayed(state, request, now) is not None:
                 return state.book(name, deleted=True).record
+            require_codebook(state, name.tenant)
             if name in state.books:
                 message = f"There is a codebook {name} already; the name of a deleted one stays taken."
                 raise AlreadyExists(message, code="codebook_exists")
@@ -73,7 +76,7 @@ class MemoryCodebooks(MemoryStore):
     ) -> CodebookRecord:
         """Take a codebook away; its name stays taken, and its unfinished edits wait. Aborted ``etag_mismatch``."""
 
-        def delete(book: CodebookRecord, now: datetime) -> CodebookRecord:
+        def delete(_state: State, book: CodebookRecord, now: datetime) -> CodebookRecord:
             return replace(book, deleted_at=now)
 
         return self._change("DeleteCodebook", name, delete, etag=etag, request=request, validate_only=validate_only)
@@ -88,9 +91,10 @@ class MemoryCodebooks(MemoryStore):
     ) -> CodebookRecord:
         """Bring a deleted codebook back; AlreadyExists ``codebook_not_deleted``, Aborted ``etag_mismatch``."""
 
-        def undelete(book: CodebookRecord, _now: datetime) -> CodebookRecord:
+        def undelete(state: State, book: CodebookRecord, _now: datetime) -> CodebookRecord:
             if book.deleted_at is None:
                 raise AlreadyExists(f"{name} is not deleted.", code="codebook_not_deleted")
+            require_codebook(state, name.tenant)
             return replace(book, deleted_at=None)
 
         return self._change("UndeleteCodebook", name, undelete, etag=etag, request=request, validate_only=validate_only)
@@ -157,6 +161,7 @@ class MemoryCodebooks(MemoryStore):
             kind = RevisionKind.ROLLBACK
             book = add_revision(book, members, kind=kind, now=now, restored=to, threshold=threshold)
             state.books[name] = book
+            revive(state, name, now)
             detail = {"to_revision": to, "revision": book.record.revision}
             record(state, "RollbackCodebook", tenant=name.tenant, resource=str(name), now=now, detail=detail)
             remember(state, request, str(book.record.revision), now)
@@ -166,7 +171,7 @@ class MemoryCodebooks(MemoryStore):
         self,
         method: str,
         name: CodebookName,
-        change: Callable[[CodebookRecord, datetime], CodebookRecord],
+        change: Callable[[State, CodebookRecord, datetime], CodebookRecord],
         *,
         etag: str | None,
         request: RequestKey | None,
@@ -180,7 +185,7 @@ class MemoryCodebooks(MemoryStore):
             if done:
                 return book.record
             require_etag(etag, codebook_etag(book.record))
-            changed = change(book.record, now)
+            changed = change(state, book.record, now)
             state.books[name] = replace(book, record=changed)
             record(state, method, tenant=name.tenant, resource=str(name), now=now)
             remember(state, request, name.codebook, now)

@@ -80,7 +80,8 @@ def _publish(state: State, book: Book, edit: Edit, publication: Publication, now
         reason=publication.reason,
     )
     state.put(published(replace(edit, record=record), book.record.revision, now))
-    return book
+    # A new threshold is that of the keys as they are.
+    return book if publication.threshold is None else replace(book, threshold_due=False)
 
 
 def _named(publication: Publication) -> set[EditId]:

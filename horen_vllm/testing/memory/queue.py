@@ -7,6 +7,15 @@ from datetime import datetime
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import MAX_ATTEMPTS, Claim, EditRecord, EditState, Publication
+from horen_vllm.testing.memory.attempts import (
+    FAILED,
+    GIVEN_BACK,
+    LEASE_EXPIRED,
+    PUBLISHED,
+    begin_attempt,
+    end_attempts,
+)
+from horen_vllm.testing.memory.changes import record, worker_caller
 from horen_vllm.testing.memory.claims import book_of, claim_of, find_held, handed_out, leased, require_held
 from horen_vllm.testing.memory.edits import MemoryEdits
 from horen_vllm.testing.memory.publishing import (
@@ -16,10 +25,11 @@ from horen_vllm.testing.memory.publishing import (
     require_edits,
     require_revision,
 )
+from horen_vllm.testing.memory.retirement import MemoryRetirement
 from horen_vllm.testing.memory.state import Edit, State
 
 
-class MemoryQueue(MemoryEdits):
+class MemoryQueue(MemoryEdits, MemoryRetirement):
     """`ports.EditQueue` in memory."""
 
     def claim(self, worker: str, *, lease_s: float, fingerprint: str, limit: int = 1) -> tuple[Claim, ...]:
@@ -29,6 +39,8 @@ class MemoryQueue(MemoryEdits):
             while (head := _next_head(state, fingerprint, now)) is not None:
                 if head.record.attempt < MAX_ATTEMPTS:
                     front = [head] if head.record.attempt else state.queue(head.record.codebook)[:limit]
+                    for edit in front:
+                        begin_attempt(state, edit.record.edit_id, worker, now)
                     return tuple(claim_of(state.put(handed_out(edit, worker, now, lease_s))) for edit in front)
                 _give_up(state, head, now)
             return ()
@@ -60,7 +72,9 @@ class MemoryQueue(MemoryEdits):
             return
         with self._storage.write() as state:
             book_of(state, claims)
-            for edit in find_held(state, claims).values():
+            held = find_held(state, claims)
+            end_attempts(state, held, GIVEN_BACK, self._clock())
+            for edit in held.values():
                 attempt = edit.record.attempt - 1
                 record = replace(edit.record, state=EditState.COMMITTED, attempt=attempt, updated_at=self._clock())
                 state.put(replace(edit, record=record))
@@ -74,8 +88,12 @@ class MemoryQueue(MemoryEdits):
             book = book_of(state, claims)
             edits = require_held(state, claims)
             publications = [publication for _, publication in batch]
-            publish_all(state, book, list(zip(edits, publications, strict=True)), self._clock())
-            return tuple(state.shown(state.edits[claim.edit.edit_id]) for claim in claims)
+            now = self._clock()
+            publish_all(state, book, list(zip(edits, publications, strict=True)), now)
+            made = [state.edits[claim.edit.edit_id] for claim in claims]
+            for edit in made:
+                _end(state, edit, "publish", PUBLISHED, now)
+            return tuple(state.shown(edit) for edit in made)
 
     def finish_same(self, claim: Claim, same_as: EditId) -> EditRecord:
         """Close the edit as already there: PUBLISHED at the current revision, without an entry of its own."""
@@ -86,8 +104,13 @@ class MemoryQueue(MemoryEdits):
             if same_as not in book.current:
                 message = f"The entry of edit {same_as} is not in revision {book.record.revision} any more."
                 raise FailedPrecondition(message, code="revision_moved")
-            edit = replace(edit, record=replace(edit.record, same_as=same_as))
-            return state.put(published(edit, book.record.revision, self._clock())).record
+            # Whoever has the entry now may have it from another edit, which was the first to say so.
+            first = state.edits[same_as].record.same_as or same_as
+            now = self._clock()
+            edit = replace(edit, record=replace(edit.record, same_as=first))
+            edit = state.put(published(edit, book.record.revision, now))
+            _end(state, edit, "publish", PUBLISHED, now)
+            return state.shown(edit)
 
     def fail(self, claim: Claim, code: str, reason: str, *, base_revision: int | None = None) -> EditRecord:
         """Close the edit as FAILED with its reason."""
@@ -96,7 +119,7 @@ class MemoryQueue(MemoryEdits):
             (edit,) = require_held(state, (claim,))
             if base_revision is not None:
                 require_revision(book, base_revision, book.record.revision)
-            return _fail(state, edit, code=code, reason=reason, now=self._clock())
+            return _fail(state, edit, code=code, reason=reason, now=self._clock(), outcome=FAILED)
 
 
 def _next_head(state: State, fingerprint: str, now: datetime) -> Edit | None:
@@ -114,9 +137,20 @@ def _head(state: State, name: CodebookName) -> Edit | None:
 def _give_up(state: State, edit: Edit, now: datetime) -> None:
     times = edit.record.attempt
     reason = f"the edit was taken {times} times and never finished; its last worker was {edit.worker!r}."
-    _fail(state, edit, code="attempts_exhausted", reason=reason, now=now)
+    _fail(state, edit, code="attempts_exhausted", reason=reason, now=now, outcome=LEASE_EXPIRED)
 
 
-def _fail(state: State, edit: Edit, *, code: str, reason: str, now: datetime) -> EditRecord:
+def _fail(state: State, edit: Edit, *, code: str, reason: str, now: datetime, outcome: str) -> EditRecord:
     edit = replace(edit, record=replace(edit.record, reason_code=code, reason=reason))
-    return state.put(finished(edit, EditState.FAILED, now)).record
+    edit = state.put(finished(edit, EditState.FAILED, now))
+    _end(state, edit, "fail", outcome, now)
+    return edit.record
+
+
+def _end(state: State, edit: Edit, act: str, outcome: str, now: datetime) -> None:
+    """Note how a worker's attempt at an edit ended, and what it did."""
+    it = edit.record
+    end_attempts(state, (it.edit_id,), outcome, now)
+    detail = {"revision": it.published_revision} if it.reason_code is None else {"code": it.reason_code}
+    resource, caller = f"{it.codebook}/edits/{it.edit_id}", worker_caller(edit.worker)
+    record(state, act, tenant=it.codebook.tenant, resource=resource, now=now, detail=detail, caller=caller)

@@ -4,14 +4,28 @@ from horen_vllm.testing.memory.audit import MemoryAudit
 from horen_vllm.testing.memory.calibrations import MemoryCalibrations
 from horen_vllm.testing.memory.codebooks import MemoryCodebooks
 from horen_vllm.testing.memory.counts import MemoryCounts
+from horen_vllm.testing.memory.previews import MemoryPreviews
 from horen_vllm.testing.memory.queue import MemoryQueue
+from horen_vllm.testing.memory.quotas import MemoryQuotas
 from horen_vllm.testing.memory.replicas import MemoryReplicas
 from horen_vllm.testing.memory.state import Clock, Storage, utc_now
 from horen_vllm.testing.memory.tenants import MemoryTenants
+from horen_vllm.testing.memory.thresholds import MemoryThresholds
+from horen_vllm.testing.memory.transfers import MemoryTransfers
 
 
 class MemoryRegistry(
-    MemoryCodebooks, MemoryQueue, MemoryReplicas, MemoryTenants, MemoryCalibrations, MemoryAudit, MemoryCounts
+    MemoryCodebooks,
+    MemoryQueue,
+    MemoryThresholds,
+    MemoryPreviews,
+    MemoryQuotas,
+    MemoryReplicas,
+    MemoryTenants,
+    MemoryCalibrations,
+    MemoryAudit,
+    MemoryTransfers,
+    MemoryCounts,
 ):
     """`ports.Registry` in memory: keeps the contract of the SQL registry, and nothing else.
 

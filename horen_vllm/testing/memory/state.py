@@ -10,16 +10,19 @@ from datetime import UTC, datetime
 from horen_vllm.errors import NotFound
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId, TenantId
 from horen_vllm.registry.models import (
+    AttemptRecord,
     AuditRecord,
     CalibrationRecord,
     CodebookRecord,
     EditRecord,
     KeyRecord,
+    QuotaRecord,
     ReplicaRecord,
     RequestKey,
     RevisionRecord,
     TenantRecord,
 )
+from horen_vllm.registry.preview_records import PreviewAnswer, PreviewTask
 
 Clock = Callable[[], datetime]
 """Returns the present time, with its zone."""
@@ -40,6 +43,8 @@ class Book:
     """Number 1 comes first."""
     members: tuple[frozenset[EditId], ...]
     """The edits whose entries each revision has; number 1 comes first."""
+    threshold_due: bool = False
+    """Whether entries went without their threshold being computed anew."""
 
     @property
     def current(self) -> frozenset[EditId]:
@@ -52,8 +57,9 @@ class Edit:
     """An edit with what only the queue knows of it."""
 
     record: EditRecord
-    """Its `active` is of no meaning: the codebook's current revision decides."""
-    request_id: str | None = None
+    """Its `active` and `answered_by` are of no meaning: the codebook's current revision decides."""
+    origin: EditId
+    """The id that it had where it was submitted; its own unless it was imported."""
     worker: str | None = None
     lease_expires_at: datetime | None = None
     finished: bool = False
@@ -67,6 +73,18 @@ class KnownRequest:
     reference: str
     """What was made: an edit's id, a revision's number, a name."""
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """A question to the workers, and what became of it."""
+
+    task: PreviewTask
+    """Its `sequence` is of no meaning until it is handed out."""
+    expires_at: datetime
+    worker: str | None = None
+    lease_expires_at: datetime | None = None
+    answer: PreviewAnswer | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +103,10 @@ class State:
     """By tenant and id."""
     audit: list[AuditRecord] = field(default_factory=list)
     """Number 1 comes first."""
+    attempts: dict[EditId, tuple[AttemptRecord, ...]] = field(default_factory=dict)
+    """Oldest first."""
+    quotas: dict[TenantId, QuotaRecord] = field(default_factory=dict)
+    previews: dict[str, Preview] = field(default_factory=dict)
 
     def draft(self) -> "State":
         """Return a copy that can be changed without changing this one."""
@@ -107,8 +129,16 @@ class State:
 
     def shown(self, edit: Edit) -> EditRecord:
         """Return the record of an edit as it is now."""
-        current = self.books[edit.record.codebook].current
-        return replace(edit.record, active=edit.record.edit_id in current)
+        record = edit.record
+        active = record.edit_id in self.books[record.codebook].current
+        unanswered = active or record.retired_at is not None or record.same_as is None
+        return replace(record, active=active, answered_by=None if unanswered else self._saying(record))
+
+    def _saying(self, record: EditRecord) -> EditId | None:
+        """Return the edit whose entry says now what the edit that `record` is the same as said first."""
+        entries = [self.edits[it].record for it in self.books[record.codebook].current]
+        saying = [it.edit_id for it in entries if record.same_as in (it.edit_id, it.same_as)]
+        return saying[0] if saying else None
 
     def put(self, edit: Edit) -> Edit:
         """Store an edit, instead of what was stored of it before."""
