@@ -5,11 +5,12 @@ from typing import Any
 
 from horen_vllm.control import convert, convert_admin
 from horen_vllm.control._pb.horen.v1 import admin_pb2, replicas_pb2
+from horen_vllm.control.convert_changes import event_from_proto
 from horen_vllm.control.messages import CreatedKey
 from horen_vllm.control.names import key_path, tenant_path
-from horen_vllm.control.transport import Transport
+from horen_vllm.control.transport import Transport, fresh
 from horen_vllm.ids import TenantId
-from horen_vllm.registry.models import KeyRecord, KeyScope, TenantRecord
+from horen_vllm.registry.models import AuditRecord, KeyRecord, KeyScope, TenantRecord
 
 
 class AdminCalls:
@@ -19,18 +20,32 @@ class AdminCalls:
     _admin: Any
     _replicas: Any
 
-    def create_tenant(self, tenant: TenantId | str) -> TenantRecord:
+    def create_tenant(
+        self, tenant: TenantId | str, *, request_id: str | None = None, validate_only: bool = False
+    ) -> TenantRecord:
         """Make a tenant.
+
+        Parameters
+        ----------
+        request_id
+            The same id again within a day returns the tenant again; a fresh one when not given.
+        validate_only
+            Everything is checked and nothing made.
 
         Raises
         ------
         AlreadyExists
-            ``tenant_exists``.
+            ``tenant_exists``; ``request_id_reused``.
         InvalidArgument
             ``invalid_name``.
         """
-        request = convert.message_of(admin_pb2.CreateTenantRequest, tenant_id=tenant)
-        return self._transport.call(self._admin.CreateTenant, request, convert_admin.tenant_from_proto)
+        request = convert.message_of(
+            admin_pb2.CreateTenantRequest,
+            tenant_id=tenant,
+            request_id=fresh(request_id),
+            validate_only=validate_only,
+        )
+        return self._transport.call_again(self._admin.CreateTenant, request, convert_admin.tenant_from_proto)
 
     def list_tenants(self, *, page_size: int = 100) -> Iterator[TenantRecord]:
         """Yield the tenants by name, fetching a page at a time."""
@@ -100,6 +115,18 @@ class AdminCalls:
         name = key_path(key.key_id if isinstance(key, KeyRecord) else key)
         request = convert.message_of(admin_pb2.RotateKeyRequest, name=name, overlap_seconds=overlap_s)
         return self._transport.call(self._admin.RotateKey, request, convert_admin.created_key_from_proto)
+
+    def list_audit_events(
+        self, tenant: TenantId | str | None = None, *, page_size: int = 1000
+    ) -> Iterator[AuditRecord]:
+        """Yield what was done (to the data of `tenant`, when given), oldest first, fetching a page at a time."""
+        request = convert.message_of(
+            admin_pb2.ListAuditEventsRequest,
+            tenant=tenant_path(tenant) if tenant is not None else "",
+            page_size=page_size,
+        )
+        for page in self._transport.pages(self._admin.ListAuditEvents, request):
+            yield from map(event_from_proto, page.events)
 
     def resolve_key(self, digest: str) -> KeyRecord:
         """Return the valid key whose secret has this sha256 (hex).

@@ -9,7 +9,6 @@ from typing import Any, Self
 from horen_vllm.control import convert
 from horen_vllm.control._pb.horen.v1 import (
     admin_pb2_grpc,
-    codebooks_pb2,
     codebooks_pb2_grpc,
     edits_pb2,
     edits_pb2_grpc,
@@ -17,7 +16,9 @@ from horen_vllm.control._pb.horen.v1 import (
     replicas_pb2_grpc,
 )
 from horen_vllm.control.admin_client import AdminCalls
+from horen_vllm.control.book_file_client import BookFileCalls
 from horen_vllm.control.calibration_client import CalibrationCalls
+from horen_vllm.control.codebook_client import CodebookCalls
 from horen_vllm.control.credential import key_source
 from horen_vllm.control.messages import (
     CodebookView,
@@ -25,16 +26,16 @@ from horen_vllm.control.messages import (
     DeltaView,
     EditProgress,
     EditView,
+    ImportView,
     RevisionView,
     SyncView,
 )
-from horen_vllm.control.names import OWN_TENANT, codebook_path, edit_path, tenant_path
+from horen_vllm.control.names import codebook_path, edit_path
 from horen_vllm.control.settings import DEFAULT_PORT
 from horen_vllm.control.tls import ClientTls
 from horen_vllm.control.transport import Transport
-from horen_vllm.core.presets import ValueMode
 from horen_vllm.errors import Unavailable
-from horen_vllm.ids import CodebookName, TenantId
+from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import EditSpec, ReplicaReport
 
 __all__ = [
@@ -45,19 +46,20 @@ __all__ = [
     "EditProgress",
     "EditView",
     "HorenClient",
+    "ImportView",
     "RevisionView",
     "SyncView",
 ]
 
 
-class HorenClient(AdminCalls, CalibrationCalls):
+class HorenClient(CodebookCalls, BookFileCalls, AdminCalls, CalibrationCalls):
     """Speaks to one control plane; a context manager, safe to share between threads.
 
     Codebooks are named by `CodebookName`, resource name or short name (``"demo"``, of the key's own tenant; of
     ``default`` where the control plane asks for no keys); edits by `EditView`, resource name or bare id (likewise).
-    Every method raises the `HorenError` that the server raised, with its code, InvalidArgument ``invalid_text`` for text
-    that is not Unicode, and Unavailable ``control_unavailable`` (naming the address) or ``control_timeout`` when the
-    server does not answer. Reads, and `submit_edit`, are repeated for about a second before they say so.
+    Every method raises the `HorenError` that the server raised, with its code, InvalidArgument ``invalid_text`` for
+    text that is not Unicode, and Unavailable ``control_unavailable`` (naming the address) or ``control_timeout`` when
+    the server does not answer. Reads, and `submit_edit`, are repeated for about a second before they say so.
 
     Parameters
     ----------
@@ -115,133 +117,6 @@ class HorenClient(AdminCalls, CalibrationCalls):
     def close(self) -> None:
         """Close the connection."""
         self._transport.close()
-
-    def create_codebook(
-        self,
-        codebook: CodebookName | str,
-        *,
-        preset: str | None = None,
-        threshold: float | None = None,
-        value_mode: ValueMode | None = None,
-        window_ratio: float | None = None,
-        rank: int | None = None,
-        max_value_rows: int | None = None,
-        train_end: bool | None = None,
-        chat: bool | None = None,
-        prefixes: int | None = None,
-        false_fire_rate: float | None = None,
-        anchors: bool | None = None,
-        anchored_threshold: float | None = None,
-        mask_subject: bool | None = None,
-    ) -> CodebookView:
-        """Make an empty codebook; what is not None replaces the method parameter of the preset with that name.
-
-        Presets are those of `core.presets.PRESETS`, parameters those of `core.presets.MethodParameters`.
-
-        Parameters
-        ----------
-        preset
-            None: the one that the newest calibration of the base model recommends. A preset that was calibrated has the
-            parameters that were found.
-        threshold
-            Fixes the threshold; a preset that needs no calibration is then as it is without one.
-        false_fire_rate
-            Only for presets whose threshold follows background queries.
-        anchored_threshold
-            Where nothing is given or calibrated, and `anchors` are: the threshold.
-
-        Raises
-        ------
-        AlreadyExists
-            ``codebook_exists``.
-        NotFound
-            ``unknown_tenant``.
-        InvalidArgument
-            ``invalid_name``, ``unknown_preset``, ``threshold_required``, ``invalid_threshold``,
-            ``invalid_window_ratio`` or ``invalid_parameter``.
-        FailedPrecondition
-            ``calibration_required``, when there is no calibration that has what is asked for.
-        """
-        parent, _, codebook_id = codebook_path(codebook).partition("/codebooks/")
-        request = convert.message_of(
-            codebooks_pb2.CreateCodebookRequest,
-            parent=parent,
-            codebook_id=codebook_id,
-            preset=preset,
-            threshold=threshold,
-            value_mode=value_mode.name if value_mode else None,
-            window_ratio=window_ratio,
-            rank=rank,
-            max_value_rows=max_value_rows,
-            train_end=train_end,
-            chat=chat,
-            prefixes=prefixes,
-            false_fire_rate=false_fire_rate,
-            anchors=anchors,
-            anchored_threshold=anchored_threshold,
-            mask_subject=mask_subject,
-        )
-        return self._transport.call(self._codebooks.CreateCodebook, request, convert.codebook_from_proto)
-
-    def get_codebook(self, codebook: CodebookName | str) -> CodebookView:
-        """Return a codebook as it is now; NotFound ``unknown_codebook``."""
-        request = convert.message_of(codebooks_pb2.GetCodebookRequest, name=codebook_path(codebook))
-        return self._transport.call_again(self._codebooks.GetCodebook, request, convert.codebook_from_proto)
-
-    def list_codebooks(
-        self, tenant: TenantId | str = OWN_TENANT, *, page_size: int = 100
-    ) -> Iterator[CodebookView]:
-        """Yield the codebooks of a tenant by name, fetching a page at a time; NotFound ``unknown_tenant``."""
-        parent = tenant_path(tenant)
-        request = convert.message_of(codebooks_pb2.ListCodebooksRequest, parent=parent, page_size=page_size)
-        for page in self._transport.pages(self._codebooks.ListCodebooks, request):
-            yield from map(convert.codebook_from_proto, page.codebooks)
-
-    def list_revisions(self, codebook: CodebookName | str, *, page_size: int = 100) -> Iterator[RevisionView]:
-        """Yield the revisions of a codebook, oldest first, fetching a page at a time."""
-        request = convert.message_of(
-            codebooks_pb2.ListRevisionsRequest, parent=codebook_path(codebook), page_size=page_size
-        )
-        for page in self._transport.pages(self._codebooks.ListRevisions, request):
-            yield from map(convert.revision_from_proto, page.revisions)
-
-    def rollback(self, codebook: CodebookName | str, to_revision: int) -> RevisionView:
-        """Make a new revision with exactly the entries and the threshold of `to_revision`; never repeated by itself.
-
-        Its ``serving`` says whether every live replica has it already; `wait_serving` waits for that.
-
-        Raises
-        ------
-        NotFound
-            ``unknown_codebook`` or ``unknown_revision``.
-        """
-        request = convert.message_of(
-            codebooks_pb2.RollbackCodebookRequest, name=codebook_path(codebook), to_revision=to_revision
-        )
-        return self._transport.call(self._codebooks.RollbackCodebook, request, convert.revision_from_proto)
-
-    def watch_codebook(self, codebook: CodebookName | str, *, timeout_s: float | None = None) -> Iterator[CodebookView]:
-        """Yield the codebook now and at each change of its revision or replicas, for `timeout_s` seconds."""
-        request = convert.message_of(codebooks_pb2.WatchCodebookRequest, name=codebook_path(codebook))
-        return self._transport.stream(
-            self._codebooks.WatchCodebook, request, convert.codebook_from_proto, timeout_s=timeout_s
-        )
-
-    def wait_serving(
-        self, codebook: CodebookName | str, revision: int, *, timeout_s: float | None = None
-    ) -> CodebookView:
-        """Return the codebook once every live replica (>= 1) serves `revision` or a later current one.
-
-        Raises
-        ------
-        Unavailable
-            ``wait_timeout``, after `timeout_s` seconds.
-        """
-        for view in self.watch_codebook(codebook, timeout_s=timeout_s):
-            if view.revision >= revision and view.serving:
-                return view
-        message = f"revision {revision} of {codebook_path(codebook)} is not served yet after {timeout_s:g} s."
-        raise Unavailable(message, code="wait_timeout")
 
     def submit_edit(self, codebook: CodebookName | str, spec: EditSpec, *, request_id: str | None = None) -> EditView:
         """Store an edit durably and return it; training and publication follow on their own.

@@ -8,10 +8,12 @@ A replica serves a revision once it has asked its own engine about what the revi
 give its answer there is not served by that replica, and neither is the revision that brought it.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from horen_vllm.control.messages import CodebookView, EditProgress, EditView, ReplicaProblem, RevisionView
 from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.registry.etags import SEPARATOR, codebook_etag
 from horen_vllm.registry.models import (
     CodebookRecord,
     EditRecord,
@@ -25,6 +27,9 @@ from horen_vllm.registry.models import (
 
 def codebook_view(record: CodebookRecord, replicas: Sequence[ReplicaRecord]) -> CodebookView:
     """Return what clients see of a codebook; `replicas` are the live ones of its base model."""
+    serving, problems = _serving(replicas, record.name, record.revision), tuple(_problems(replicas, record))
+    # Behind the registry's etag, what a watch must tell apart and no change is refused for.
+    seen = hashlib.sha256(repr((record.entry_count, len(replicas), serving, problems)).encode()).hexdigest()
     return CodebookView(
         name=record.name,
         model=record.model,
@@ -35,8 +40,11 @@ def codebook_view(record: CodebookRecord, replicas: Sequence[ReplicaRecord]) -> 
         entry_count=record.entry_count,
         created_at=record.created_at,
         replicas_total=len(replicas),
-        replicas_serving=_serving(replicas, record.name, record.revision),
-        problems=tuple(_problems(replicas, record)),
+        replicas_serving=serving,
+        problems=problems,
+        deleted_at=record.deleted_at,
+        oldest_revision=record.oldest_revision,
+        etag=f"{codebook_etag(record)}{SEPARATOR}{seen[:8]}",
     )
 
 

@@ -76,11 +76,33 @@ class CodebookView:
     """Live replicas that have applied the current revision and asked themselves about what it added."""
     problems: tuple[ReplicaProblem, ...] = ()
     """What stands between the current revision and its being served."""
+    deleted_at: datetime | None = None
+    """None: it is there."""
+    oldest_revision: int = 1
+    """Oldest revision that can be restored."""
+    etag: str = ""
+    """Changes whenever what a client decides on does; for `etag` arguments and as a watch's cursor."""
 
     @property
     def serving(self) -> bool:
         """Whether every live replica (>= 1) has applied the current revision."""
         return 0 < self.replicas_total == self.replicas_serving
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportView:
+    """What an import did."""
+
+    codebook: CodebookView
+    """The codebook after it."""
+    added: int
+    """Entries that came in."""
+    already_there: int
+    """Entries of the file that were there."""
+    kept_retired: int
+    """Entries of the file that had been retired here, and stay so."""
+    retired: int
+    """Entries that were there and that the file says are retired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

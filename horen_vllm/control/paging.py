@@ -34,11 +34,27 @@ def decode_token(token: str) -> str:
     return text.removeprefix(_PREFIX)
 
 
+def encode_pair(first: int, second: int) -> str:
+    """Return the token of a position that two numbers make."""
+    return encode_token(f"{first}.{second}")
+
+
 def decode_number(token: str) -> int:
     """Return the position of `token` as a number, 0 for an empty one; raises as `decode_token`."""
     position = decode_token(token)
+    return _number(position) if position else 0
+
+
+def decode_pair(token: str) -> tuple[int, int]:
+    """Return the two numbers that `encode_pair` was given, two zeros for an empty token; raises as `decode_token`."""
+    position = decode_token(token)
     if not position:
-        return 0
-    if not position.isdecimal() or len(position) > 18:
+        return 0, 0
+    first, _, second = position.partition(".")
+    return _number(first), _number(second)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 18:
         raise InvalidArgument("page_token belongs to another list call.", code="invalid_page_token")
-    return int(position)
+    return int(text)

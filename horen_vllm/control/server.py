@@ -13,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from horen_vllm.artifacts.opening import open_artifacts
 from horen_vllm.control._pb.horen.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -24,6 +25,7 @@ from horen_vllm.control._pb.horen.v1 import (
     replicas_pb2_grpc,
 )
 from horen_vllm.control.backend import Backend
+from horen_vllm.control.book_files import BookFiles
 from horen_vllm.control.gate import Gate, KeyGate, OpenGate
 from horen_vllm.control.interceptor import CallInterceptor
 from horen_vllm.control.journal import Journal
@@ -33,7 +35,7 @@ from horen_vllm.control.services.admin import AdminService
 from horen_vllm.control.services.codebooks import CodebookService
 from horen_vllm.control.services.edits import EditService
 from horen_vllm.control.services.replicas import ReplicaService
-from horen_vllm.control.settings import MAX_MESSAGE_BYTES, ControlAuth, ControlSettings
+from horen_vllm.control.settings import MAX_MESSAGE_BYTES, ControlAuth, ControlSettings, ServerTls
 from horen_vllm.control.tls import ServerCertificates
 from horen_vllm.control.views import Views
 from horen_vllm.errors import FailedPrecondition
@@ -104,7 +106,7 @@ class ControlServer:
             ``insecure_bind`` for an address beyond loopback without keys and TLS, ``invalid_tls``, ``port_taken``,
             ``bind_failed``, or ``schema_out_of_date``.
         """
-        check_reach(self._settings)
+        check_reach(self._settings.host, self._settings.auth, self._settings.tls)
         if self._settings.tls is not None:
             self._certificates = ServerCertificates(self._settings.tls)
         self._registry.check_schema()
@@ -177,13 +179,17 @@ class ControlServer:
             period_s=self._settings.health_s,
         )
 
+    def _files(self) -> BookFiles:
+        location = self._settings.artifacts
+        return BookFiles(self._registry, None if location is None else open_artifacts(location))
+
     def _register(self, server: Any, backend: Backend) -> Any:
         views = Views(self._registry)
         edits_pb2_grpc.add_EditServiceServicer_to_server(  # type: ignore[no-untyped-call]
             EditService(self._registry, views, backend, self._settings), server
         )
         codebooks_pb2_grpc.add_CodebookServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            CodebookService(self._registry, views, backend, self._settings), server
+            CodebookService(self._registry, views, backend, self._settings, self._files()), server
         )
         replicas_pb2_grpc.add_ReplicaServiceServicer_to_server(  # type: ignore[no-untyped-call]
             ReplicaService(self._registry, backend), server
@@ -204,7 +210,7 @@ def serve(registry: Registry, settings: ControlSettings, metrics: ControlMetrics
     return server
 
 
-def check_reach(settings: ControlSettings) -> None:
+def check_reach(host: str, auth: ControlAuth, tls: ServerTls | None) -> None:
     """Refuse an address that other machines can reach, unless clients must show keys and nobody can read them.
 
     Raises
@@ -212,10 +218,10 @@ def check_reach(settings: ControlSettings) -> None:
     FailedPrecondition
         ``insecure_bind``.
     """
-    if is_loopback(settings.host) or (settings.auth is ControlAuth.KEYS and settings.tls is not None):
+    if is_loopback(host) or (auth is ControlAuth.KEYS and tls is not None):
         return
     message = (
-        f"beyond this machine the control plane needs API keys and TLS, so it does not listen on {settings.host!r}: "
+        f"beyond this machine the control plane needs API keys and TLS, so it does not listen on {host!r}: "
         "give --auth keys, --tls-cert and --tls-key, or listen on 127.0.0.1."
     )
     raise FailedPrecondition(message, code="insecure_bind")

@@ -41,6 +41,8 @@ class ControlSettings:
     """Fingerprint of the base model."""
     site: str
     """Module name of the edit site."""
+    artifacts: str | None = None
+    """Folder or fsspec URL of the artifact store; None: codebooks are not exported or imported here."""
     host: str = "127.0.0.1"
     """Address to listen on; beyond loopback only with `auth` keys and `tls`."""
     port: int = DEFAULT_PORT

@@ -1,5 +1,6 @@
 """How the client calls: deadlines, retries of what may be repeated, and errors as the server raised them."""
 
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -77,13 +78,7 @@ class Transport:
 
     def call_again(self, method: Any, request: Any, read: Callable[[Any], B]) -> B:
         """Call `method` as `call` does, up to four times within about a second while nobody answers."""
-        retrying = Retrying(
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=wait_exponential(multiplier=0.1, max=0.5),
-            retry=retry_if_exception(_nobody_answered),
-            reraise=True,
-        )
-        return retrying(lambda: self.call(method, request, read))
+        return _retrying()(lambda: self.call(method, request, read))
 
     def stream(self, method: Any, request: Any, read: Callable[[Any], B], *, timeout_s: float | None) -> Iterator[B]:
         """Yield the answers of `method`; the stream ends quietly after `timeout_s` seconds.
@@ -103,6 +98,34 @@ class Transport:
         finally:
             responses.cancel()
 
+    def whole_stream(self, method: Any, request: Any, *, timeout_s: float | None) -> Iterator[Any]:
+        """Yield the answers of `method`, all of them; raises as `call`, also after `timeout_s` seconds."""
+        responses = method(request, timeout=timeout_s)
+        try:
+            yield from responses
+        except grpc.RpcError as exc:
+            raise error_from_rpc(exc, self.target) from exc
+        finally:
+            responses.cancel()
+
+    def upload(
+        self,
+        method: Any,
+        requests: Callable[[], Iterator[Any]],
+        read: Callable[[Any], B],
+        *,
+        timeout_s: float | None,
+    ) -> B:
+        """Call `method` with a stream of requests, which `requests` begins anew for each attempt of `call_again`."""
+
+        def call() -> B:
+            try:
+                return read(method(requests(), timeout=timeout_s))
+            except grpc.RpcError as exc:
+                raise error_from_rpc(exc, self.target) from exc
+
+        return _retrying()(call)
+
     def close(self) -> None:
         """Close the channel; running streams end."""
         self._open.close()
@@ -117,10 +140,24 @@ class Transport:
             request.page_token = page.next_page_token
 
 
+def fresh(request_id: str | None) -> str:
+    """Return the request id, or one of its own for this call, so that it can be repeated when nobody answers."""
+    return request_id or str(uuid.uuid4())
+
+
 def _channel(target: str, tls: ClientTls | None) -> Any:
     if tls is None:
         return grpc.insecure_channel(target, options=_OPTIONS)
     return grpc.secure_channel(target, tls.credentials(), options=(*_OPTIONS, *tls.options()))
+
+
+def _retrying() -> Retrying:
+    return Retrying(
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_exponential(multiplier=0.1, max=0.5),
+        retry=retry_if_exception(_nobody_answered),
+        reraise=True,
+    )
 
 
 def _nobody_answered(exc: BaseException) -> bool:

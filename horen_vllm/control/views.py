@@ -2,12 +2,13 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from horen_vllm.control import derive
 from horen_vllm.control.messages import CodebookView, EditView, RevisionView
 from horen_vllm.errors import NotFound
 from horen_vllm.ids import CodebookName, EditId, TenantId
-from horen_vllm.registry.models import EditRecord, RevisionKind, RevisionRecord
+from horen_vllm.registry.models import CodebookRecord, EditRecord, RevisionKind, RevisionRecord
 from horen_vllm.registry.ports import Registry
 
 
@@ -25,14 +26,17 @@ class Views:
         self._rollbacks = _RollbackLog(registry)
 
     def codebook(self, name: CodebookName) -> CodebookView:
-        """Return a codebook; NotFound ``unknown_codebook``."""
-        record = self._registry.get_codebook(name)
+        """Return a codebook, also a deleted one; NotFound ``unknown_codebook``."""
+        return self.codebook_of(self._registry.get_codebook(name))
+
+    def codebook_of(self, record: CodebookRecord) -> CodebookView:
+        """Return the view of a codebook's record."""
         return derive.codebook_view(record, self._registry.live_replicas(record.fingerprint))
 
-    def codebooks(self, tenant: TenantId) -> list[CodebookView]:
-        """Return the codebooks of a tenant by name."""
+    def codebooks(self, tenant: TenantId, *, deleted: bool = False) -> list[CodebookView]:
+        """Return the codebooks of a tenant by name; with `deleted`, deleted ones, too."""
         # Databases collate '-' differently; page tokens need one order.
-        records = sorted(self._registry.list_codebooks(tenant), key=lambda record: record.name)
+        records = sorted(self._registry.list_codebooks(tenant, deleted=deleted), key=lambda record: record.name)
         replicas = self._registry.live_replicas()
         return [
             derive.codebook_view(record, [item for item in replicas if item.fingerprint == record.fingerprint])
@@ -67,8 +71,12 @@ class Views:
         return record if record.same_as is None else self._registry.get_edit(record.same_as)
 
 
+_BRINGS_BACK: Final = frozenset({RevisionKind.ROLLBACK, RevisionKind.IMPORT})
+"""Revisions that may contain an entry again that one before them lacks."""
+
+
 class _RollbackLog:
-    """The last rollback of each codebook; revisions never change, so each is read once."""
+    """The last rollback or import of each codebook; revisions never change, so each is read once."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -76,11 +84,11 @@ class _RollbackLog:
         self._lock = threading.Lock()
 
     def last(self, name: CodebookName) -> int:
-        """Return the number of the last rollback revision; 0 when there is none."""
+        """Return the number of the last revision of such a kind; 0 when there is none."""
         with self._lock:
             seen, rollback = self._seen.get(name, (0, 0))
         while records := self._registry.list_revisions(name, after=seen):
-            numbers = [record.number for record in records if record.kind == RevisionKind.ROLLBACK]
+            numbers = [record.number for record in records if record.kind in _BRINGS_BACK]
             seen, rollback = records[-1].number, max([rollback, *numbers])
         with self._lock:
             self._seen[name] = max(self._seen.get(name, (0, 0)), (seen, rollback))

@@ -227,7 +227,7 @@ class SqlCodebookStore(SqlStore):
             to = codebook.revision if to_revision is None else to_revision
             require_revision(codebook, name, from_revision, nothing=True)
             require_revision(codebook, name, to)
-            return difference(session, codebook, name, from_revision, to, after_sequence=after_sequence, limit=limit)
+            return difference(session, codebook, from_revision, to, after_sequence=after_sequence, limit=limit)
 
     def rollback(
         self,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.ids import EditId
 
 
 class ChangeKind(StrEnum):
@@ -30,7 +30,6 @@ class ChangeRecord:
 class DiffRecord:
     """The difference of two revisions, or a part of it."""
 
-    codebook: CodebookName
     from_revision: int
     """0: nothing at all."""
     to_revision: int

@@ -7,7 +7,7 @@ from itertools import islice
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from horen_vllm.ids import CodebookName, EditId
+from horen_vllm.ids import EditId
 from horen_vllm.registry.differences import ChangeKind, ChangeRecord, DiffRecord
 from horen_vllm.registry.revisioning import came_later, went_later
 from horen_vllm.registry.schema import CodebookRow, EditRow, MembershipRow, RevisionRow
@@ -16,7 +16,6 @@ from horen_vllm.registry.schema import CodebookRow, EditRow, MembershipRow, Revi
 def difference(
     session: Session,
     codebook: CodebookRow,
-    name: CodebookName,
     start: int,
     end: int,
     *,
@@ -37,7 +36,6 @@ def difference(
         key=lambda change: change.sequence,
     )
     return DiffRecord(
-        codebook=name,
         from_revision=start,
         to_revision=end,
         from_threshold=session.get_one(RevisionRow, (codebook.id, start)).threshold if start else None,

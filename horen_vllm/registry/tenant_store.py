@@ -29,7 +29,7 @@ class SqlTenantStore(SqlStore):
         AlreadyExists
             ``tenant_exists``; ``request_id_reused``.
         """
-        with self._database.write("create_tenant") as session:
+        with self._database.write("" if validate_only else "create_tenant") as session:
             now = self._clock()
             if replayed(session, request, now) is not None:
                 return tenant_record(_find_tenant(session, tenant))
@@ -78,7 +78,7 @@ class SqlTenantStore(SqlStore):
             ``key_already_made``, for a repeated `request`: its key is named, and its secret is nobody's to tell;
             ``request_id_reused``.
         """
-        with self._database.write("add_key") as session:
+        with self._database.write("" if validate_only else "add_key") as session:
             now = self._clock()
             made = replayed(session, request, now)
             if made is not None:
@@ -122,7 +122,7 @@ class SqlTenantStore(SqlStore):
         AlreadyExists
             ``request_id_reused``.
         """
-        with self._database.write("revoke_key") as session:
+        with self._database.write("" if validate_only else "revoke_key") as session:
             now = self._clock()
             done = replayed(session, request, now) is not None
             row = session.get(ApiKeyRow, key_id, with_for_update=True)
