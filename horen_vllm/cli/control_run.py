@@ -37,9 +37,10 @@ class ControlOptions:
 def run_control(options: ControlOptions) -> None:
     """Serve until SIGINT or SIGTERM."""
     configure_logs()
-    settings = control_settings(options)
-    # The weights are read for this long enough to be worth it.
-    check_reach(settings)
+    tls = _tls(options)
+    # Now, since reading the model takes a while.
+    check_reach(options.host, options.auth, tls)
+    settings = _settings(options, tls)
     registry, metrics = SqlRegistry(options.database), ControlMetrics()
     try:
         with (
@@ -60,14 +61,7 @@ def run_control(options: ControlOptions) -> None:
         registry.close()
 
 
-def control_settings(options: ControlOptions) -> ControlSettings:
-    """Return the settings that the options ask for.
-
-    Raises
-    ------
-    FailedPrecondition
-        ``invalid_tls``; or as `model_fingerprint`.
-    """
+def _settings(options: ControlOptions, tls: ServerTls | None) -> ControlSettings:
     return ControlSettings(
         model=options.folder.name,
         fingerprint=model_fingerprint(options.folder.path, options.folder.site),
@@ -75,7 +69,7 @@ def control_settings(options: ControlOptions) -> ControlSettings:
         host=options.host,
         port=options.port,
         auth=options.auth,
-        tls=_tls(options),
+        tls=tls,
         key_cache_s=options.key_cache_s,
     )
 

@@ -96,7 +96,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         metadata = context.invocation_metadata() or ()
         streams = handler.request_streaming or handler.response_streaming
         call = self._journal.begin(method, metadata, context.peer(), streams=streams)
-        status = grpc.StatusCode.CANCELLED
+        status, failure = grpc.StatusCode.CANCELLED, None
         try:
             await _send_id(context, call.request_id)
             context.add_done_callback(_answered)
@@ -104,11 +104,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             failpoint("control.before_answer")
             status = grpc.StatusCode.OK
         except Exception as exc:  # noqa: BLE001 - the last line of defence of every call
-            error = _error(call, exc)
-            status, call.code = status_of(error), error.code
-            await _abort(context, error, call.request_id)
+            failure = _error(call, exc)
+            status, call.code = status_of(failure), failure.code
         finally:
+            # Before the client knows, so that what it sees next in the log or the metrics is all there.
             self._journal.end(call, status)
+        if failure is not None:
+            await _abort(context, failure, call.request_id)
 
     async def _admitted(self, call: Call, handler: Any, metadata: Any) -> "_Admitted":
         identity = await self._gate.identify(metadata)

@@ -6,7 +6,6 @@ from typing import Any
 import grpc
 import pytest
 
-from horen_vllm.control._pb.horen.v1 import admin_pb2, codebooks_pb2, edits_pb2, replicas_pb2
 from horen_vllm.control.access import OPENS, RULES, Access
 from horen_vllm.control.client import HorenClient
 from horen_vllm.control.server import ControlServer
@@ -15,13 +14,8 @@ from horen_vllm.ids import CodebookName
 from horen_vllm.keys import NewKey
 from horen_vllm.registry.models import EditSpec, KeyScope
 from tests.unit.control.secure.conftest import ACME, BOLT
+from tests.unit.control.secure.messages import METHODS, kind_of, new_message
 
-METHODS = {
-    f"{service.name}/{method.name}": method
-    for file in (edits_pb2, codebooks_pb2, replicas_pb2, admin_pb2)
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-}
 MUTATIONS = ("Submit", "Retire", "Create", "Delete", "Undelete", "Import", "Rollback", "Update", "Revoke", "Rotate")
 
 
@@ -34,8 +28,7 @@ def channel(keyed: ControlServer) -> Iterator[grpc.Channel]:
 def refusal(channel: grpc.Channel, name: str, metadata: tuple[tuple[str, str], ...], data: bytes = b"") -> str | None:
     """Return the slug that ends a call with one empty request; None when it is answered."""
     method = METHODS[name]
-    kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
-    call = getattr(channel, kind)(f"/horen.v1.{name}")
+    call = getattr(channel, kind_of(method))(f"/horen.v1.{name}")
     request = iter([data]) if method.client_streaming else data
     try:
         answer = call(request, timeout=5, metadata=metadata)
@@ -93,7 +86,7 @@ def test_a_tenants_key_opens_no_other_tenant(channel: grpc.Channel, keys: dict[K
 
 def named(method: Any, path: str, tenant: str) -> bytes:
     """Return a request that names something of a tenant."""
-    request = getattr(_module(method.input_type), method.input_type.name)()
+    request = new_message(method.input_type)
     *steps, field = path.split(".")
     holder = request
     for step in steps:
@@ -101,11 +94,6 @@ def named(method: Any, path: str, tenant: str) -> bytes:
     setattr(holder, field, f"tenants/{tenant}" if field == "parent" else f"tenants/{tenant}/codebooks/facts")
     data: bytes = request.SerializeToString()
     return data
-
-
-def _module(message: Any) -> Any:
-    files = {file.DESCRIPTOR.name: file for file in (edits_pb2, codebooks_pb2, replicas_pb2, admin_pb2)}
-    return files[message.file.name]
 
 
 @pytest.mark.parametrize(
