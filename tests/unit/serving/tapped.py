@@ -10,12 +10,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from horen_vllm.errors import HorenError, InvalidArgument
+from horen_vllm.keyring import Keyring
 from horen_vllm.plugin.tag import RESULT_KEY, RequestTag, tag_of
 from horen_vllm.serving.auth import KeysOnly, OneTenant
 from horen_vllm.serving.codebooks import ServedCodebooks
 from horen_vllm.serving.decisions import tap
 from horen_vllm.serving.explain import ExplainRoute
-from horen_vllm.keyring import Keyring
 from horen_vllm.serving.metrics import ServingMetrics
 from horen_vllm.serving.middleware import CodebookMiddleware
 from horen_vllm.serving.responses import answer_refusal

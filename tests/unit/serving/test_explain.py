@@ -8,11 +8,11 @@ import httpx
 import pytest
 
 from horen_vllm.ids import CodebookName, TenantId
+from horen_vllm.keyring import Keyring
 from horen_vllm.keys import new_key
 from horen_vllm.registry.models import KeyRecord, KeyScope
 from horen_vllm.serving.decisions import current_sink
 from horen_vllm.serving.explain import PATH
-from horen_vllm.keyring import Keyring
 from tests.unit.serving.doubles import Clock, served_books
 from tests.unit.serving.tapped import Server
 

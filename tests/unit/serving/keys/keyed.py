@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from horen_vllm.control.client import HorenClient
 from horen_vllm.ids import CodebookName, TenantId
+from horen_vllm.keyring import Keyring
 from horen_vllm.registry.models import KeyScope
 from horen_vllm.serving.auth import KeysOnly, isolation_of
 from horen_vllm.serving.codebooks import ServedCodebooks
-from horen_vllm.keyring import Keyring
 from horen_vllm.serving.listing import list_codebooks
 from horen_vllm.serving.middleware import CodebookMiddleware
 from horen_vllm.serving.settings import Auth, ServingSettings
@@ -46,6 +46,7 @@ class Keys:
         self.acme = client.create_key(ACME).secret
         self.globex = client.create_key(GLOBEX, scope=KeyScope.EDIT).secret
         self.admin = client.create_key(None, scope=KeyScope.ADMIN).secret
+        self.replica = client.create_key(None, scope=KeyScope.REPLICA).secret
 
 
 class Server:

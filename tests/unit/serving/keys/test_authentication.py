@@ -153,6 +153,12 @@ def test_metrics_are_the_operators(server: Server, keys: Keys) -> None:
     assert error_of(server.complete(keys.admin)) == (403, "key_scope")
 
 
+def test_a_replicas_key_opens_nothing_here(server: Server, keys: Keys) -> None:
+    for path in ("/metrics", "/v1/models"):
+        assert error_of(server.request("GET", path, keys.replica)) == (403, "key_scope")
+    assert error_of(server.complete(keys.replica)) == (403, "key_scope")
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
