@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from horen_vllm.control import convert, convert_changes
 from horen_vllm.control._pb.horen.v1 import codebooks_pb2
 from horen_vllm.control.codebook_options import CodebookOptions, request_fields
-from horen_vllm.control.following import follow
+from horen_vllm.control.following import Following
 from horen_vllm.control.messages import CodebookView, RevisionView
 from horen_vllm.control.names import OWN_TENANT, codebook_path, tenant_path
 from horen_vllm.control.transport import Transport, fresh
@@ -220,14 +220,14 @@ class CodebookCalls:
         def resume(message: codebooks_pb2.WatchCodebookRequest, view: CodebookView) -> None:
             message.after_etag = view.etag
 
-        return follow(
+        return Following(
             self._transport,
             self._codebooks.WatchCodebook,
             request,
             convert.codebook_from_proto,
             resume=resume,
             timeout_s=timeout_s,
-        )
+        ).answers()
 
     def watch_revisions(
         self, codebook: CodebookName | str, *, after_revision: int = 0, timeout_s: float | None = None
@@ -248,14 +248,14 @@ class CodebookCalls:
         def resume(message: codebooks_pb2.WatchRevisionsRequest, view: RevisionView) -> None:
             message.after_revision = view.number
 
-        return follow(
+        return Following(
             self._transport,
             self._codebooks.WatchRevisions,
             request,
             convert.revision_from_proto,
             resume=resume,
             timeout_s=timeout_s,
-        )
+        ).answers()
 
     def wait_serving(
         self, codebook: CodebookName | str, revision: int, *, timeout_s: float | None = None

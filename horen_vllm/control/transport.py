@@ -24,7 +24,7 @@ _OPTIONS: Final = (
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
-_ATTEMPTS: Final = 4
+ATTEMPTS: Final = 4
 
 
 class Transport:
@@ -51,6 +51,7 @@ class Transport:
         self, target: str, timeout_s: float, *, key: KeySource | None = None, tls: ClientTls | None = None
     ) -> None:
         self.target = target
+        self.closed = False
         self._timeout_s = timeout_s
         if key is not None:
             check_channel(target, encrypted=tls is not None)
@@ -80,8 +81,21 @@ class Transport:
         """Call `method` as `call` does, up to four times within about a second while nobody answers."""
         return _retrying()(lambda: self.call(method, request, read))
 
-    def stream(self, method: Any, request: Any, read: Callable[[Any], B], *, timeout_s: float | None) -> Iterator[B]:
+    def stream(
+        self,
+        method: Any,
+        request: Any,
+        read: Callable[[Any], B],
+        *,
+        timeout_s: float | None,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> Iterator[B]:
         """Yield the answers of `method`; the stream ends quietly after `timeout_s` seconds.
+
+        Parameters
+        ----------
+        on_open
+            Called once the server has taken the call, be its first answer still to come.
 
         Raises
         ------
@@ -90,6 +104,9 @@ class Transport:
         """
         responses = method(request, timeout=timeout_s)
         try:
+            # Our servers begin every answer with the call's id; where nobody answers there is nothing.
+            if responses.initial_metadata():
+                on_open()
             for response in responses:
                 yield read(response)
         except grpc.RpcError as exc:
@@ -128,6 +145,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the channel; running streams end."""
+        self.closed = True
         self._open.close()
 
     def pages(self, method: Any, request: Any) -> Iterator[Any]:
@@ -153,7 +171,7 @@ def _channel(target: str, tls: ClientTls | None) -> Any:
 
 def _retrying() -> Retrying:
     return Retrying(
-        stop=stop_after_attempt(_ATTEMPTS),
+        stop=stop_after_attempt(ATTEMPTS),
         wait=wait_exponential(multiplier=0.1, max=0.5),
         retry=retry_if_exception(_nobody_answered),
         reraise=True,

@@ -15,9 +15,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from structlog.testing import capture_logs
 
+from horen_vllm.control._pb.horen.v1 import codebooks_pb2, codebooks_pb2_grpc
 from horen_vllm.control.client import HorenClient
 from horen_vllm.control.server import SERVICES, ControlServer, serve
 from horen_vllm.control.settings import ControlSettings
+from horen_vllm.control.status import error_from_rpc
 from horen_vllm.errors import FailedPrecondition, Internal, Unavailable
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry.store import SqlRegistry
@@ -135,14 +137,17 @@ def test_a_database_without_tables_is_refused(settings: ControlSettings) -> None
 def test_stop_ends_watches_and_is_harmless_twice(
     server: ControlServer, client: HorenClient, demo: CodebookName
 ) -> None:
-    watch = client.watch_codebook(demo)
+    channel = grpc.insecure_channel(server.address)
+    stub = codebooks_pb2_grpc.CodebookServiceStub(channel)  # type: ignore[no-untyped-call]
+    watch = stub.WatchCodebook(codebooks_pb2.WatchCodebookRequest(name=str(demo)))
     next(watch)
     waiting = threading.Timer(0.1, server.stop)
     waiting.start()
     begin = time.monotonic()
-    with pytest.raises(Unavailable) as caught:
+    with pytest.raises(grpc.RpcError) as caught:
         next(watch)
-    assert caught.value.code == "control_stopping"
+    assert error_from_rpc(caught.value, server.address).code == "control_stopping"
+    channel.close()
     waiting.join()
     server.stop()
     assert server.wait(1)
