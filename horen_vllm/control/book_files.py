@@ -15,7 +15,7 @@ from horen_vllm.control.bookfile.writing import BookWriter
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import CodebookName, EditId, new_edit_id
-from horen_vllm.registry.models import CodebookRecord, RequestKey
+from horen_vllm.registry.models import CodebookRecord, RequestKey, RevisionRecord
 from horen_vllm.registry.portable import ImportedEdit, ImportRecord, PortableEdit, PortableState
 from horen_vllm.registry.ports import Registry
 
@@ -60,24 +60,11 @@ class BookFiles:
         record = self._registry.get_revision(name, revision)
         codebook = self._registry.get_codebook(name)
         parameters = replace(codebook.parameters, threshold=record.threshold)
-        writer = BookWriter(file)
-        writer.write_header(
-            BookHeader(
-                codebook=str(name),
-                model=codebook.model,
-                fingerprint=codebook.fingerprint,
-                site=codebook.site,
-                parameters=parameters,
-                revision=record.number,
-                entries=record.entry_count,
-                exported_at=datetime.now(UTC),
-            )
-        )
-        needed = writer.write_edits(self._edits(name, record.number))
-        digests = [*_shared(parameters), *needed]
-        for digest, data in zip(digests, artifacts.read_many(digests), strict=True):
-            writer.write_artifact(digest, data)
-        writer.close()
+        with BookWriter(file) as writer:
+            writer.write_header(_header(codebook, record, parameters))
+            digests = [*_shared(parameters), *writer.write_edits(self._edits(name, record.number))]
+            for digest, data in zip(digests, artifacts.read_many(digests), strict=True):
+                writer.write_artifact(digest, data)
         file.seek(0)
 
     def bring_in(
@@ -207,6 +194,19 @@ class _Unpacking:
 
     def _put(self, data: bytes) -> str:
         return digest_of(data) if self._artifacts is None else self._artifacts.put(data)
+
+
+def _header(codebook: CodebookRecord, revision: RevisionRecord, parameters: MethodParameters) -> BookHeader:
+    return BookHeader(
+        codebook=str(codebook.name),
+        model=codebook.model,
+        fingerprint=codebook.fingerprint,
+        site=codebook.site,
+        parameters=parameters,
+        revision=revision.number,
+        entries=revision.entry_count,
+        exported_at=datetime.now(UTC),
+    )
 
 
 def _shared(parameters: MethodParameters) -> list[str]:

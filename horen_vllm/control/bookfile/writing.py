@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterable
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Self
 
 from horen_vllm.control.bookfile.header import BookHeader, header_to_json
 from horen_vllm.control.bookfile.layout import EDITS, HEADER, artifact_member
@@ -15,12 +15,12 @@ _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 
 
 class BookWriter:
-    """Writes header, edits and artifacts, in this order, into an empty file that can be read and sought.
+    """Writes header, edits and artifacts, in this order; a context manager, whose end makes the file whole.
 
     Parameters
     ----------
     file
-        Where to; `close` seals it and leaves it open.
+        Where to: an empty file that can be read and sought; it is left open.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -48,11 +48,15 @@ class BookWriter:
             self._written.add(digest)
             self._archive.writestr(_member(artifact_member(digest), zipfile.ZIP_STORED), data)
 
-    def close(self) -> None:
-        """Write the directory and the seal."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_exc: object) -> None:
+        """Write the directory and, unless something went wrong, the seal."""
         self._archive.comment = PLACEHOLDER
         self._archive.close()
-        seal(self._file)
+        if kind is None:
+            seal(self._file)
 
 
 def _member(name: str, method: int) -> zipfile.ZipInfo:
