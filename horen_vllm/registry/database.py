@@ -101,7 +101,8 @@ def _open(url: str) -> Engine:
     try:
         parsed = make_url(url)
         options = postgresql.engine_options(parsed) if parsed.get_backend_name() == "postgresql" else {}
-        engine = create_engine(parsed, pool_pre_ping=True, **options)
+        # Statements carry prompts, targets and digests, which must not get into a log with an error.
+        engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True, **options)
     except exc.ArgumentError as error:
         message = "The registry's URL is not a database URL: expected for example sqlite:///registry.db."
         raise InvalidArgument(message, code="invalid_registry_url") from error

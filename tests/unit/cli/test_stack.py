@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from horen_vllm.cli import stack as stack_module
+from horen_vllm.cli.connection import CLEAR_TEXT
+from horen_vllm.cli.control import CONTROL_TLS
 from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.cli.stack import Stack
 from horen_vllm.errors import FailedPrecondition, HorenError
@@ -224,3 +226,7 @@ def test_the_three_processes_agree_on_model_site_and_addresses(model_folder: Pat
     assert plan.control_address in control.command
     assert server.environment["HOREN_CONTROL"] == plan.control_address
     assert server.environment["HOREN_ARTIFACTS"] in worker.command
+    # Whatever this shell says of other control planes, this one speaks clear text and asks for no key.
+    assert ("--auth", "none") in pairwise(control.command)
+    assert {control.environment[name] for name in CONTROL_TLS} == {""}
+    assert {server.environment[name] for name in CLEAR_TEXT} == {""}
