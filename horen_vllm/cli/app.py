@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from horen_vllm import __version__
-from horen_vllm.cli import codebook, db, edit, key, tenant
+from horen_vllm.cli import audit, codebook, db, edit, key, tenant
 from horen_vllm.cli.calibrate import calibrate
 from horen_vllm.cli.connection import secure_commands, secured
 from horen_vllm.cli.control import control
@@ -32,11 +32,12 @@ app.command(context_settings=_PASS_ON)(secured(serve))
 app.command()(control)
 app.command()(worker)
 app.command()(calibrate)
-secure_commands(edit.app, codebook.app, tenant.app, key.app)
+secure_commands(edit.app, codebook.app, tenant.app, key.app, audit.app)
 app.add_typer(edit.app, name="edit")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
+app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
 app.command()(explain)
 app.command()(secured(doctor))

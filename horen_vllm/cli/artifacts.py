@@ -51,6 +51,14 @@ def artifact_source(chosen: str | None, *, home: Path | None, otherwise: Path | 
     return source
 
 
+def known_artifacts(chosen: str | None, home: Path | None, database: str | None) -> str | None:
+    """Return where a control plane finds the artifacts, as `artifact_source`; None when nothing names them."""
+    otherwise = None if database else os.environ.get("HOREN_HOME")
+    if not (chosen or home or otherwise or os.environ.get("HOREN_ARTIFACTS")):
+        return None
+    return artifact_source(chosen, home=home, otherwise=otherwise).location
+
+
 def _in_home(home: Path | str | None) -> str | None:
     return str(HomeLayout(Path(home)).artifacts) if home else None
 

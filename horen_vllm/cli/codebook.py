@@ -1,87 +1,64 @@
-"""``horen codebook``: make codebooks, look at them, take them back."""
+"""``horen codebook``: make codebooks, look at them, compare and take back their revisions."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from horen_vllm.cli.codebook_files import export, import_
+from horen_vllm.cli.codebook_options import (
+    AnchoredThresholdOption,
+    AnchorsOption,
+    ChatOption,
+    CodebookArgument,
+    DryRunFlag,
+    EndOption,
+    EtagOption,
+    FalseFireRateOption,
+    MaskSubjectOption,
+    MaxValueRowsOption,
+    PrefixesOption,
+    PresetOption,
+    RankOption,
+    RequestIdOption,
+    ThresholdOption,
+    TimeoutOption,
+    ValueModeOption,
+    WindowRatioOption,
+)
 from horen_vllm.cli.codebook_save import save
+from horen_vllm.cli.codebook_view import print_codebook, say, serving
 from horen_vllm.cli.connection import ControlOption, HomeOption, TenantOption, codebook_of, connect, tenant_of
-from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
-from horen_vllm.core.presets import PRESETS, MethodParameters, ValueMode
+from horen_vllm.cli.output import JsonFlag, moment, print_json, print_rows
 
 if TYPE_CHECKING:
-    from horen_vllm.control.messages import CodebookView
+    from horen_vllm.registry.differences import DiffRecord
 
 app = typer.Typer(help="Make codebooks, look at them, take them back.", no_args_is_help=True)
 app.command()(save)
-
-CodebookArgument = Annotated[str, typer.Argument(metavar="CODEBOOK", help="Name of the codebook.")]
-TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long to wait at most.")
-]
+app.command()(export)
+app.command("import")(import_)
 
 
 @app.command()
 def create(
     *,
     name: CodebookArgument,
-    preset: Annotated[
-        str | None,
-        typer.Option(help=f"Method parameters: {', '.join(PRESETS)} (default: what the calibration recommends)."),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            help="Cosine above which an entry matches, whatever else is in the codebook (default: the preset's)."
-        ),
-    ] = None,
-    false_fire_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of unrelated questions that may match; the threshold follows (default: the preset's)."
-        ),
-    ] = None,
-    anchors: Annotated[
-        bool | None,
-        typer.Option(
-            "--anchors/--no-anchors",
-            help="Edits with a subject match only where it or an alias occurs (default: the preset's choice).",
-        ),
-    ] = None,
-    anchored_threshold: Annotated[
-        float | None, typer.Option(help="Threshold of edits with a subject, with --anchors (default: the preset's).")
-    ] = None,
-    mask_subject: Annotated[
-        bool | None,
-        typer.Option(
-            "--mask-subject/--no-mask-subject",
-            help="Compare edits with a subject without its words, with --anchors (default: the preset's choice).",
-        ),
-    ] = None,
-    value_mode: Annotated[
-        ValueMode | None, typer.Option(help="Answer positions that a value is written at (default: the preset's).")
-    ] = None,
-    window_ratio: Annotated[
-        float | None, typer.Option(help="Share of the prompt, from its end, that is averaged (default: the preset's).")
-    ] = None,
-    rank: Annotated[
-        int | None, typer.Option(help="Rank of LoRA values; 0: direct vectors (default: the preset's).")
-    ] = None,
-    max_value_rows: Annotated[
-        int | None, typer.Option(help="Most vectors of a `sequence` value (default: the preset's).")
-    ] = None,
-    end: Annotated[
-        bool | None,
-        typer.Option("--end/--no-end", help="Train the end of the answer, too (default: the preset's choice)."),
-    ] = None,
-    chat: Annotated[
-        bool | None,
-        typer.Option("--chat/--no-chat", help="Key edits in chat form, too (default: the preset's choice)."),
-    ] = None,
-    prefixes: Annotated[
-        int | None, typer.Option(help="Short openings behind which edits are keyed, too (default: the preset's).")
-    ] = None,
+    preset: PresetOption = None,
+    threshold: ThresholdOption = None,
+    false_fire_rate: FalseFireRateOption = None,
+    anchors: AnchorsOption = None,
+    anchored_threshold: AnchoredThresholdOption = None,
+    mask_subject: MaskSubjectOption = None,
+    value_mode: ValueModeOption = None,
+    window_ratio: WindowRatioOption = None,
+    rank: RankOption = None,
+    max_value_rows: MaxValueRowsOption = None,
+    end: EndOption = None,
+    chat: ChatOption = None,
+    prefixes: PrefixesOption = None,
+    request_id: RequestIdOption = None,
+    validate_only: DryRunFlag = False,
     tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
@@ -91,6 +68,8 @@ def create(
     with connect(control, home) as client:
         view = client.create_codebook(
             codebook_of(name, tenant),
+            request_id=request_id,
+            validate_only=validate_only,
             preset=preset,
             threshold=threshold,
             value_mode=value_mode,
@@ -105,23 +84,29 @@ def create(
             anchored_threshold=anchored_threshold,
             mask_subject=mask_subject,
         )
-    _print_codebook(view, as_json=as_json)
+    print_codebook(view, as_json=as_json)
 
 
 @app.command("list")
 def list_(
-    *, tenant: TenantOption = None, control: ControlOption = None, home: HomeOption = None, as_json: JsonFlag = False
+    *,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Deleted ones, too.")] = False,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the codebooks of a tenant."""
     with connect(control, home) as client:
-        views = list(client.list_codebooks(tenant_of(tenant)))
+        views = list(client.list_codebooks(tenant_of(tenant), show_deleted=deleted))
     columns = (
         ("CODEBOOK", lambda view: view.name.codebook),
         ("MODEL", lambda view: view.model),
         ("PRESET", lambda view: view.parameters.preset),
         ("REVISION", lambda view: view.revision),
         ("ENTRIES", lambda view: view.entry_count),
-        ("SERVING", _serving),
+        ("SERVING", serving),
+        *((("DELETED", lambda view: moment(view.deleted_at)),) if deleted else ()),
     )
     print_rows(views, columns, as_json=as_json)
 
@@ -138,7 +123,7 @@ def show(
     """Show one codebook."""
     with connect(control, home) as client:
         view = client.get_codebook(codebook_of(name, tenant))
-    _print_codebook(view, as_json=as_json)
+    print_codebook(view, as_json=as_json)
 
 
 @app.command()
@@ -180,12 +165,104 @@ def calibrations(*, control: ControlOption = None, home: HomeOption = None, as_j
     print_rows(records, columns, as_json=as_json)
 
 
+@app.command()
+def watch(
+    *,
+    name: CodebookArgument,
+    after: Annotated[int, typer.Option(min=0, help="Number of the last revision that is known.")] = 0,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.1, metavar="SECONDS", help="How long (default: until Ctrl-C).")
+    ] = None,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print each revision as it is made, through restarts of the control plane."""
+    with connect(control, home) as client:
+        for view in client.watch_revisions(codebook_of(name, tenant), after_revision=after, timeout_s=timeout):
+            sentence = f"revision {view.number}: {view.kind.value}, {view.entry_count} entries."
+            say(view, sentence, as_json=as_json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def diff(
+    *,
+    name: CodebookArgument,
+    from_revision: Annotated[int, typer.Argument(metavar="FROM", help="Revision to start from; 0: nothing at all.")],
+    to_revision: Annotated[
+        int | None, typer.Argument(metavar="TO", help="Revision to arrive at (default: the current one).")
+    ] = None,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show which entries two revisions do not share."""
+    with connect(control, home) as client, Console(stderr=True).status(f"comparing revisions of {name}"):
+        found = client.diff_revisions(codebook_of(name, tenant), from_revision, to_revision)
+    if as_json:
+        print_json(found)
+        return
+    columns: tuple[tuple[str, Any], ...] = (
+        ("", lambda change: "+" if change.kind.value == "added" else "-"),
+        ("EDIT", lambda change: change.edit_id),
+        ("PROMPT", lambda change: change.prompt),
+        ("TARGET", lambda change: change.target),
+    )
+    print_rows(found.changes, columns, as_json=False)
+    typer.echo(_thresholds(found), err=True)
+
+
+@app.command()
+def delete(
+    *,
+    name: CodebookArgument,
+    etag: EtagOption = "",
+    request_id: RequestIdOption = None,
+    validate_only: DryRunFlag = False,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Take a codebook away; for 30 days `horen codebook undelete` brings it back."""
+    with connect(control, home) as client:
+        view = client.delete_codebook(
+            codebook_of(name, tenant), etag=etag, request_id=request_id, validate_only=validate_only
+        )
+    say(view, f"{name} {'could be' if validate_only else 'is'} deleted; its name stays taken.", as_json=as_json)
+
+
+@app.command()
+def undelete(
+    *,
+    name: CodebookArgument,
+    etag: EtagOption = "",
+    request_id: RequestIdOption = None,
+    validate_only: DryRunFlag = False,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bring a deleted codebook back as it was."""
+    with connect(control, home) as client:
+        view = client.undelete_codebook(
+            codebook_of(name, tenant), etag=etag, request_id=request_id, validate_only=validate_only
+        )
+    say(view, f"{name} {'could be' if validate_only else 'is'} back at revision {view.revision}.", as_json=as_json)
+
+
 # Without this a negative revision would be an unknown option; the server says what is wrong with it.
 @app.command(context_settings={"ignore_unknown_options": True})
 def rollback(
     *,
     name: CodebookArgument,
     revision: Annotated[int, typer.Argument(metavar="REVISION", help="Revision whose entries to restore.")],
+    etag: EtagOption = "",
+    request_id: RequestIdOption = None,
+    validate_only: DryRunFlag = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return once every server has the new revision.")] = False,
     timeout: TimeoutOption = 60.0,
     tenant: TenantOption = None,
@@ -196,71 +273,18 @@ def rollback(
     """Make a new revision with exactly the entries and the threshold of an old one."""
     with connect(control, home) as client:
         book = codebook_of(name, tenant)
-        made = client.rollback(book, revision)
+        made = client.rollback(book, revision, etag=etag, request_id=request_id, validate_only=validate_only)
+        if validate_only:
+            say(made, f"revision {revision} of {name} could be restored.", as_json=as_json)
+            return
         if not wait:
-            _say(made, f"revision {made.number} of {name} restores revision {revision}.", as_json=as_json)
+            say(made, f"revision {made.number} of {name} restores revision {revision}.", as_json=as_json)
             return
         with Console(stderr=True).status(f"waiting until revision {made.number} is served"):
             view = client.wait_serving(book, made.number, timeout_s=timeout)
-    _say(view, f"revision {view.revision} of {name} is served everywhere.", as_json=as_json)
+    say(view, f"revision {view.revision} of {name} is served everywhere.", as_json=as_json)
 
 
-def _say(view: object, sentence: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(view)
-    else:
-        typer.echo(sentence)
-
-
-def _serving(view: "CodebookView") -> str:
-    return f"{view.replicas_serving}/{view.replicas_total} servers"
-
-
-def _values(parameters: MethodParameters) -> str:
-    if parameters.rank:
-        return f"LoRA of rank {parameters.rank}"
-    rows = f", at most {parameters.max_value_rows}" if parameters.value_mode is ValueMode.SEQUENCE else ""
-    return f"direct vectors{rows}"
-
-
-def _keyed_in(parameters: MethodParameters) -> str:
-    forms = "plain and chat form" if parameters.chat else "plain form"
-    return f"{forms}, behind {parameters.prefixes} openings" if parameters.prefixes else forms
-
-
-def _anchored(parameters: MethodParameters) -> str | None:
-    if not parameters.anchors:
-        return None
-    masked = ", compared without the subject" if parameters.mask_subject else ""
-    return f"edits with a subject, above {parameters.anchored_threshold:g}{masked}"
-
-
-def _print_codebook(view: "CodebookView", *, as_json: bool) -> None:
-    if as_json:
-        print_json(view)
-        return
-    parameters = view.parameters
-    print_fields(
-        (
-            ("codebook", view.name.codebook),
-            ("tenant", view.name.tenant),
-            ("ask for", f"{view.model}@{view.name.codebook}"),
-            ("site", view.site),
-            ("preset", parameters.preset),
-            ("threshold", parameters.threshold),
-            ("false-fire rate", parameters.false_fire_rate),
-            ("routing space", parameters.space),
-            ("anchors", _anchored(parameters)),
-            ("radius", parameters.radius),
-            ("window ratio", parameters.window_ratio),
-            ("value mode", parameters.value_mode.value),
-            ("values", _values(parameters)),
-            ("end trained", "yes" if parameters.train_end else "no"),
-            ("keyed in", _keyed_in(parameters)),
-            ("revision", view.revision),
-            ("entries", view.entry_count),
-            ("serving", _serving(view)),
-            ("problems", tuple(f"{it.replica_id}: {it.message} [{it.code}]" for it in view.problems)),
-            ("created", moment(view.created_at)),
-        )
-    )
+def _thresholds(diff: "DiffRecord") -> str:
+    before = "nothing" if diff.from_threshold is None else f"threshold {diff.from_threshold:g}"
+    return f"revision {diff.from_revision} ({before}) to {diff.to_revision} (threshold {diff.to_threshold:g})"

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
+from horen_vllm.cli.artifacts import ArtifactsOption, known_artifacts
 from horen_vllm.cli.connection import DEFAULT_CONTROL
 from horen_vllm.cli.database import DatabaseHomeOption, DatabaseOption, database_url
 from horen_vllm.cli.model_folder import open_model_folder
@@ -32,6 +33,7 @@ def control(
     *,
     model: ModelOption,
     database: DatabaseOption = None,
+    artifacts: ArtifactsOption = None,
     home: DatabaseHomeOption = None,
     name: NameOption = None,
     site: SiteOption = None,
@@ -75,6 +77,7 @@ def control(
     options = ControlOptions(
         folder=folder,
         database=url,
+        artifacts=known_artifacts(artifacts, home, database),
         host=host,
         port=port,
         auth=auth,

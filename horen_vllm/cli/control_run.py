@@ -23,6 +23,7 @@ class ControlOptions:
 
     folder: ModelFolder
     database: str
+    artifacts: str | None
     host: str
     port: int
     auth: ControlAuth
@@ -66,6 +67,7 @@ def _settings(options: ControlOptions, tls: ServerTls | None) -> ControlSettings
         model=options.folder.name,
         fingerprint=model_fingerprint(options.folder.path, options.folder.site),
         site=options.folder.site,
+        artifacts=options.artifacts,
         host=options.host,
         port=options.port,
         auth=options.auth,

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from horen_vllm.cli.codebook import CodebookArgument, TimeoutOption
+from horen_vllm.cli.codebook_options import CodebookArgument, TimeoutOption
 from horen_vllm.cli.connection import ControlOption, HomeOption, TenantOption, codebook_of, connect, edit_of
 from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
 from horen_vllm.control.messages import EditProgress, EditView

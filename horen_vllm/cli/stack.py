@@ -301,6 +301,7 @@ def _control(plan: StackPlan) -> PartSpec:
             *_horen(CONTROL, plan),
             *("--name", plan.model.name),
             *("--address", plan.control_address),
+            *("--artifacts", plan.artifacts),
             # Loopback needs neither, and its clients here are told of neither.
             *("--auth", "none"),
         ),
