@@ -27,7 +27,8 @@ def generate(out: Path) -> None:
     flags = [f"-I{SOURCES}", f"-I{well_known}", f"--python_out={out}", f"--pyi_out={out}"]
     if protoc.main(["protoc", *flags, f"--grpc_python_out={out}", *protos]):
         raise SystemExit("protoc refused the files.")
-    for path in sorted(out.rglob("*_pb2*.py*")):
+    # Not the byte code that may lie beside them.
+    for path in sorted((*out.rglob("*_pb2*.py"), *out.rglob("*_pb2*.pyi"))):
         _move_imports(path)
     for folder in {path.parent for path in out.rglob("*_pb2.py")}:
         for package in (folder, *folder.parents):
