@@ -70,8 +70,10 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
         )
 
     def _delta(self, record: CodebookRecord, since: int) -> DeltaView:
-        # A replica that is ahead has seen a registry that was since restored from a backup: it starts over.
-        delta = self._registry.delta(record.name, since if 0 <= since <= record.revision else 0)
+        # A replica that is ahead has seen a registry that was since restored from a backup; one that is far behind, a
+        # revision that is not kept any more. Both start over.
+        kept = record.oldest_revision <= since <= record.revision
+        delta = self._registry.delta(record.name, since if kept else 0)
         return DeltaView(
             codebook=derive.codebook_view(delta.codebook, self._registry.live_replicas(record.fingerprint)),
             base=delta.base,
