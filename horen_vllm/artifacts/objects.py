@@ -27,6 +27,8 @@ _LONGEST_PAUSE_S: Final = 2.0
 _S3_CONFIG: Final = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 0}}
 """Seconds; its own retries would multiply with ours. ``FSSPEC_S3_CONFIG_KWARGS`` overrides each."""
 _S3: Final = frozenset({"s3", "s3a"})
+_BUCKETS: Final = _S3 | {"gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"}
+"""Stores without folders: what is missing there is the bucket, which is not for us to make."""
 _MODIFIED: Final = ("LastModified", "last_modified", "mtime", "updated", "created")
 """What file systems call the time of the last write."""
 _FINAL: Final = (FileNotFoundError, PermissionError, NotImplementedError, HorenError)
@@ -72,11 +74,7 @@ class ObjectArtifacts:
         """
         digest = digest_of(data)
         if not self._has(digest):
-            try:
-                self._asked(lambda: self._files.pipe_file(self._path(digest), data))
-            except FileNotFoundError:
-                message = f"bucket or folder of {self._url} does not exist: make it first."
-                raise FailedPrecondition(message, code="artifacts_forbidden") from None
+            self._write(self._path(digest), data)
             self.read(digest)
         return digest
 
@@ -117,6 +115,19 @@ class ObjectArtifacts:
             self._asked(lambda: self._files.rm_file(self._path(digest)))
         except FileNotFoundError:
             return
+
+    def _write(self, path: str, data: bytes) -> None:
+        try:
+            try:
+                self._asked(lambda: self._files.pipe_file(path, data))
+            except FileNotFoundError:
+                if self._url.scheme in _BUCKETS:
+                    raise
+                self._asked(lambda: self._files.makedirs(path.rpartition("/")[0], exist_ok=True))
+                self._asked(lambda: self._files.pipe_file(path, data))
+        except FileNotFoundError:
+            message = f"bucket or folder of {self._url} does not exist: make it first."
+            raise FailedPrecondition(message, code="artifacts_forbidden") from None
 
     def _has(self, digest: str) -> bool:
         try:

@@ -146,6 +146,29 @@ class HorenClient(CodebookCalls, BookFileCalls, AdminCalls, CalibrationCalls):
         )
         return self._transport.call_again(self._edits.SubmitEdit, request, convert.edit_from_proto)
 
+    def retire_edit(
+        self, edit: EditView | str, *, etag: str = "", request_id: str | None = None, validate_only: bool = False
+    ) -> EditView:
+        """Take an edit back for good, and return it; only a rollback to a revision with it brings it back.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_edit``.
+        Aborted
+            ``etag_mismatch``.
+        AlreadyExists
+            ``request_id_reused``.
+        """
+        request = convert.message_of(
+            edits_pb2.RetireEditRequest,
+            name=_edit_name(edit),
+            etag=etag,
+            request_id=request_id or str(uuid.uuid4()),
+            validate_only=validate_only,
+        )
+        return self._transport.call_again(self._edits.RetireEdit, request, convert.edit_from_proto)
+
     def get_edit(self, edit: EditView | str) -> EditView:
         """Return an edit as it is now; NotFound ``unknown_edit``."""
         request = convert.message_of(edits_pb2.GetEditRequest, name=_edit_name(edit))

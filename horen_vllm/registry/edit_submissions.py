@@ -47,7 +47,7 @@ class SqlEditSubmissions(SqlStore):
     ) -> tuple[EditRecord | HorenError, ...]:
         """Store edits in one transaction; return each one's record, or the error for which it was not stored."""
         if validate_only:
-            with self._database.write() as session:
+            with self._database.write("") as session:
                 return Intake(session, submissions, self._clock()).check()
         with self._database.write("submit") as session:
             return Intake(session, submissions, self._clock()).store()

@@ -33,7 +33,7 @@ class SqlPreviewStore(SqlStore):
         NotFound
             ``unknown_codebook``.
         """
-        with self._database.write() as session:
+        with self._database.write("") as session:
             now = self._clock()
             session.execute(delete(PreviewRow).where(PreviewRow.expires_at <= now))
             row = PreviewRow(
@@ -54,7 +54,7 @@ class SqlPreviewStore(SqlStore):
 
     def drop_preview(self, preview_id: str) -> None:
         """Forget a preview, whatever became of it."""
-        with self._database.write() as session:
+        with self._database.write("") as session:
             session.execute(delete(PreviewRow).where(PreviewRow.preview_id == preview_id))
 
     def claim_preview(self, worker: str, *, fingerprint: str, lease_s: float) -> PreviewTask | None:
@@ -73,7 +73,7 @@ class SqlPreviewStore(SqlStore):
         with self._database.read() as session:
             if session.execute(query).first() is None:
                 return None  # mostly so: a look costs no lock
-        with self._database.write() as session:
+        with self._database.write("") as session:
             found = session.execute(query.with_for_update(skip_locked=True, of=PreviewRow)).first()
             if found is None:
                 return None
@@ -97,7 +97,7 @@ class SqlPreviewStore(SqlStore):
         FailedPrecondition
             ``claim_lost``, when another worker has it.
         """
-        with self._database.write() as session:
+        with self._database.write("") as session:
             row = _find(session, preview_id)
             if row.worker != worker:
                 raise FailedPrecondition(f"Another worker has preview {preview_id}.", code="claim_lost")

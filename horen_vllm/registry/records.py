@@ -57,9 +57,7 @@ def edit_spec(row: EditRow) -> EditSpec:
     )
 
 
-def edit_record(
-    row: EditRow, codebook: CodebookName, *, active: bool, answered_by: EditId | None = None
-) -> EditRecord:
+def edit_record(row: EditRow, codebook: CodebookName, *, active: bool, answered_by: EditId | None = None) -> EditRecord:
     """Return the record of an edit of `codebook`."""
     return EditRecord(
         edit_id=EditId(row.edit_id),

@@ -61,7 +61,7 @@ class SqlTransferStore(SqlStore):
 
     def made_import(self, name: CodebookName, request: RequestKey | None) -> ImportRecord | None:
         """Return what a repeated `request` made; None: it is still to be made. AlreadyExists ``request_id_reused``."""
-        with self._database.write() as session:
+        with self._database.write("") as session:
             return self._made(session, name, request)
 
     def import_edits(

@@ -70,9 +70,15 @@ def opener(request: pytest.FixtureRequest, store: str, clock: ManualClock) -> Ca
 
 
 @pytest.fixture(params=["sqlite", "postgres", "memory"])
-def open_registry(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Callable[[], Registry]]:
+def store(request: pytest.FixtureRequest) -> str:
+    """What keeps the registry under test."""
+    return str(request.param)
+
+
+@pytest.fixture
+def open_registry(request: pytest.FixtureRequest, store: str, clock: ManualClock) -> Iterator[Callable[[], Registry]]:
     """Opens the same registry as often as it is called, as another process would."""
-    open_one = opener(request, request.param, clock)
+    open_one = opener(request, store, clock)
     opened: list[Registry] = []
 
     def open_another() -> Registry:

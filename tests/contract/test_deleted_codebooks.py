@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_a_deleted_codebook_is_unknown(
 
 
 def test_a_deleted_codebook_can_be_looked_at_and_is_listed_on_demand(
-    registry: Registry, create: Create, advance: Callable[[float], None], now: Callable[[], object]
+    registry: Registry, create: Create, advance: Callable[[float], None], now: Callable[[], datetime]
 ) -> None:
     kept, gone = create("kept"), create("gone")
     before = registry.get_codebook(gone)

@@ -1,6 +1,7 @@
 """Differences of two revisions."""
 
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -88,7 +89,8 @@ def test_a_difference_leads_from_one_revision_to_the_other(
     book = create(f"book-{unique}", fingerprint=unique)
     history, edits = play(registry, publish, book, steps)
     start, end = ends[0] % len(history), 1 + ends[1] % (len(history) - 1)
-    changes, after = [], 0
+    changes: list[Any] = []
+    after = 0
     while page := registry.diff(book, from_revision=start, to_revision=end, after_sequence=after, limit=limit).changes:
         changes += page
         after = page[-1].sequence

@@ -251,10 +251,11 @@ def test_an_import_is_made_once(registry: Registry, book: CodebookName, other: C
     assert bring_in(registry, other, file, request=KEY) == made
     assert registry.made_import(other, KEY) == made
     assert registry.get_codebook(other).revision == 2
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: registry.made_import(other, replace(KEY, digest="e")),
         lambda: bring_in(registry, other, file, request=replace(KEY, digest="e")),
-    ):
+    )
+    for call in calls:
         with pytest.raises(AlreadyExists) as caught:
             call()
         assert caught.value.code == "request_id_reused"

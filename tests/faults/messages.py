@@ -99,6 +99,7 @@ class Maker:
         return bytes(data)
 
     def _known(self, field: FieldDescriptor) -> Sequence[Any]:
+        assert field.containing_type is not None, "no field here is an extension"
         return self.known.get(f"{field.containing_type.name}.{field.name}") or self.known.get(field.name, ())
 
     def _set(self, made: Message, field: FieldDescriptor, depth: int, oddness: float) -> None:
@@ -115,6 +116,7 @@ class Maker:
             setattr(made, field.name, self._value(field, depth, oddness))
 
     def _put(self, entries: Any, field: FieldDescriptor, depth: int, oddness: float) -> None:
+        assert field.message_type is not None, "a map has a message for its entries"
         parts = field.message_type.fields_by_name
         key = self._value(parts["key"], depth, oddness, name=field.name)
         if parts["value"].type == _T.TYPE_MESSAGE:
@@ -124,14 +126,16 @@ class Maker:
 
     def _value(self, field: FieldDescriptor, depth: int, oddness: float, name: str | None = None) -> Any:
         if field.type == _T.TYPE_MESSAGE:
+            assert field.message_type is not None, "its type says so"
             return self._message(field.message_type, depth + 1, oddness)
         known = self.known.get(name, ()) if name else self._known(field)
         if known and self.random.random() >= oddness:
             return self.random.choice(known)
         if field.type == _T.TYPE_ENUM:
+            assert field.enum_type is not None, "its type says so"
             return self.random.choice([*(it.number for it in field.enum_type.values), 99, -1])
         return self.random.choice(_TEXTS if field.type == _T.TYPE_STRING else _NUMBERS[field.type])
 
 
 def _is_map(field: FieldDescriptor) -> bool:
-    return field.type == _T.TYPE_MESSAGE and field.message_type.GetOptions().map_entry
+    return field.message_type is not None and field.message_type.GetOptions().map_entry

@@ -35,7 +35,8 @@ def literals(function: str) -> Counter[str]:
                 getattr(node.func, "id", ""),
                 getattr(node.func, "attr", ""),
             }:
-                found.update(it.value for it in node.args[:1] if isinstance(it, ast.Constant))
+                said = (it.value for first in node.args[:1] for it in ast.walk(first) if isinstance(it, ast.Constant))
+                found.update(it for it in said if isinstance(it, str))
     return found
 
 

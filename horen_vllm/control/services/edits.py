@@ -64,6 +64,17 @@ class EditService(edits_pb2_grpc.EditServiceServicer):
             if view.state.reached(until):
                 return
 
+    async def RetireEdit(self, request: edits_pb2.RetireEditRequest, _context: Any) -> edits_pb2.Edit:
+        """Take an edit back for good; only a rollback brings it back."""
+        return await self._backend.call(partial(self._retire, request))
+
+    def _retire(self, request: edits_pb2.RetireEditRequest) -> edits_pb2.Edit:
+        parent, edit_id = names.requested_edit(request.name)
+        owner = self._views.edit(parent, edit_id).codebook
+        key = request_key("RetireEdit", owner.tenant, request)
+        self._registry.retire_edit(edit_id, request=key, etag=request.etag or None, validate_only=request.validate_only)
+        return convert.edit_to_proto(self._views.edit(owner, edit_id))
+
     def _submit(self, request: edits_pb2.SubmitEditRequest) -> edits_pb2.Edit:
         codebook = names.requested_codebook(request.parent)
         spec = limits.check_spec(convert.spec_from_proto(request.spec))

@@ -12,8 +12,8 @@ import structlog
 
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import EditId
-from horen_vllm.registry.models import Claim
 from horen_vllm.registry.edit_ports import EditQueue
+from horen_vllm.registry.models import Claim
 
 _EXTENSIONS_PER_LEASE: Final = 3
 """Two extensions may fail before the lease ends."""

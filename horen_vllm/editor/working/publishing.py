@@ -16,8 +16,8 @@ from horen_vllm.editor.working.metrics import Phase
 from horen_vllm.editor.working.progress import BatchProgress
 from horen_vllm.errors import HorenError, Unavailable
 from horen_vllm.ids import EditId
-from horen_vllm.registry.models import Claim, Publication
 from horen_vllm.registry.edit_ports import EditQueue
+from horen_vllm.registry.models import Claim, Publication
 
 _FLUSH_S: Final = 1.0
 """Seconds after which what is ready is published, though more edits of the batch are to come."""

@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from horen_vllm.cli.control import CONTROL_TLS
+from horen_vllm.cli.metrics_page import metrics_page
+from horen_vllm.control.metrics import ControlMetrics
 
 from .conftest import Run
 
@@ -48,6 +52,21 @@ def test_the_environment_stands_in_for_options_unless_it_is_empty(
     assert refusal(control("--address", "0.0.0.0:0")) == (6, "insecure_bind")
     monkeypatch.setenv("HOREN_CONTROL_AUTH", "passwords")
     assert control().exit_code == 2
+
+
+def test_the_page_for_prometheus_is_there_for_as_long_as_the_process_works() -> None:
+    metrics = ControlMetrics()
+    metrics.calls.labels("EditService/GetEdit", "OK").inc()
+    with capture_logs() as logs, metrics_page(metrics.registry, 0):
+        url = next(line["url"] for line in logs if line["event"] == "metrics are served")
+        page = httpx.get(url, trust_env=False).text
+    assert url.startswith("http://127.0.0.1:")
+    assert 'horen_control_calls_total{code="OK",method="EditService/GetEdit"} 1.0' in page
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)
+    with capture_logs() as logs, metrics_page(metrics.registry, None):
+        pass
+    assert logs == []
 
 
 def log_of(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
