@@ -17,7 +17,7 @@ from horen_vllm.registry.ports import Registry
 from .conftest import PARAMETERS, ManualClock
 from .sets import ModelBook, ModelClaim, ModelEdit
 
-EXAMPLES = {"memory": 60, "sqlite": 20, "postgres": 8}
+EXAMPLES = {"memory": 200, "sqlite": 15, "postgres": 8}
 LEASE_S = 30.0
 NUMBERS = st.integers(0, 30)
 Batch = list[tuple[Claim, ModelClaim]]
@@ -60,7 +60,7 @@ class History(RuleBasedStateMachine):
         if self.batches[-1] and end == "publish":
             self.publish(0, count, frozenset())
         elif self.batches[-1]:
-            self.finish_same(0, 0, number)
+            self.finish_same(0, 0, number, active=True)
 
     @precondition(lambda self: any(self.batches))
     @rule(which=NUMBERS, count=st.integers(1, 4), superseded=st.frozensets(NUMBERS, max_size=2))
@@ -81,10 +81,10 @@ class History(RuleBasedStateMachine):
             self.model.publish(it.edit, names)
 
     @precondition(lambda self: any(self.batches))
-    @rule(which=NUMBERS, place=st.integers(0, 3), same_as=NUMBERS)
-    def finish_same(self, which: int, place: int, same_as: int) -> None:
+    @rule(which=NUMBERS, place=st.integers(0, 3), same_as=NUMBERS, active=st.booleans())
+    def finish_same(self, which: int, place: int, same_as: int, *, active: bool) -> None:
         claim, it = self._claim(which, place)
-        first = self._edit(same_as)
+        first = self._edit(same_as, active=active)
         if not self.model.holds(it):
             self._refused(lambda: self.registry.finish_same(claim, first.edit_id), "claim_lost")
         elif first.edit_id not in self.model.current:
@@ -126,8 +126,7 @@ class History(RuleBasedStateMachine):
     @precondition(lambda self: self.model.edits)
     @rule(number=NUMBERS, active=st.booleans())
     def retire(self, number: int, *, active: bool) -> None:
-        edits = [it for it in self.model.edits if it.edit_id in self.model.current] if active else []
-        edit = edits[number % len(edits)] if edits else self._edit(number)
+        edit = self._edit(number, active=active)
         self.registry.retire_edit(edit.edit_id)
         if not edit.retired:
             self.model.retire(edit)
@@ -179,8 +178,10 @@ class History(RuleBasedStateMachine):
         ]
         assert not [it for it in edits if it.active and it.retired_at is not None]
 
-    def _edit(self, number: int) -> ModelEdit:
-        return self.model.edits[number % len(self.model.edits)]
+    def _edit(self, number: int, *, active: bool = False) -> ModelEdit:
+        edits = [it for it in self.model.edits if it.edit_id in self.model.current] if active else []
+        edits = edits or self.model.edits
+        return edits[number % len(edits)]
 
     def _batch(self, which: int) -> Batch:
         """Return one of the latest batches: those before have mostly been dealt with."""
