@@ -1,10 +1,11 @@
 """How the long-running commands log: one line for each event on stderr, with the time in UTC."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 import structlog
 
@@ -29,6 +30,21 @@ class LogLevel(StrEnum):
     WARNING = "warning"
 
 
+class _Sink:
+    """A stream that takes what it can: no work may fail because its log is on a full disk, or nobody reads it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure_logs() -> None:
     """Send this process's log to stderr, as ``HOREN_LOG_FORMAT`` and ``HOREN_LOG_LEVEL`` say.
 
@@ -46,7 +62,7 @@ def configure_logs() -> None:
             *_renderers(_chosen("HOREN_LOG_FORMAT", LogFormat, LogFormat.TEXT)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level.value),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Sink(sys.stderr))),
     )
 
 

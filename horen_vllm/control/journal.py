@@ -1,5 +1,6 @@
 """What is written down of every call: one line in the log, and the counts for Prometheus. Never what was in it."""
 
+import contextlib
 import re
 import time
 import traceback
@@ -68,17 +69,19 @@ class Journal:
             self._metrics.seconds.labels(call.method).observe(seconds)
         # Replicas ask and report twice a second: their successes would bury everything else.
         quiet = status is grpc.StatusCode.OK and call.method.startswith(_SERVING)
-        (log.debug if quiet else log.info)(
-            "call",
-            method=call.method,
-            status=status.name,
-            code=call.code,
-            tenant=call.tenant,
-            actor=call.actor,
-            request_id=call.request_id,
-            duration_ms=round(seconds * 1000, 3),
-            peer=call.peer,
-        )
+        # What was done is done, whether or not it can be written down.
+        with contextlib.suppress(OSError, ValueError):
+            (log.debug if quiet else log.info)(
+                "call",
+                method=call.method,
+                status=status.name,
+                code=call.code,
+                tenant=call.tenant,
+                actor=call.actor,
+                request_id=call.request_id,
+                duration_ms=round(seconds * 1000, 3),
+                peer=call.peer,
+            )
 
 
 def log_defect(call: Call, incident: str, exc: BaseException) -> None:
@@ -91,7 +94,8 @@ def log_defect(call: Call, incident: str, exc: BaseException) -> None:
             f"{type(cause).__name__} at " + " < ".join(f"{it.filename}:{it.lineno}" for it in reversed(frames))
         )
         cause = cause.__cause__ or cause.__context__
-    log.error("unexpected_error", method=call.method, incident=incident, request_id=call.request_id, where=chain)
+    with contextlib.suppress(OSError, ValueError):
+        log.error("unexpected_error", method=call.method, incident=incident, request_id=call.request_id, where=chain)
 
 
 def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
@@ -27,6 +28,14 @@ def no_horen_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOREN_CONTROL", raising=False)
     for name in ("HOREN_HOME", "HOREN_TENANT", "HOREN_AUTH", "HOREN_API_KEY", "HOREN_API_KEY_FILE", "HOREN_TLS_CA"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Undo what a command that logs configures: its stream ends with it."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -93,6 +93,20 @@ def test_the_log_is_text_or_json_on_stderr() -> None:
     assert said["timestamp"].endswith("Z")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_log_on_a_full_disk_stops_nobody() -> None:
+    code = (
+        "import structlog, sys\n"
+        "from horen_vllm.cli.logs import configure_logs\n"
+        "configure_logs()\n"
+        "structlog.get_logger().info('said')\n"
+        "print('went on', flush=True)\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, check=False, text=True)
+    assert done.stdout == "went on\n"
+
+
 @pytest.mark.parametrize("name", ["HOREN_LOG_FORMAT", "HOREN_LOG_LEVEL"])
 def test_settings_of_the_log_are_checked(control: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "loud")

@@ -50,7 +50,7 @@ def test_a_new_key_resolves_to_its_tenant(client: HorenClient, acme: TenantId) -
 
 def test_the_secret_is_nowhere_but_in_the_answer(client: HorenClient, acme: TenantId, tmp_path: Path) -> None:
     made = client.create_key(acme)
-    random_part = made.secret.rpartition("_")[2]
+    random_part = made.secret.removeprefix(f"hk_{made.key.key_id}_")
     assert random_part not in repr(made)
     assert random_part not in str(list(client.list_keys()))
     with sqlite3.connect(tmp_path / "registry" / "registry.db") as database:

@@ -18,6 +18,7 @@ from horen_vllm.control.client import HorenClient
 from horen_vllm.control.metrics import ControlMetrics
 from horen_vllm.control.server import ControlServer, serve
 from horen_vllm.control.settings import ControlSettings
+from horen_vllm.errors import PermissionDenied
 from horen_vllm.keys import NewKey
 from horen_vllm.registry.models import EditSpec, KeyScope
 from horen_vllm.registry.store import SqlRegistry
@@ -166,7 +167,7 @@ def test_nothing_of_a_request_is_in_the_log(
     assert {line["method"] for line in lines if line["event"] == "call"} == set(METHODS)
     assert MARK not in log
     for key in keys.values():
-        assert key.secret.rpartition("_")[2] not in log
+        assert key.secret.removeprefix(f"hk_{key.key_id}_") not in log
         assert key.digest not in log
 
 
@@ -194,6 +195,22 @@ def test_what_goes_wrong_inside_is_logged_by_its_place_only(
     assert line["incident"] in str(caught.value)
     assert [it.split(" at ")[0] for it in line["where"]] == ["RuntimeError", "KeyError"]
     assert "test_journal.py:" in line["where"][0]
+
+
+def test_a_log_that_cannot_be_written_fails_no_call(
+    keyed: ControlServer, dial: Callable[..., HorenClient], keys: dict[KeyScope, NewKey]
+) -> None:
+    def broken(*_args: object) -> Any:
+        raise OSError(28, "No space left on device")
+
+    reader, before = dial(keyed, keys[KeyScope.READ]), structlog.get_config()
+    structlog.configure(processors=[broken])
+    try:
+        assert list(reader.list_codebooks()) == []
+        with pytest.raises(PermissionDenied):
+            list(reader.list_codebooks(BOLT))
+    finally:
+        structlog.configure(**before)
 
 
 @pytest.fixture
