@@ -3,14 +3,18 @@
 from collections.abc import Iterable
 from heapq import merge
 from itertools import islice
+from typing import Final
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, exists, func, select
 from sqlalchemy.orm import Session
 
 from horen_vllm.ids import EditId
 from horen_vllm.registry.differences import ChangeKind, ChangeRecord, DiffRecord
 from horen_vllm.registry.revisioning import came_later, went_later
 from horen_vllm.registry.schema import CodebookRow, EditRow, MembershipRow, RevisionRow
+
+_MANY: Final = 5_000
+"""Changes from which on a page is looked for among the edits."""
 
 
 def difference(
@@ -52,14 +56,20 @@ def _changes(
     after_sequence: int,
     limit: int,
 ) -> list[ChangeRecord]:
-    query = (
-        select(EditRow.edit_id, EditRow.sequence, EditRow.prompt, EditRow.target)
-        .join(MembershipRow, MembershipRow.edit_id == EditRow.edit_id)
-        .where(MembershipRow.codebook_id == codebook.id, condition, EditRow.sequence > after_sequence)
-        .order_by(EditRow.sequence)
-        .limit(limit)
-    )
+    query = select(EditRow.edit_id, EditRow.sequence, EditRow.prompt, EditRow.target)
+    same = MembershipRow.edit_id == EditRow.edit_id
+    if _are_many(session, codebook, condition):
+        # By the edits in their order: each page would sort all of them otherwise.
+        query = query.where(EditRow.codebook_id == codebook.id, exists().where(same, condition))
+    else:
+        query = query.join(MembershipRow, same).where(MembershipRow.codebook_id == codebook.id, condition)
+    query = query.where(EditRow.sequence > after_sequence).order_by(EditRow.sequence).limit(limit)
     return [
         ChangeRecord(kind=kind, edit_id=EditId(edit_id), sequence=sequence, prompt=prompt, target=target)
         for edit_id, sequence, prompt, target in session.execute(query)
     ]
+
+
+def _are_many(session: Session, codebook: CodebookRow, condition: ColumnElement[bool]) -> bool:
+    some = select(MembershipRow.id).where(MembershipRow.codebook_id == codebook.id, condition).limit(_MANY).subquery()
+    return session.scalar(select(func.count()).select_from(some)) == _MANY

@@ -1,6 +1,7 @@
 """Differences of two revisions."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -9,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from horen_vllm.errors import NotFound
-from horen_vllm.ids import CodebookName
+from horen_vllm.ids import CodebookName, new_edit_id
 from horen_vllm.registry.differences import ChangeKind, ChangeRecord
-from horen_vllm.registry.models import EditRecord
+from horen_vllm.registry.models import EditRecord, EditSpec
+from horen_vllm.registry.portable import ImportedEdit
 from horen_vllm.registry.ports import Registry
 
 from .test_revision_history import STEPS, Publishing, Rollback, play
@@ -104,3 +106,23 @@ def test_a_difference_leads_from_one_revision_to_the_other(
             entries.remove(change.edit_id)
     assert entries == history[end][0]
     assert {it.edit_id for it in changes} <= set(edits)
+
+
+def test_a_large_difference_comes_in_pages(registry: Registry, book: CodebookName, publish: Publish) -> None:
+    publish(book)
+    (model,) = registry.portable_edits(book, 2)
+    count = 5_200
+    many = [replace(model, origin=new_edit_id(), sequence=number, spec=spec_of(number)) for number in range(count)]
+    imported = [ImportedEdit(edit=edit, edit_id=new_edit_id(), artifact="a" * 64) for edit in many]
+    registry.import_edits(book, imported, threshold=0.5, entries=count)
+    for start, end, kind in ((2, 3, ChangeKind.ADDED), (3, 2, ChangeKind.REMOVED)):
+        found, after = [], 0
+        while page := registry.diff(book, from_revision=start, to_revision=end, after_sequence=after).changes:
+            assert {it.kind for it in page} == {kind}
+            found += [it.edit_id for it in page]
+            after = page[-1].sequence
+        assert found == [item.edit_id for item in imported]
+
+
+def spec_of(number: int) -> EditSpec:
+    return EditSpec(prompt=f"question {number}", target="t")
