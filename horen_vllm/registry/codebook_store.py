@@ -281,8 +281,10 @@ class SqlCodebookStore(SqlStore):
         validate_only: bool,
     ) -> CodebookRecord:
         """Change the codebook's own row."""
-        commit = "delete_codebook" if method == "DeleteCodebook" else "undelete_codebook"
-        with self._database.write("" if validate_only else commit) as session:
+        deletes = method == "DeleteCodebook"
+        with self._database.write(
+            "" if validate_only else "delete_codebook" if deletes else "undelete_codebook"
+        ) as session:
             now = self._clock()
             done = replayed(session, request, now) is not None
             deleted = done or method == "UndeleteCodebook"
