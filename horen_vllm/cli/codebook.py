@@ -29,7 +29,7 @@ from horen_vllm.cli.codebook_options import (
 from horen_vllm.cli.codebook_save import save
 from horen_vllm.cli.codebook_view import print_codebook, say, serving
 from horen_vllm.cli.connection import ControlOption, HomeOption, TenantOption, codebook_of, connect, tenant_of
-from horen_vllm.cli.output import JsonFlag, moment, print_json, print_rows
+from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
 
 if TYPE_CHECKING:
     from horen_vllm.registry.differences import DiffRecord
@@ -163,6 +163,35 @@ def calibrations(*, control: ControlOption = None, home: HomeOption = None, as_j
         ("CREATED", lambda record: moment(record.created_at)),
     )
     print_rows(records, columns, as_json=as_json)
+
+
+@app.command()
+def calibration(
+    *,
+    version: Annotated[
+        int | None, typer.Argument(metavar="VERSION", help="Version of the calibration (default: the newest).")
+    ] = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show one calibration of the served model: the presets and the numbers that they had."""
+    with connect(control, home) as client:
+        record = client.get_calibration(version)
+    if as_json:
+        print_json(record)
+        return
+    thresholds = tuple(f"{name} {parameters.threshold:g}" for name, parameters in record.presets.items())
+    print_fields(
+        (
+            ("version", record.version),
+            ("recommended", record.recommended),
+            ("thresholds", thresholds),
+            ("site", record.site),
+            ("fingerprint", record.fingerprint),
+            ("created", moment(record.created_at)),
+        )
+    )
 
 
 @app.command()

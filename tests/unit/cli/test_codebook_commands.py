@@ -136,6 +136,15 @@ def test_calibrations_are_listed(horen: Callable[..., Any], run: Run, calibratio
     assert row.split()[:4] == ["1", "calibrated", "cosine,", "calibrated"]
 
 
+def test_a_calibration_is_shown(horen: Callable[..., Any], run: Run, calibration: MethodParameters) -> None:
+    shown = horen("codebook", "calibration")
+    assert shown == horen("codebook", "calibration", "1") == horen("codebook", "calibrations")[0]
+    assert shown["presets"]["calibrated"] == calibration.to_dict()
+    assert "cosine 0.91, calibrated 0.91" in run("codebook", "calibration").stdout
+    missing = run("codebook", "calibration", "2")
+    assert (missing.exit_code, "[unknown_calibration]" in missing.output) == (4, True)
+
+
 def test_a_parameter_out_of_range_is_refused_by_the_server(server: ControlServer, run: Run) -> None:
     result = run(*CREATE, "--rank", "65")
     assert (result.exit_code, result.stderr.strip()) == (
