@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import EditRecord
-from horen_vllm.registry.portable import PortableState
+from horen_vllm.registry.portable import ImportCounts, PortableState
 from horen_vllm.registry.ports import Registry
 
+from .test_revision_history import STEPS, Publishing, Rollback, play
 from .transfers import Book, active_origins, bring_in, export
 
 Create = Callable[..., CodebookName]
@@ -79,3 +80,25 @@ def test_what_is_retired_anywhere_along_the_way_never_comes_back(
             origins = active_origins(registry, name)
             assert set(origins) == world.active[at]
             assert len(origins) == len(world.active[at]) == registry.get_codebook(name).entry_count
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, number=st.integers(0, 30))
+def test_an_empty_codebook_becomes_any_exported_revision(
+    registry: Registry, create: Create, publish: Publish, steps: list[Publishing | Rollback], number: int
+) -> None:
+    unique = str(uuid4())
+    source, target = create(f"source-{unique}", fingerprint=unique), create(f"target-{unique}", fingerprint=unique)
+    history, _ = play(registry, publish, source, steps)
+    revision = 1 + number % (len(history) - 1)
+    made = bring_in(registry, target, export(registry, source, revision, page=2))
+    wanted = registry.entries(source, revision)
+    assert made.counts == ImportCounts(added=len(wanted))
+    assert [entry.artifact for entry in registry.entries(target)] == [entry.artifact for entry in wanted]
+    assert active_origins(registry, target) == [entry.edit_id for entry in wanted]
+    assert made.codebook.parameters.threshold == history[revision][1]
+    # What came in goes out again as the same.
+    again = create(f"again-{unique}", fingerprint=unique)
+    bring_in(registry, again, export(registry, target))
+    assert active_origins(registry, again) == active_origins(registry, target)
+    assert registry.get_codebook(again).parameters == made.codebook.parameters
