@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import EditRecord, EditState, RevisionKind, RevisionRecord
 from horen_vllm.registry.ports import Registry
 from tests.faults.history import Call, Op
+from tests.faults.parts import threshold_for
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Evidence:
     codebook: CodebookName
     artifacts: Path
     journals: Sequence[Path] = ()
+    lease_s: float = 30.0
+    """How long a replica answers for codebooks after the heartbeat that was confirmed last."""
 
     def check(self) -> list[str]:
         """Return what is wrong, one sentence each."""
@@ -63,13 +67,19 @@ class RegistryState:
         old, new = self.entries[before.number], self.entries[revision.number]
         if len(new) != revision.entry_count:
             yield f"revision {revision.number} says {revision.entry_count} entries and has {len(new)}"
+        computed = revision.kind in {RevisionKind.PUBLISH, RevisionKind.THRESHOLD}
+        if computed and revision.threshold != threshold_for(revision.entry_count):
+            yield f"revision {revision.number} has the threshold {revision.threshold}"
         match revision.kind:
             case RevisionKind.PUBLISH:
                 assert revision.edit_id is not None
                 expected = (old - set(self.edits[revision.edit_id].supersedes)) | {revision.edit_id}
             case RevisionKind.RETIRE:
                 assert revision.edit_id is not None
-                expected = old - {revision.edit_id}
+                # Its entry may have become that of an edit that said the same.
+                first = self.edits[revision.edit_id].same_as or revision.edit_id
+                heirs = {edit for edit in new - old if self.edits[edit].same_as == first}
+                expected = (old - {revision.edit_id}) | set(sorted(heirs)[:1])
             case RevisionKind.ROLLBACK:
                 assert revision.restored is not None
                 expected = self.entries[revision.restored]
@@ -98,7 +108,7 @@ class RegistryState:
         except HorenError as error:
             yield f"the artifact of edit {edit_id} is not readable: {error.code}"
             return
-        if manifest.edit_id != edit_id:
+        if manifest.edit_id not in {edit_id, self.edits[edit_id].same_as}:
             yield f"the artifact of edit {edit_id} is that of {manifest.edit_id}"
 
 
@@ -181,17 +191,20 @@ def _serving(evidence: Evidence) -> Iterator[str]:
                 yield f"{path.stem} served {line['entries']} as revision {line['revision']}"
         for call in evidence.calls:
             if call.op is Op.SERVING:
-                yield from _really_served(call, lines, name, path.stem)
+                yield from _really_served(call, lines, name, path.stem, evidence.lease_s)
 
 
-def _really_served(call: Call, lines: Sequence[dict[str, Any]], name: str, replica: str) -> Iterator[str]:
+def _really_served(
+    call: Call, lines: Sequence[dict[str, Any]], name: str, replica: str, lease_s: float
+) -> Iterator[str]:
     revision = call.answer.revision
     if not any(it.get("flip") == name and it["revision"] >= revision and it["at"] <= call.answered_at for it in lines):
         yield f"revision {revision} was said to be served before {replica} had it"
-    # What a state says holds until the next line of a state, or of a new life.
+    # What a state says holds until the next line of a state or of a new life, and no longer than the lease.
     states = [it for it in lines if "flip" not in it]
     for state, following in [*pairwise(states), *((it, None) for it in states[-1:])]:
-        over = following is not None and following["at"] <= call.answered_at
+        until = inf if following is None else following["at"]
+        until = min(until, (state.get("confirmed_at") or -inf) + lease_s)
         applied, owed = state.get("books", {}).get(name, (revision, 0))
-        if state.get("answers") and not over and applied < revision and applied >= owed:
+        if until > call.answered_at and owed <= applied < revision:
             yield f"{replica} answered with revision {applied} after {revision} was said to be served"

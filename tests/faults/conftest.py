@@ -14,7 +14,7 @@ from tests.faults.parts import Installation
 from tests.unit.serving.live.world import FINGERPRINT
 
 BOOK = CodebookName.parse("tenants/default/codebooks/facts")
-PARAMETERS = MethodParameters(preset="cosine", threshold=0.9)
+PARAMETERS = MethodParameters(preset="cosine", threshold=0.5, false_fire_rate=0.01, background="0" * 64)
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,10 @@ from horen_vllm.control.messages import EditProgress, EditView
 from horen_vllm.errors import Unavailable
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import EditSpec
+from tests.faults.parts import REFUSED
 
 PROMPTS: Final = tuple(f"who leads {place}?" for place in ("Rome", "Oslo", "Lima", "Bern"))
-TARGETS: Final = ("Ada", "Bo", "Cy", "impossible")
+TARGETS: Final = ("Ada", "Bo", "Cy")
 GIVE_UP_S: Final = 30.0
 
 
@@ -70,7 +71,14 @@ class Driver:
         self._random = random.Random(self.seed)
 
     def run(self, steps: int) -> list[Call]:
-        """Make `steps` calls, then wait until everything has come to its end and is served; return all calls."""
+        """Make one call of each kind, then `steps` random ones; wait until all is done and served; return all calls."""
+        first = self._submit(PROMPTS[0], TARGETS[0])
+        self._follow(first)
+        for prompt, target in ((PROMPTS[0], TARGETS[0]), (PROMPTS[1], REFUSED), (PROMPTS[2], TARGETS[1])):
+            self._follow(self._submit(prompt, target))
+        self._retire(first)
+        self._wait_serving()
+        self._rollback(2)
         for _ in range(steps):
             self._step(self._random.choice(self.ops))
         for view in self.edits():
@@ -84,31 +92,46 @@ class Driver:
 
     def _step(self, op: Op) -> None:
         edits = self.edits()
-        if op is Op.SUBMIT or not edits:
-            spec = EditSpec(prompt=self._random.choice(PROMPTS), target=self._random.choice(TARGETS))
-            self._change(Op.SUBMIT, spec, lambda key: self.client.submit_edit(self.codebook, spec, request_id=key))
+        if op is Op.SUBMIT:
+            self._submit(self._random.choice(PROMPTS), self._random.choice((*TARGETS, REFUSED)))
         elif op is Op.ROLLBACK:
-            to = self._random.randint(1, answered(lambda: self.client.get_codebook(self.codebook)).revision)
-            self._change(op, to, lambda key: self.client.rollback(self.codebook, to, request_id=key))
+            self._rollback(self._random.randint(1, self._revision()))
         elif op is Op.RETIRE:
-            edit = self._random.choice(edits)
-            self._change(op, edit, lambda key: self.client.retire_edit(edit, request_id=key))
+            self._retire(self._random.choice(edits))
         elif op is Op.EDIT:
             self._follow(self._random.choice(edits))
         else:
             self._wait_serving()
 
-    def _change(self, op: Op, asked: Any, call: Callable[[str], Any]) -> None:
+    def _submit(self, prompt: str, target: str) -> EditView:
+        spec = EditSpec(prompt=prompt, target=target)
+        view: EditView = self._change(
+            Op.SUBMIT, spec, lambda key: self.client.submit_edit(self.codebook, spec, request_id=key)
+        )
+        return view
+
+    def _rollback(self, to: int) -> None:
+        self._change(Op.ROLLBACK, to, lambda key: self.client.rollback(self.codebook, to, request_id=key))
+
+    def _retire(self, edit: EditView) -> None:
+        self._change(Op.RETIRE, edit, lambda key: self.client.retire_edit(edit, request_id=key))
+
+    def _change(self, op: Op, asked: Any, call: Callable[[str], Any]) -> Any:
         key = f"{self.seed}-{len(self.calls)}"
         # Some are asked for again although they were answered: the answer may be lost behind our back, too.
         for _ in range(self._random.choice((1, 1, 2))):
             self._note(op, lambda: call(key), request_id=key, asked=asked)
+        return self.calls[-1].answer
+
+    def _revision(self) -> int:
+        revision: int = answered(lambda: self.client.get_codebook(self.codebook)).revision
+        return revision
 
     def _follow(self, edit: EditView) -> None:
         self._note(Op.EDIT, lambda: self.client.wait_edit(edit, until=EditProgress.PUBLISHED, timeout_s=5), asked=edit)
 
     def _wait_serving(self) -> None:
-        current = answered(lambda: self.client.get_codebook(self.codebook)).revision
+        current = self._revision()
         self._note(Op.SERVING, lambda: self.client.wait_serving(self.codebook, current, timeout_s=5), asked=current)
 
     def _note(self, op: Op, call: Callable[[], Any], **about: Any) -> None:

@@ -50,8 +50,10 @@ class Installation:
 
     url: str
     folder: Path
+    name: str = ""
+    """Of the process that is told this."""
     port: int = 0
-    """Of the control plane; 0: any free one."""
+    """Of its control plane; 0: any free one."""
     replica_lease_s: float = 30.0
 
     @property
@@ -84,7 +86,7 @@ def run_worker(place: Installation, failpoints: str, sabotage: Sabotage | None, 
     threading.Thread(target=_wait_for_end, args=(ready,), daemon=True).start()
     while True:
         try:
-            worked = work_once(registry, artifacts, f"worker {os.getpid()}")
+            worked = work_once(registry, artifacts, f"{place.name} {os.getpid()}")
         except HorenError:
             worked = False
         if not worked:
@@ -98,15 +100,27 @@ def run_replica(place: Installation, failpoints: str, sabotage: Sabotage | None,
     packer.INLINE_ENTRIES = 10_000  # type: ignore[misc]
     lane.FIRST_PAUSE_S = sync.RETRY_S = 0.05  # type: ignore[misc]
     threading.Thread(target=_wait_for_end, args=(ready,), daemon=True).start()
-    asyncio.run(_replica(place, "r1", ready))
+    asyncio.run(_replica(place, ready))
 
 
 def work_once(registry: SqlRegistry, artifacts: ArtifactFolder, worker: str) -> bool:
-    """Take the next edits and close them: published, as already there, or failed; False when there are none."""
+    """Take the next edits and close them: published, as already there, or failed; False when there are none.
+
+    Then set the thresholds that are due.
+    """
     claims = registry.claim(worker, lease_s=WORKER_LEASE_S, fingerprint=FINGERPRINT, limit=2)
     for claim in claims:
         _close(registry, artifacts, claim)
+    for name in registry.thresholds_due(FINGERPRINT):
+        codebook = registry.get_codebook(name)
+        threshold = threshold_for(codebook.entry_count)
+        registry.set_threshold(name, base_revision=codebook.revision, threshold=threshold)
     return bool(claims)
+
+
+def threshold_for(entries: int) -> float:
+    """Return c of a codebook, which follows its size."""
+    return 0.5 + entries / 100
 
 
 def _close(registry: SqlRegistry, artifacts: ArtifactFolder, claim: Claim) -> None:
@@ -126,6 +140,7 @@ def _close(registry: SqlRegistry, artifacts: ArtifactFolder, claim: Claim) -> No
         artifact=artifacts.put(data),
         base_revision=codebook.revision,
         supersedes=tuple(it.edit_id for it in same_prompt),
+        threshold=threshold_for(codebook.entry_count + 1 - len(same_prompt)),
     )
     registry.publish([(claim, publication)])
 
@@ -149,8 +164,8 @@ class JournaledEngine(EngineClient):
 class AskablePacker(Packer):
     """Tells the engine what edits it will be asked about; a real one knows by its values."""
 
-    def __init__(self, *, engine: EngineClient, artifacts: Path, folder: Path) -> None:
-        super().__init__(artifacts=ArtifactSource(location=str(artifacts)), folder=folder, owner="r1")
+    def __init__(self, *, engine: EngineClient, artifacts: Path, folder: Path, owner: str) -> None:
+        super().__init__(artifacts=ArtifactSource(location=str(artifacts)), folder=folder, owner=owner)
         self._engine = engine
 
     async def pack(self, delta: DeltaView, ticket: str) -> PackedUpdate:
@@ -174,22 +189,24 @@ class Journal:
     def state(self, state: AgentState) -> None:
         """Write down what the server answers for."""
         books = {str(name): [it.applied, it.owed] for name, it in state.codebooks.items() if it.applied}
-        self.write(answers=state.confirmed_at is not None, books=books)
+        self.write(confirmed_at=state.confirmed_at, books=books)
 
 
-async def _replica(place: Installation, replica: str, ready: Connection) -> None:
-    journal = Journal(place.journal(replica))
+async def _replica(place: Installation, ready: Connection) -> None:
+    journal = Journal(place.journal(place.name))
     journal.write(born=True)
     engine = JournaledEngine(journal)
     with HorenClient(f"127.0.0.1:{place.port}", timeout_s=2.0) as client:
         agent = SyncAgent(
             client=client,
             engine=Engine(engine, stage_timeout_s=5.0),
-            packer=AskablePacker(engine=engine, artifacts=place.artifacts, folder=place.folder / "packs"),
+            packer=AskablePacker(
+                engine=engine, artifacts=place.artifacts, folder=place.folder / "packs", owner=place.name
+            ),
             prober=Prober(engine.ask, bos_id=None),
             publish=journal.state,
             observer=Counter(),
-            settings=ServingSettings(replica_id=replica, sync_wait_s=1.0, lease_s=place.replica_lease_s),
+            settings=ServingSettings(replica_id=place.name, sync_wait_s=1.0, lease_s=place.replica_lease_s),
             model="m",
             fingerprint=FINGERPRINT,
         )

@@ -1,18 +1,22 @@
 """An installation of real processes that are killed and restarted; no model, no torch to load for each."""
 
 import multiprocessing
+import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
-from signal import SIGKILL
 from typing import Any, Final
 
 from tests.faults.parts import Installation, Sabotage, run_control, run_replica, run_worker
 
-_ROLES: Final[dict[str, Any]] = {"control": run_control, "worker": run_worker, "replica": run_replica}
+_ROLES: Final[dict[str, Any]] = {"control": run_control, "worker": run_worker, "r": run_replica}
+"""What a process does, by its name without the number."""
+PARTS: Final = ("control", "worker", "r1")
+"""Processes of the smallest installation, in the order in which they start."""
 _START_S: Final = 60.0
 
 # The server imports once what every process needs, and forks it from there: a start costs milliseconds.
@@ -35,24 +39,35 @@ class _Running:
 
 
 class Plant:
-    """The processes of one installation: each that is killed by a failpoint is started again, without any.
+    """The processes of one installation: each that is killed is started again, without any failpoints.
 
     Parameters
     ----------
     place
-        Database and folder; the port is found at the first start.
+        Database and folder.
     armed
         Failpoints of the first life of each process, by its name.
     sabotage
         What is broken in every life of a process, by its name.
+    parts
+        Names of the processes.
     """
 
-    def __init__(self, place: Installation, armed: dict[str, str], sabotage: dict[str, Sabotage] | None = None) -> None:
-        self.place = place
+    def __init__(
+        self,
+        place: Installation,
+        armed: dict[str, str],
+        sabotage: dict[str, Sabotage] | None = None,
+        parts: Sequence[str] = PARTS,
+    ) -> None:
+        self.ports: dict[str, int] = {}
+        """Where each control plane listens."""
         self.killed: list[str] = []
-        """Names of the processes that died of SIGKILL by themselves, in order."""
+        """Names of the processes that died of SIGKILL, in order."""
         self.crashed: list[str] = []
         """Names of those that ended in another way; they are not started again."""
+        self._place = place
+        self._parts = parts
         self._armed = armed
         self._sabotage = sabotage or {}
         self._running: dict[str, _Running] = {}
@@ -62,8 +77,8 @@ class Plant:
         self._keeper = threading.Thread(target=self._keep, name="plant", daemon=True)
 
     def start(self) -> None:
-        """Start the control plane, then the others."""
-        for name in _ROLES:
+        """Start the processes."""
+        for name in self._parts:
             self._start(name, self._armed.get(name, ""))
         self._keeper.start()
 
@@ -76,15 +91,20 @@ class Plant:
         for running in self._running.values():
             running.end()
 
-    def kill(self, name: str) -> None:
-        """Kill a process from outside; it is started again."""
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a process."""
         with self._lock:
-            self._running[name].process.kill()
+            pid = self._running[name].process.pid
+        assert pid is not None, "it was started"
+        os.kill(pid, number)
 
     def _start(self, name: str, failpoints: str) -> None:
         ours, theirs = _CONTEXT.Pipe()
-        arguments = (self.place, failpoints, self._sabotage.get(name), theirs)
-        process = _CONTEXT.Process(target=_ROLES[name], args=arguments, daemon=True, name=name)
+        role = name.rstrip("0123456789")
+        # A control plane comes back where it was; the others know the first one.
+        place = replace(self._place, name=name, port=self.ports.get(name if role == "control" else "control", 0))
+        arguments = (place, failpoints, self._sabotage.get(name), theirs)
+        process = _CONTEXT.Process(target=_ROLES[role], args=arguments, daemon=True, name=name)
         process.start()
         theirs.close()
         with self._lock:
@@ -94,11 +114,11 @@ class Plant:
         except EOFError:
             return  # it died before it was ready; the keeper sees to it
         assert port is not None, f"{name} did not start within {_START_S:g} s"
-        if name == "control":
-            self.place = replace(self.place, port=port)
+        if role == "control":
+            self.ports[name] = port
 
     def _keep(self) -> None:
-        """Start again what has ended, until the plant stops."""
+        """Start again what was killed, until the plant stops."""
         while not self._stopping:
             sentinels = {running.process.sentinel: name for name, running in self._running.items()}
             for ended in connection.wait([*sentinels, self._woken]):
@@ -110,7 +130,7 @@ class Plant:
         running = self._running[name]
         running.process.join()
         running.held.close()
-        if running.process.exitcode == -SIGKILL:
+        if running.process.exitcode == -signal.SIGKILL:
             self.killed.append(name)
             self._start(name, "")
         else:
@@ -120,10 +140,13 @@ class Plant:
 
 @contextmanager
 def running_plant(
-    place: Installation, armed: dict[str, str], sabotage: dict[str, Sabotage] | None = None
+    place: Installation,
+    armed: dict[str, str],
+    sabotage: dict[str, Sabotage] | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> Iterator[Plant]:
     """Give a running plant."""
-    plant = Plant(place, armed, sabotage)
+    plant = Plant(place, armed, sabotage, parts)
     try:
         plant.start()
         yield plant

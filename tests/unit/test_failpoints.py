@@ -26,17 +26,34 @@ def disarmed() -> Iterator[None]:
     arm("")
 
 
-def literals(function: str) -> Counter[str]:
-    """First arguments of all calls of `function` in the package, as literals."""
-    found: Counter[str] = Counter()
+def first_arguments(function: str) -> Iterator[tuple[ast.expr, ast.AST]]:
+    """First arguments of all calls of `function` in the package, each with the function that it stands in."""
     for path in SOURCES.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and function in {
-                getattr(node.func, "id", ""),
-                getattr(node.func, "attr", ""),
-            }:
-                said = (it.value for first in node.args[:1] for it in ast.walk(first) if isinstance(it, ast.Constant))
-                found.update(it for it in said if isinstance(it, str))
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        for place in ast.walk(module):
+            if isinstance(place, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(place):
+                    called = getattr(node, "func", None)
+                    if function in {getattr(called, "id", ""), getattr(called, "attr", "")} and node.args:  # type: ignore[attr-defined]
+                        yield node.args[0], place  # type: ignore[attr-defined]
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """Texts that stand in an expression."""
+    yield from (it.value for it in ast.walk(node) if isinstance(it, ast.Constant) and isinstance(it.value, str))
+
+
+def transactions() -> Counter[str]:
+    """Names that the registry gives its transactions, by the texts in the call and in what its names stand for."""
+    found: Counter[str] = Counter()
+    for argument, place in first_arguments("write"):
+        names = {it.id for it in ast.walk(argument) if isinstance(it, ast.Name)}
+        assigned = [
+            it.value
+            for it in ast.walk(place)
+            if isinstance(it, ast.Assign) and names & {getattr(target, "id", "") for target in it.targets}
+        ]
+        found.update({text for node in (argument, *assigned) for text in texts(node) if text in COMMITS})
     return found
 
 
@@ -51,16 +68,11 @@ def unnamed_transactions() -> list[str]:
 
 
 def test_every_registered_failpoint_stands_in_the_code_once_and_every_placed_one_is_registered() -> None:
-    placed = literals("failpoint")
-    placed += Counter(
-        {
-            f"registry.{commit}.{side}": times
-            for commit, times in literals("write").items()
-            if commit in COMMITS
-            for side in ("before_commit", "after_commit")
-        }
-    )
-    assert placed == Counter(FAILPOINTS)
+    placed = Counter(text for argument, _ in first_arguments("failpoint") for text in texts(argument))
+    # `Database.write` has one place for all transactions: before the commit, and after it.
+    assert {placed.pop(part) for part in ("registry.", ".before_commit", ".after_commit")} == {2, 1}
+    assert placed == Counter({*FAILPOINTS} - {name for name in FAILPOINTS if name.startswith("registry.")})
+    assert transactions() == Counter(COMMITS)
 
 
 def test_every_transaction_of_the_registry_has_failpoints() -> None:
