@@ -19,6 +19,8 @@ The class decides the transport status (one table in each of ``control/status.py
 ``cli/exits.py``); the ``code`` slug names the exact case and never changes once released.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -41,10 +43,34 @@ class HorenError(Exception):
         self.code = code or self.default_code
 
 
+@dataclass(frozen=True, slots=True)
+class FieldViolation:
+    """One thing that is wrong with one field of a request."""
+
+    field: str
+    """Path of the field, such as ``spec.paraphrases[1]``."""
+    code: str
+    """Stable slug."""
+    message: str
+    """One sentence."""
+
+
 class InvalidArgument(HorenError):
-    """The request is malformed or breaks a limit, whatever the state of the system."""
+    """The request is malformed or breaks a limit, whatever the state of the system.
+
+    Parameters
+    ----------
+    message, code
+        As for every error; those of the first violation, where there are several.
+    violations
+        Everything that is wrong, where it is known field by field.
+    """
 
     default_code = "invalid_argument"
+
+    def __init__(self, message: str, *, code: str | None = None, violations: Sequence[FieldViolation] = ()) -> None:
+        super().__init__(message, code=code)
+        self.violations = tuple(violations)
 
 
 class NotFound(HorenError):
@@ -92,13 +118,18 @@ class ResourceExhausted(HorenError):
         As for every error.
     retry_after_s
         Seconds after which the same request may succeed; None: only after something is removed or allowed.
+    subject
+        Resource name of whom the quota is of.
     """
 
     default_code = "resource_exhausted"
 
-    def __init__(self, message: str, *, code: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, retry_after_s: float | None = None, subject: str = ""
+    ) -> None:
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
+        self.subject = subject
 
 
 class Unavailable(HorenError):

@@ -47,6 +47,8 @@ class Rule:
 
 RULES: Final = {
     "EditService/SubmitEdit": Rule(Access.EDIT, "parent"),
+    "EditService/SubmitEdits": Rule(Access.EDIT, "edit.parent"),
+    "EditService/PreviewEdit": Rule(Access.READ, "parent"),
     "EditService/GetEdit": Rule(Access.READ, "name"),
     "EditService/ListEdits": Rule(Access.READ, "parent"),
     "EditService/WatchEdit": Rule(Access.READ, "name"),

@@ -1,13 +1,13 @@
-"""The client's calls about tenants and API keys."""
+"""The client's calls about tenants, their quotas and API keys."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from horen_vllm.control import convert, convert_admin
 from horen_vllm.control._pb.horen.v1 import admin_pb2, replicas_pb2
 from horen_vllm.control.convert_changes import event_from_proto
-from horen_vllm.control.messages import CreatedKey
-from horen_vllm.control.names import key_path, tenant_path
+from horen_vllm.control.messages import CreatedKey, QuotaView
+from horen_vllm.control.names import key_path, quota_path, tenant_path
 from horen_vllm.control.transport import Transport, fresh
 from horen_vllm.ids import TenantId
 from horen_vllm.registry.models import AuditRecord, KeyRecord, KeyScope, TenantRecord
@@ -52,6 +52,45 @@ class AdminCalls:
         request = convert.message_of(admin_pb2.ListTenantsRequest, page_size=page_size)
         for page in self._transport.pages(self._admin.ListTenants, request):
             yield from map(convert_admin.tenant_from_proto, page.tenants)
+
+    def get_quota(self, tenant: TenantId | str) -> QuotaView:
+        """Return what a tenant may use and what it uses; NotFound ``unknown_tenant``."""
+        request = convert.message_of(admin_pb2.GetQuotaRequest, name=quota_path(tenant))
+        return self._transport.call_again(self._admin.GetQuota, request, convert_admin.quota_from_proto)
+
+    def update_quota(
+        self,
+        tenant: TenantId | str,
+        limits: Mapping[str, int | None],
+        *,
+        request_id: str | None = None,
+        validate_only: bool = False,
+    ) -> QuotaView:
+        """Change what a tenant may use.
+
+        Parameters
+        ----------
+        limits
+            Those to change, by the names of `QuotaRecord`; None lifts one.
+        request_id, validate_only
+            As for `create_tenant`.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_tenant``.
+        InvalidArgument
+            ``invalid_field_mask``, for a limit that there is not; ``invalid_quota``, below 0.
+        """
+        request = convert.message_of(
+            admin_pb2.UpdateQuotaRequest, request_id=fresh(request_id), validate_only=validate_only
+        )
+        request.quota.name = quota_path(tenant)
+        request.update_mask.paths.extend(limits)
+        for name, limit in limits.items():
+            if limit is not None and name in convert_admin.LIMITS:
+                setattr(request.quota, name, limit)
+        return self._transport.call_again(self._admin.UpdateQuota, request, convert_admin.quota_from_proto)
 
     def create_key(
         self,

@@ -29,6 +29,7 @@ class Backend:
     def __init__(self, settings: ControlSettings) -> None:
         self._calls = ThreadPoolExecutor(settings.call_threads, thread_name_prefix="horen-call")
         self._polls = ThreadPoolExecutor(settings.poll_threads, thread_name_prefix="horen-poll")
+        self._writes = ThreadPoolExecutor(1, thread_name_prefix="horen-write")
         self._poll_s = settings.poll_s
         self._stopping = asyncio.Event()
 
@@ -36,6 +37,10 @@ class Backend:
         """Return what `work` returns; it may block, and knows the caller's context variables."""
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(self._calls, context.run, work)
+
+    async def write(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns; one at a time, beside all other calls."""
+        return await asyncio.get_running_loop().run_in_executor(self._writes, work)
 
     async def poll(self, look: Callable[[], T]) -> AsyncIterator[T]:
         """Yield what `look` returns, again and again, one polling interval apart.
@@ -58,4 +63,5 @@ class Backend:
     def close(self) -> None:
         """Wait for the running calls and release the threads."""
         self._calls.shutdown()
+        self._writes.shutdown()
         self._polls.shutdown()

@@ -25,6 +25,7 @@ from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.errors import InvalidArgument
 from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import (
+    AttemptRecord,
     EditSpec,
     EntryRef,
     FailedProbe,
@@ -201,13 +202,17 @@ def edit_to_proto(view: EditView) -> edits_pb2.Edit:
         publish_time=None if view.published_at is None else stamp_of(view.published_at),
         replicas_serving=view.replicas_serving,
         replicas_total=view.replicas_total,
+        expire_time=None if view.expires_at is None else stamp_of(view.expires_at),
+        retire_time=None if view.retired_at is None else stamp_of(view.retired_at),
+        etag=view.etag,
+        attempts=map(_attempt_to_proto, view.attempts),
     )
 
 
-def edit_from_proto(message: edits_pb2.Edit) -> EditView:
-    """Read an edit."""
+def edit_from_proto(message: edits_pb2.Edit, codebook: CodebookName | None = None) -> EditView:
+    """Read an edit; `codebook` is that of an edit without a name."""
     return EditView(
-        codebook=CodebookName.parse(message.name.removesuffix(f"/edits/{message.edit_id}")),
+        codebook=codebook or CodebookName.parse(message.name.removesuffix(f"/edits/{message.edit_id}")),
         edit_id=EditId(message.edit_id),
         sequence=message.sequence,
         spec=spec_from_proto(message.spec),
@@ -225,6 +230,10 @@ def edit_from_proto(message: edits_pb2.Edit) -> EditView:
         published_at=datetime_of(message.publish_time) if message.HasField("publish_time") else None,
         replicas_serving=message.replicas_serving,
         replicas_total=message.replicas_total,
+        expires_at=datetime_of(message.expire_time) if message.HasField("expire_time") else None,
+        retired_at=datetime_of(message.retire_time) if message.HasField("retire_time") else None,
+        etag=message.etag,
+        attempts=tuple(map(_attempt_from_proto, message.attempts)),
     )
 
 
@@ -300,6 +309,26 @@ def report_from_proto(message: replicas_pb2.HeartbeatRequest) -> ReplicaReport:
             )
             for it in message.refused
         ),
+    )
+
+
+def _attempt_to_proto(record: AttemptRecord) -> edits_pb2.Attempt:
+    return edits_pb2.Attempt(
+        number=record.number,
+        worker=record.worker,
+        start_time=stamp_of(record.started_at),
+        end_time=None if record.ended_at is None else stamp_of(record.ended_at),
+        outcome=record.outcome or "",
+    )
+
+
+def _attempt_from_proto(message: edits_pb2.Attempt) -> AttemptRecord:
+    return AttemptRecord(
+        number=message.number,
+        worker=message.worker,
+        started_at=datetime_of(message.start_time),
+        ended_at=datetime_of(message.end_time) if message.HasField("end_time") else None,
+        outcome=message.outcome or None,
     )
 
 

@@ -1,12 +1,17 @@
 """Tenants and keys to protobuf messages and back; nothing else. Empty strings stand for None on the wire."""
 
+from typing import Final
+
 from horen_vllm.control._pb.horen.v1 import admin_pb2
-from horen_vllm.control.messages import CreatedKey
-from horen_vllm.control.names import key_path, tenant_path
+from horen_vllm.control.messages import CreatedKey, QuotaView
+from horen_vllm.control.names import key_path, quota_path, tenant_path
 from horen_vllm.control.stamps import datetime_of, stamp_of
 from horen_vllm.errors import InvalidArgument
 from horen_vllm.ids import TenantId
-from horen_vllm.registry.models import KeyRecord, KeyScope, TenantRecord
+from horen_vllm.registry.models import KeyRecord, KeyScope, QuotaRecord, TenantRecord, UsageRecord
+
+LIMITS: Final = ("max_codebooks", "max_entries", "max_pending", "edits_per_minute")
+"""Fields of a quota that can be changed."""
 
 
 def tenant_to_proto(record: TenantRecord) -> admin_pb2.Tenant:
@@ -58,6 +63,26 @@ def created_key_to_proto(view: CreatedKey) -> admin_pb2.CreateKeyResponse:
 def created_key_from_proto(message: admin_pb2.CreateKeyResponse) -> CreatedKey:
     """Read a new key and its secret."""
     return CreatedKey(key=key_from_proto(message.key), secret=message.secret)
+
+
+def quota_to_proto(quota: QuotaRecord, usage: UsageRecord) -> admin_pb2.Quota:
+    """Return the message of what a tenant may use and what it uses."""
+    return admin_pb2.Quota(
+        name=quota_path(quota.tenant),
+        **{name: getattr(quota, name) for name in LIMITS},
+        codebooks=usage.codebooks,
+        entries=usage.entries,
+        pending=usage.pending,
+    )
+
+
+def quota_from_proto(message: admin_pb2.Quota) -> QuotaView:
+    """Read what a tenant may use and what it uses."""
+    set_ = {name: getattr(message, name) for name in LIMITS if message.HasField(name)}
+    return QuotaView(
+        quota=QuotaRecord(tenant=_tenant(message.name.removesuffix("/quota")), **set_),
+        usage=UsageRecord(codebooks=message.codebooks, entries=message.entries, pending=message.pending),
+    )
 
 
 def _tenant(name: str) -> TenantId:

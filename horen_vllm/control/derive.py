@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from horen_vllm.control.messages import CodebookView, EditProgress, EditView, ReplicaProblem, RevisionView
 from horen_vllm.ids import CodebookName, EditId
-from horen_vllm.registry.etags import SEPARATOR, codebook_etag
+from horen_vllm.registry.etags import SEPARATOR, codebook_etag, edit_etag
 from horen_vllm.registry.models import (
     CodebookRecord,
     EditRecord,
@@ -76,7 +76,7 @@ def edit_view(
     record
         The edit.
     said_by
-        The edit whose entry answers for it: `record` itself, or the one that `record.same_as` names.
+        The edit whose entry answers for it: `record` itself, or the one that `record.answered_by` names.
     last_rollback
         Number of the codebook's last rollback revision; 0 when there is none.
     replicas
@@ -93,15 +93,17 @@ def edit_view(
             for replica, failure in zip(replicas, failures, strict=True)
         )
         failed = next((failure for failure in failures if failure), None)
+    state = _progress(record.state, active=active, serving=0 < len(replicas) == serving)
     return EditView(
         codebook=record.codebook,
         edit_id=record.edit_id,
         sequence=record.sequence,
         spec=record.spec,
-        state=_progress(record.state, active=active, serving=0 < len(replicas) == serving),
+        state=state,
         reason_code="probe_failed" if failed else record.reason_code,
         reason=f"a server has the edit but does not give its answer: {failed.reason}" if failed else record.reason,
-        same_as=record.same_as,
+        # An entry of its own may have come to it from the edit that it was the same as.
+        same_as=None if record.active else record.answered_by or record.same_as,
         alias_of=record.alias_of,
         supersedes=record.supersedes,
         overlaps=record.overlaps,
@@ -112,6 +114,10 @@ def edit_view(
         published_at=record.published_at,
         replicas_serving=serving,
         replicas_total=len(replicas),
+        expires_at=record.expires_at,
+        retired_at=record.retired_at,
+        # Behind the registry's etag, what a watch must tell apart and no change is refused for.
+        etag=f"{edit_etag(record)}{SEPARATOR}{state.value}{'-probe-failed' if failed else ''}",
     )
 
 

@@ -16,6 +16,7 @@ from horen_vllm.control.access import Rule, check_access, settle_tenant
 from horen_vllm.control.gate import Gate
 from horen_vllm.control.journal import REQUEST_ID, Call, Journal, log_defect
 from horen_vllm.control.status import shorten, status_of, trailing_metadata
+from horen_vllm.control.validation import check_message
 from horen_vllm.errors import HorenError, Internal, InvalidArgument
 from horen_vllm.failpoints import failpoint
 from horen_vllm.registry.audit import Caller, act_as
@@ -23,6 +24,9 @@ from horen_vllm.registry.audit import Caller, act_as
 OWN_METHODS: Final = "/horen.v1."
 HEALTH_METHODS: Final = "/grpc.health."
 """Open to everybody: it tells nothing but whether the server works."""
+
+_CHECKED_ONE_BY_ONE: Final = frozenset({"EditService/SubmitEdits"})
+"""Streams whose handlers check each request: one that breaks a rule does not end them."""
 
 _KINDS: Final = {
     (False, False): grpc.unary_unary_rpc_method_handler,
@@ -147,13 +151,18 @@ class _Admitted:
         self._parse = parse
 
     def read(self, data: bytes, *, first: bool = True) -> Any:
-        """Return a request in which the tenant stands by its name; raises as `settle_tenant`, and for garbage."""
+        """Return a request in which the tenant stands by its name.
+
+        Raises as `settle_tenant` and `check_message`, and for garbage.
+        """
         try:
             request = self._parse(data)
         except DecodeError as exc:
             raise InvalidArgument("the request is not the message of this method.", code="malformed_request") from exc
         tenant = settle_tenant(self._identity, self._rule, request, first=first)
         self._call.tenant = tenant or self._call.tenant
+        if self._call.method not in _CHECKED_ONE_BY_ONE:
+            check_message(request)
         return request
 
     async def read_all(self, stream: AsyncIterator[bytes]) -> AsyncIterator[Any]:

@@ -2,11 +2,13 @@
 
 import math
 import re
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+from horen_vllm.control._pb.horen.v1.edits_pb2 import SubmitEditRequest
 from horen_vllm.control.messages import EditProgress
 from horen_vllm.core.presets import MAX_FALSE_FIRE_RATE
-from horen_vllm.errors import InvalidArgument
+from horen_vllm.errors import FieldViolation, InvalidArgument
 from horen_vllm.ids import TenantId
 from horen_vllm.registry.models import EditSpec, KeyScope
 
@@ -28,6 +30,7 @@ MAX_LEASE_S: Final = 3_600.0
 MAX_WAIT_S: Final = 60.0
 MAX_LIFETIME_S: Final = 10 * 366 * 86_400.0
 """Ten years."""
+MIN_TTL_S: Final = 1.0
 MAX_OVERLAP_S: Final = 90 * 86_400.0
 """90 days."""
 MAX_RANK: Final = 64
@@ -40,7 +43,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def check_spec(spec: EditSpec) -> EditSpec:
-    """Return `spec` if it is within the limits.
+    """Return `spec` if it is within the limits; the error tells all that is wrong with it.
 
     Raises
     ------
@@ -49,15 +52,16 @@ def check_spec(spec: EditSpec) -> EditSpec:
         ``too_many_items``, ``empty_item``, ``item_too_long``, ``invalid_text``, ``subject_not_in_prompt`` or
         ``contradictory_edit``.
     """
-    _check_text(spec.prompt, "prompt", MAX_PROMPT)
-    _check_text(spec.target, "target", MAX_TARGET)
-    if spec.subject is not None:
-        _check_text(spec.subject, "subject", MAX_SUBJECT)
-    _check_items(spec.aliases, "aliases", MAX_SUBJECT)
-    _check_items(spec.paraphrases, "paraphrases", MAX_PROMPT)
-    _check_items(spec.must_not_fire, "must_not_fire", MAX_PROMPT)
-    _check_sense(spec)
+    found = list(_wrong_texts(spec)) or list(_contradictions(spec))
+    if found:
+        raise violation_error(found)
     return spec
+
+
+def violation_error(violations: Sequence[FieldViolation]) -> InvalidArgument:
+    """Return the error that says all of `violations`, at least one, with the code of the first."""
+    sentences = " ".join(it.message for it in violations)
+    return InvalidArgument(sentences, code=violations[0].code, violations=violations)
 
 
 def check_request_id(request_id: str) -> str | None:
@@ -67,6 +71,17 @@ def check_request_id(request_id: str) -> str | None:
         raise InvalidArgument(message, code="invalid_request_id")
     _check_storable(request_id, "request_id")
     return request_id or None
+
+
+def check_ttl(request: SubmitEditRequest) -> float | None:
+    """Return how long the edit lives in seconds, None: without end; InvalidArgument ``invalid_ttl``."""
+    if not request.HasField("ttl"):
+        return None
+    seconds = request.ttl.seconds + request.ttl.nanos / 1e9
+    if not MIN_TTL_S <= seconds <= MAX_LIFETIME_S:
+        message = f"ttl is {seconds:g} s; it must be {MIN_TTL_S:g} to {MAX_LIFETIME_S:.0f}."
+        raise violation_error([FieldViolation("ttl", "invalid_ttl", message)])
+    return seconds
 
 
 def check_page_size(page_size: int) -> int:
@@ -219,22 +234,37 @@ def _check_count(number: int, field: str, low: int, high: int) -> int:
     return number
 
 
-def _check_text(text: str, field: str, limit: int, *, kind: str | None = None) -> None:
+def _wrong_texts(spec: EditSpec) -> Iterator[FieldViolation]:
+    yield from _wrong_text(spec.prompt, "prompt", MAX_PROMPT)
+    yield from _wrong_text(spec.target, "target", MAX_TARGET)
+    if spec.subject is not None:
+        yield from _wrong_text(spec.subject, "subject", MAX_SUBJECT)
+    yield from _wrong_items(spec.aliases, "aliases", MAX_SUBJECT)
+    yield from _wrong_items(spec.paraphrases, "paraphrases", MAX_PROMPT)
+    yield from _wrong_items(spec.must_not_fire, "must_not_fire", MAX_PROMPT)
+
+
+def _wrong_text(text: str, field: str, limit: int, *, kind: str | None = None) -> Iterator[FieldViolation]:
     kind = kind or field
     if not text.strip():
-        raise InvalidArgument(f"{field} must not be empty.", code=f"empty_{kind}")
-    if len(text) > limit:
+        yield FieldViolation(field, f"empty_{kind}", f"{field} must not be empty.")
+    elif len(text) > limit:
         message = f"{field} has {len(text)} characters; at most {limit} are allowed."
-        raise InvalidArgument(message, code=f"{kind}_too_long")
-    _check_storable(text, field)
+        yield FieldViolation(field, f"{kind}_too_long", message)
+    else:
+        try:
+            _check_storable(text, field)
+        except InvalidArgument as error:
+            yield FieldViolation(field, error.code, error.message)
 
 
-def _check_items(items: tuple[str, ...], field: str, limit: int) -> None:
+def _wrong_items(items: tuple[str, ...], field: str, limit: int) -> Iterator[FieldViolation]:
     if len(items) > MAX_ITEMS:
         message = f"{field} has {len(items)} items; at most {MAX_ITEMS} are allowed."
-        raise InvalidArgument(message, code="too_many_items")
+        yield FieldViolation(field, "too_many_items", message)
+        return
     for index, item in enumerate(items):
-        _check_text(item, f"{field}[{index}]", limit, kind="item")
+        yield from _wrong_text(item, f"{field}[{index}]", limit, kind="item")
 
 
 def _check_storable(text: str, field: str) -> None:
@@ -253,24 +283,25 @@ def _is_named(name: str, text: str) -> bool:
     return bool(words) and bool(AnchorTable({0: [words]}).find(plain_words(text)))
 
 
-def _check_sense(spec: EditSpec) -> None:
-    """Refuse an edit that contradicts itself, by the prompts as the upsert rule compares them."""
+def _contradictions(spec: EditSpec) -> Iterator[FieldViolation]:
+    """Yield where an edit contradicts itself, by the prompts as the upsert rule compares them."""
     # It brings torch, which the client's side of this package does without.
     from horen_vllm.core.admission import normalise_prompt  # noqa: PLC0415
 
     if spec.aliases and spec.subject is None:
-        raise InvalidArgument("aliases are other names of a subject: give the subject, too.", code="aliases_alone")
+        message = "aliases are other names of a subject: give the subject, too."
+        yield FieldViolation("aliases", "aliases_alone", message)
     prompt = normalise_prompt(spec.prompt)
     names = (spec.subject, *spec.aliases) if spec.subject is not None else ()
     # As text, without word boundaries, or as words: neither case, accents nor punctuation matter.
     if names and not any(normalise_prompt(name) in prompt or _is_named(name, spec.prompt) for name in names):
         others = f", nor is one of its {len(spec.aliases)} aliases" if spec.aliases else ""
         message = f"the subject {spec.subject!r} is not in the prompt{others}."
-        raise InvalidArgument(message, code="subject_not_in_prompt")
+        yield FieldViolation("subject", "subject_not_in_prompt", message)
     firing = {normalise_prompt(text): f"paraphrases[{index}]" for index, text in enumerate(spec.paraphrases)}
     firing[prompt] = "prompt"
     for index, text in enumerate(spec.must_not_fire):
         same = firing.get(normalise_prompt(text))
         if same is not None:
             message = f"must_not_fire[{index}] is the same text as {same}, which is to get the target."
-            raise InvalidArgument(message, code="contradictory_edit")
+            yield FieldViolation(f"must_not_fire[{index}]", "contradictory_edit", message)

@@ -5,8 +5,18 @@ from datetime import datetime
 from enum import StrEnum
 
 from horen_vllm.core.presets import MethodParameters
+from horen_vllm.errors import HorenError
 from horen_vllm.ids import CodebookName, EditId
-from horen_vllm.registry.models import EditSpec, EntryRef, KeyRecord, RevisionKind
+from horen_vllm.registry.models import (
+    AttemptRecord,
+    EditSpec,
+    EntryRef,
+    KeyRecord,
+    QuotaRecord,
+    RevisionKind,
+    UsageRecord,
+)
+from horen_vllm.registry.preview_records import PreviewVerdict
 
 
 class EditProgress(StrEnum):
@@ -160,11 +170,73 @@ class EditView:
     """Live replicas that answer with it."""
     replicas_total: int
     """Live replicas of the base model."""
+    expires_at: datetime | None = None
+    """When it is retired by itself; None: never."""
+    retired_at: datetime | None = None
+    """When it was retired; None: it was not, or a rollback brought it back."""
+    etag: str = ""
+    """Changes whenever its state does; for `etag` arguments and as a watch's cursor."""
+    attempts: tuple[AttemptRecord, ...] = ()
+    """Times that a worker has taken it, oldest first; only where one edit was asked for."""
 
     @property
     def name(self) -> str:
-        """Resource name ``tenants/T/codebooks/C/edits/E``."""
-        return f"{self.codebook}/edits/{self.edit_id}"
+        """Resource name ``tenants/T/codebooks/C/edits/E``; empty for an edit that was checked only."""
+        return f"{self.codebook}/edits/{self.edit_id}" if self.edit_id else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollisionView:
+    """A text of a previewed edit that another edit's entry matches, or nearly."""
+
+    edit_id: EditId
+    """The other edit."""
+    text: str
+    """The edit's prompt, a paraphrase or a must-not-fire prompt."""
+    score: float
+    """Score of the text with the other edit's entry, a cosine."""
+    threshold: float
+    """What the entry's score must exceed."""
+    prompt: str
+    """The other edit's."""
+    target: str
+    """The other edit's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewView:
+    """What would become of an edit."""
+
+    verdict: PreviewVerdict
+    revision: int
+    """Revision that it was compared with."""
+    related: tuple[EditId, ...]
+    """The edits that SAME, ALIAS and SUPERSEDES are about."""
+    collisions: tuple[CollisionView, ...]
+    """Entries of other targets that it touches, nearest first."""
+    refusal_code: str | None
+    refusal: str | None
+    """Why it would be refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaView:
+    """What a tenant may use and what it uses."""
+
+    quota: QuotaRecord
+    usage: UsageRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitOutcome:
+    """What became of one edit of a stream."""
+
+    index: int
+    """Its place in the stream, from 0."""
+    edit: EditView | None = None
+    """The edit, if it was stored."""
+    error: HorenError | None = None
+    """Why it was refused, if it was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

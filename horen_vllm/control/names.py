@@ -53,6 +53,15 @@ def requested_edit(name: str) -> tuple[TenantId | CodebookName, EditId]:
     return requested_codebook(name.removesuffix(f"/edits/{edit}")), edit
 
 
+def requested_quota(name: str) -> TenantId:
+    """Return T of ``tenants/T/quota``; InvalidArgument ``invalid_name``."""
+    _check_length(name)
+    parent, _, quota = name.rpartition("/")
+    if quota != "quota":
+        raise InvalidArgument(f"{name!r} is not a quota: expected tenants/TENANT/quota.", code="invalid_name")
+    return requested_tenant(parent)
+
+
 def requested_key(name: str) -> str:
     """Return the id of ``keys/K``; InvalidArgument ``invalid_name``."""
     _check_length(name)
@@ -82,6 +91,11 @@ def replica_codebooks(revisions: dict[str, int]) -> dict[CodebookName, int]:
 def tenant_path(tenant: TenantId | str) -> str:
     """Return the resource name of `tenant`."""
     return f"tenants/{tenant}"
+
+
+def quota_path(tenant: TenantId | str) -> str:
+    """Return the resource name of the quota of `tenant`."""
+    return f"{tenant_path(tenant)}/quota"
 
 
 def key_path(key_id: str) -> str:

@@ -26,6 +26,7 @@ from horen_vllm.control._pb.horen.v1 import (
 )
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.book_files import BookFiles
+from horen_vllm.control.expiry import retire_expired
 from horen_vllm.control.gate import Gate, KeyGate, OpenGate
 from horen_vllm.control.interceptor import CallInterceptor
 from horen_vllm.control.journal import Journal
@@ -147,20 +148,22 @@ class ControlServer:
         server = grpc.aio.server(interceptors=[CallInterceptor(gate, Journal(self._metrics))], options=_OPTIONS)
         states = self._register(server, backend)
         pulse = self._pulse(states)
-        beating: asyncio.Task[None] | None = None
+        running: list[asyncio.Task[None]] = []
         try:
             port = _bind(server, self._settings, self._certificates)
             await pulse.look()
             await server.start()
-            beating = asyncio.create_task(pulse.run())
+            running.append(asyncio.create_task(pulse.run()))
+            expiry = retire_expired(self._registry, backend, self._settings.expiry_s)
+            running.append(asyncio.create_task(expiry))
             self._started.set_result(port)
             await self._stop_asked.wait()
             await states.enter_graceful_shutdown()
             backend.stop_polling()
         finally:
             await server.stop(self._settings.grace_s)
-            if beating is not None:
-                beating.cancel()
+            for task in running:
+                task.cancel()
             pulse.close()
             gate.close()
             backend.close()

@@ -55,6 +55,8 @@ class ControlSettings:
     """How long a key is believed after the registry was asked: the longest life of a revoked key, in seconds."""
     health_s: float = 2.0
     """Seconds between two looks whether the database answers, and the longest that it may take to."""
+    expiry_s: float = 1.0
+    """Seconds between two looks for edits whose time has passed."""
     poll_s: float = 0.1
     """Seconds between two looks at the registry by a watch or a waiting sync."""
     call_threads: int = 8

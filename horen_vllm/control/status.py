@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import grpc
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from horen_vllm.control.error_details import details_of, read_details
 from horen_vllm.errors import (
     Aborted,
     AlreadyExists,
@@ -40,7 +39,6 @@ CODE_KEY: Final = "horen-error-code"
 """Trailing metadata key of the error's slug."""
 DETAILS_KEY: Final = "grpc-status-details-bin"
 """Trailing metadata key of the standard ``google.rpc.Status``."""
-ERROR_DOMAIN: Final = "horen-vllm"
 MAX_MESSAGE: Final = 400
 """Characters of a status message: gRPC peers refuse trailing metadata beyond 8 KiB, percent-encoded."""
 
@@ -52,17 +50,21 @@ def status_of(error: HorenError) -> grpc.StatusCode:
 
 
 def trailing_metadata(error: HorenError, about: Mapping[str, str] | None = None) -> tuple[tuple[str, str | bytes], ...]:
-    """Return what travels beside the status: the slug, and the same as ``google.rpc.ErrorInfo`` with `about`."""
-    detail = AnyMessage()
-    detail.Pack(ErrorInfo(reason=error.code.upper(), domain=ERROR_DOMAIN, metadata=about))
+    """Return what travels beside the status: the slug, and the details of ``google.rpc`` with `about`."""
     number: int = status_of(error).value[0]
-    status = Status(code=number, message=shorten(error.message), details=[detail])
+    status = Status(code=number, message=shorten(error.message), details=details_of(error, about))
     return (CODE_KEY, error.code), (DETAILS_KEY, status.SerializeToString())
 
 
 def shorten(message: str) -> str:
     """Return `message`, cut to `MAX_MESSAGE` characters."""
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 3]}..."
+
+
+def error_of(number: int, message: str, code: str) -> HorenError:
+    """Return the error with a status of this number."""
+    classes = {status.value[0]: cls for cls, status in STATUS_OF.items()}
+    return classes.get(number, Internal)(message, code=code)
 
 
 def error_from_rpc(failure: Any, address: str) -> HorenError:
@@ -78,8 +80,8 @@ def error_from_rpc(failure: Any, address: str) -> HorenError:
     status, message = failure.code(), failure.details() or ""
     code = _slug(failure.trailing_metadata())
     if code is not None:
-        classes = {known: cls for cls, known in STATUS_OF.items()}
-        return classes.get(status, Internal)(message, code=code)
+        kind = {known: cls for cls, known in STATUS_OF.items()}.get(status, Internal)
+        return kind(message, code=code, **read_details(kind, _details(failure.trailing_metadata())))
     if status in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
         return Unavailable(f"the control plane at {address} does not answer: {message}", code="control_unavailable")
     if status == grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -94,3 +96,8 @@ def error_from_rpc(failure: Any, address: str) -> HorenError:
 def _slug(metadata: Sequence[tuple[str, str | bytes]] | None) -> str | None:
     values = (value for key, value in metadata or () if key == CODE_KEY)
     return next((value for value in values if isinstance(value, str)), None)
+
+
+def _details(metadata: Sequence[tuple[str, str | bytes]] | None) -> bytes:
+    values = (value for key, value in metadata or () if key == DETAILS_KEY)
+    return next((value for value in values if isinstance(value, bytes)), b"")

@@ -72,8 +72,12 @@ class Transport:
         HorenError
             What the server raised; Unavailable ``control_unavailable`` or ``control_timeout`` when it did not answer.
         """
+        return self.call_for(method, request, read, timeout_s=self._timeout_s + extra_s)
+
+    def call_for(self, method: Any, request: Any, read: Callable[[Any], B], *, timeout_s: float) -> B:
+        """Call `method` once, for `timeout_s` seconds, and return its answer; raises as `call`."""
         try:
-            return read(method(request, timeout=self._timeout_s + extra_s))
+            return read(method(request, timeout=timeout_s))
         except grpc.RpcError as exc:
             raise error_from_rpc(exc, self.target) from exc
 

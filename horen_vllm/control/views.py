@@ -1,14 +1,16 @@
 """Reads views from the registry: a record, what it refers to, and the live replicas of its base model."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from horen_vllm.control import derive
-from horen_vllm.control.messages import CodebookView, EditView, RevisionView
+from horen_vllm.control.messages import CodebookView, EditProgress, EditView, RevisionView
 from horen_vllm.errors import NotFound
 from horen_vllm.ids import CodebookName, EditId, TenantId
-from horen_vllm.registry.models import CodebookRecord, EditRecord, RevisionKind, RevisionRecord
+from horen_vllm.registry.models import CodebookRecord, EditRecord, EditState, RevisionKind, RevisionRecord
 from horen_vllm.registry.ports import Registry
 
 
@@ -55,9 +57,43 @@ class Views:
             raise NotFound(f"There is no edit {edit_id}.", code="unknown_edit")
         return self._compose(owner, lambda: [self._registry.get_edit(edit_id)])[0]
 
-    def edits(self, name: CodebookName, *, after_sequence: int, limit: int) -> list[EditView]:
-        """Return edits with a greater sequence, oldest first; NotFound ``unknown_codebook``."""
-        return self._compose(name, lambda: self._registry.list_edits(name, after_sequence=after_sequence, limit=limit))
+    def edit_with_attempts(self, parent: TenantId | CodebookName, edit_id: EditId) -> EditView:
+        """Return an edit and the times that workers have taken it; raises as `edit`."""
+        return replace(self.edit(parent, edit_id), attempts=tuple(self._registry.attempts(edit_id)))
+
+    def edits(
+        self, name: CodebookName, *, after_sequence: int, limit: int, states: Collection[EditProgress] = ()
+    ) -> list[EditView]:
+        """Return edits (in one of `states`, when given) with a greater sequence, oldest first.
+
+        Raises
+        ------
+        NotFound
+            ``unknown_codebook``.
+        """
+        stored = {_STORED.get(state) or EditState(state.value) for state in states}
+        found: list[EditView] = []
+        while len(found) < limit:
+            read = partial(
+                self._registry.list_edits, name, after_sequence=after_sequence, limit=limit, states=tuple(stored)
+            )
+            views = self._compose(name, read)
+            found += [view for view in views if not states or view.state in states]
+            if len(views) < limit:
+                break
+            after_sequence = views[-1].sequence
+        return found[:limit]
+
+    def stored(self, records: Sequence[EditRecord], fingerprint: str) -> list[EditView]:
+        """Return edits, of codebooks of one base model, that were just submitted or submitted again."""
+        replicas = self._registry.live_replicas(fingerprint) if records else ()
+        return [
+            # What is not published is not served by anybody, whatever was rolled back.
+            derive.edit_view(record, record, 0, replicas)
+            if record.state is not EditState.PUBLISHED
+            else self.edit(record.codebook, record.edit_id)
+            for record in records
+        ]
 
     def _compose(self, name: CodebookName, read: Callable[[], Sequence[EditRecord]]) -> list[EditView]:
         # In this order: what a replica had applied before an edit was seen active cannot be a later removal of it,
@@ -68,7 +104,13 @@ class Views:
         return [derive.edit_view(record, said_by, last_rollback, replicas) for record, said_by in said]
 
     def _said_by(self, record: EditRecord) -> EditRecord:
-        return record if record.same_as is None else self._registry.get_edit(record.same_as)
+        return record if record.answered_by is None else self._registry.get_edit(record.answered_by)
+
+
+_STORED: Final = dict.fromkeys(
+    (EditProgress.PUBLISHED, EditProgress.SERVING, EditProgress.INACTIVE), EditState.PUBLISHED
+)
+"""States that are derived, and what the registry stores for them."""
 
 
 _BRINGS_BACK: Final = frozenset({RevisionKind.ROLLBACK, RevisionKind.IMPORT})

@@ -150,4 +150,4 @@ def _require(tenant: str, used: int, limit: int | None, what: str, wait_s: float
 
 def _exceeded(*, tenant: str, limit: int, what: str, wait_s: float | None) -> ResourceExhausted:
     message = f"Tenant {tenant} may have {limit} {what}; that is used up."
-    return ResourceExhausted(message, code="quota_exceeded", retry_after_s=wait_s)
+    return ResourceExhausted(message, code="quota_exceeded", retry_after_s=wait_s, subject=f"tenants/{tenant}")

@@ -1,4 +1,4 @@
-"""AdminService: tenants, their API keys, and what was done."""
+"""AdminService: tenants, their API keys and quotas, and what was done."""
 # ruff: noqa: N802 - the protocol names the methods.
 
 from functools import partial
@@ -9,11 +9,12 @@ from horen_vllm.control._pb.horen.v1 import admin_pb2, admin_pb2_grpc
 from horen_vllm.control.backend import Backend
 from horen_vllm.control.request_keys import request_key
 from horen_vllm.control.services.keys import KeyMethods
+from horen_vllm.control.services.quotas import QuotaMethods
 from horen_vllm.ids import TenantId, parse_name
 from horen_vllm.registry.ports import Registry
 
 
-class AdminService(KeyMethods, admin_pb2_grpc.AdminServiceServicer):
+class AdminService(KeyMethods, QuotaMethods, admin_pb2_grpc.AdminServiceServicer):
     """Serves ``horen.v1.AdminService`` from a registry.
 
     Parameters

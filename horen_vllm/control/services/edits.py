@@ -1,4 +1,4 @@
-"""EditService: submit, read and follow edits."""
+"""EditService: submit, preview, read, follow and retire edits."""
 # ruff: noqa: N802 - the protocol names the methods.
 
 from collections.abc import AsyncIterator
@@ -8,12 +8,13 @@ from typing import Any
 from horen_vllm.control import convert, limits, names, paging
 from horen_vllm.control._pb.horen.v1 import edits_pb2, edits_pb2_grpc
 from horen_vllm.control.backend import Backend
+from horen_vllm.control.masks import check_read_mask, masked
 from horen_vllm.control.messages import EditProgress
 from horen_vllm.control.request_keys import request_key
+from horen_vllm.control.services.previews import Previews
+from horen_vllm.control.services.submissions import Submissions, SubmissionStream
 from horen_vllm.control.settings import ControlSettings
 from horen_vllm.control.views import Views
-from horen_vllm.errors import FailedPrecondition
-from horen_vllm.registry.models import CodebookRecord
 from horen_vllm.registry.ports import Registry
 
 
@@ -36,30 +37,43 @@ class EditService(edits_pb2_grpc.EditServiceServicer):
         self._registry = registry
         self._views = views
         self._backend = backend
-        self._settings = settings
+        self._submissions = Submissions(registry, views, backend, settings)
+        self._previews = Previews(registry, self._submissions, backend)
 
     async def SubmitEdit(self, request: edits_pb2.SubmitEditRequest, _context: Any) -> edits_pb2.Edit:
-        """Store an edit; the same request id and spec again return the first one."""
-        return await self._backend.call(partial(self._submit, request))
+        """Store an edit; the same request again returns the first one."""
+        return await self._submissions.take(request)
+
+    async def SubmitEdits(
+        self, requests: AsyncIterator[edits_pb2.SubmitEditsRequest], _context: Any
+    ) -> AsyncIterator[edits_pb2.SubmitEditsResponse]:
+        """Store edits as they come and answer each one, in their order."""
+        async for answer in SubmissionStream(self._submissions, requests).answers():
+            yield answer
+
+    async def PreviewEdit(self, request: edits_pb2.PreviewEditRequest, context: Any) -> edits_pb2.PreviewEditResponse:
+        """Say what an edit would collide with."""
+        return await self._previews.answer(request, context.time_remaining())
 
     async def GetEdit(self, request: edits_pb2.GetEditRequest, _context: Any) -> edits_pb2.Edit:
-        """Return one edit."""
+        """Return one edit, with the times that workers have taken it."""
         name = names.requested_edit(request.name)
-        return convert.edit_to_proto(await self._backend.call(partial(self._views.edit, *name)))
+        mask = check_read_mask(request, edits_pb2.Edit)
+        view = await self._backend.call(partial(self._views.edit_with_attempts, *name))
+        return masked(convert.edit_to_proto(view), mask)
 
     async def ListEdits(self, request: edits_pb2.ListEditsRequest, _context: Any) -> edits_pb2.ListEditsResponse:
         """Return a page of a codebook's edits."""
         return await self._backend.call(partial(self._list, request))
 
     async def WatchEdit(self, request: edits_pb2.WatchEditRequest, _context: Any) -> AsyncIterator[edits_pb2.Edit]:
-        """Send the edit whenever its state changes, until it has come as far as asked or cannot."""
+        """Send the edit whenever its etag differs from what was sent last, until it is as far as asked or cannot."""
         name = names.requested_edit(request.name)
         until = limits.check_until(convert.progress_from_proto(request.until) or EditProgress.SERVING)
-        sent: tuple[EditProgress, str | None] | None = None
+        sent = request.after_etag
         async for view in self._backend.poll(partial(self._views.edit, *name)):
-            # A probe that fails changes nothing else.
-            if (view.state, view.reason_code) != sent:
-                sent = (view.state, view.reason_code)
+            if view.etag != sent:
+                sent = view.etag
                 yield convert.edit_to_proto(view)
             if view.state.reached(until):
                 return
@@ -72,35 +86,25 @@ class EditService(edits_pb2_grpc.EditServiceServicer):
         parent, edit_id = names.requested_edit(request.name)
         owner = self._views.edit(parent, edit_id).codebook
         key = request_key("RetireEdit", owner.tenant, request)
-        self._registry.retire_edit(edit_id, request=key, etag=request.etag or None, validate_only=request.validate_only)
+        self._registry.retire_edit(
+            edit_id,
+            # A dry run has none: what it asks for is still to be asked for.
+            request=None if request.validate_only else key,
+            etag=request.etag or None,
+            validate_only=request.validate_only,
+        )
         return convert.edit_to_proto(self._views.edit(owner, edit_id))
-
-    def _submit(self, request: edits_pb2.SubmitEditRequest) -> edits_pb2.Edit:
-        codebook = names.requested_codebook(request.parent)
-        spec = limits.check_spec(convert.spec_from_proto(request.spec))
-        key = request_key("SubmitEdit", codebook.tenant, request)
-        _check_model(self._registry.get_codebook(codebook), self._settings)
-        record = self._registry.submit(codebook, spec, request=key)
-        return convert.edit_to_proto(self._views.edit(codebook, record.edit_id))
 
     def _list(self, request: edits_pb2.ListEditsRequest) -> edits_pb2.ListEditsResponse:
         codebook = names.requested_codebook(request.parent)
         size = limits.check_page_size(request.page_size)
         after = paging.decode_number(request.page_token)
+        mask = check_read_mask(request, edits_pb2.Edit)
+        states = {state for number in request.states if (state := convert.progress_from_proto(number))}
         # One more than the page holds tells whether there is a next one.
-        views = self._views.edits(codebook, after_sequence=after, limit=size + 1)
+        views = self._views.edits(codebook, after_sequence=after, limit=size + 1, states=states)
         more = len(views) > size
         return edits_pb2.ListEditsResponse(
-            edits=map(convert.edit_to_proto, views[:size]),
+            edits=[masked(convert.edit_to_proto(view), mask) for view in views[:size]],
             next_page_token=paging.encode_token(str(views[size - 1].sequence)) if more else "",
         )
-
-
-def _check_model(codebook: CodebookRecord, settings: ControlSettings) -> None:
-    # The workers beside this control plane claim edits of its base model only; others would wait for ever.
-    if codebook.fingerprint != settings.fingerprint:
-        message = (
-            f"{codebook.name} is for the model {codebook.model!r} (fingerprint {codebook.fingerprint[:12]}), but "
-            f"{settings.model!r} (fingerprint {settings.fingerprint[:12]}) is served: make a codebook for that one."
-        )
-        raise FailedPrecondition(message, code="fingerprint_mismatch")

@@ -122,6 +122,84 @@ class SubmitEditRequest(_message.Message):
     ttl: _duration_pb2.Duration
     def __init__(self, parent: _Optional[str] = ..., spec: _Optional[_Union[EditSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., validate_only: _Optional[bool] = ..., ttl: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
+class SubmitEditsRequest(_message.Message):
+    __slots__ = ("edit",)
+    EDIT_FIELD_NUMBER: _ClassVar[int]
+    edit: SubmitEditRequest
+    def __init__(self, edit: _Optional[_Union[SubmitEditRequest, _Mapping]] = ...) -> None: ...
+
+class SubmitEditsResponse(_message.Message):
+    __slots__ = ("index", "edit", "refusal")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    EDIT_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    edit: Edit
+    refusal: Refusal
+    def __init__(self, index: _Optional[int] = ..., edit: _Optional[_Union[Edit, _Mapping]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("code", "message", "status")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    message: str
+    status: int
+    def __init__(self, code: _Optional[str] = ..., message: _Optional[str] = ..., status: _Optional[int] = ...) -> None: ...
+
+class PreviewEditRequest(_message.Message):
+    __slots__ = ("parent", "spec")
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    parent: str
+    spec: EditSpec
+    def __init__(self, parent: _Optional[str] = ..., spec: _Optional[_Union[EditSpec, _Mapping]] = ...) -> None: ...
+
+class PreviewEditResponse(_message.Message):
+    __slots__ = ("verdict", "revision", "related", "collisions", "refusal")
+    class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        VERDICT_UNSPECIFIED: _ClassVar[PreviewEditResponse.Verdict]
+        NEW: _ClassVar[PreviewEditResponse.Verdict]
+        SAME: _ClassVar[PreviewEditResponse.Verdict]
+        ALIAS: _ClassVar[PreviewEditResponse.Verdict]
+        SUPERSEDES: _ClassVar[PreviewEditResponse.Verdict]
+        REFUSED: _ClassVar[PreviewEditResponse.Verdict]
+    VERDICT_UNSPECIFIED: PreviewEditResponse.Verdict
+    NEW: PreviewEditResponse.Verdict
+    SAME: PreviewEditResponse.Verdict
+    ALIAS: PreviewEditResponse.Verdict
+    SUPERSEDES: PreviewEditResponse.Verdict
+    REFUSED: PreviewEditResponse.Verdict
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    RELATED_FIELD_NUMBER: _ClassVar[int]
+    COLLISIONS_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    verdict: PreviewEditResponse.Verdict
+    revision: int
+    related: _containers.RepeatedScalarFieldContainer[str]
+    collisions: _containers.RepeatedCompositeFieldContainer[Collision]
+    refusal: Refusal
+    def __init__(self, verdict: _Optional[_Union[PreviewEditResponse.Verdict, str]] = ..., revision: _Optional[int] = ..., related: _Optional[_Iterable[str]] = ..., collisions: _Optional[_Iterable[_Union[Collision, _Mapping]]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class Collision(_message.Message):
+    __slots__ = ("edit_id", "text", "score", "threshold", "prompt", "target")
+    EDIT_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    edit_id: str
+    text: str
+    score: float
+    threshold: float
+    prompt: str
+    target: str
+    def __init__(self, edit_id: _Optional[str] = ..., text: _Optional[str] = ..., score: _Optional[float] = ..., threshold: _Optional[float] = ..., prompt: _Optional[str] = ..., target: _Optional[str] = ...) -> None: ...
+
 class RetireEditRequest(_message.Message):
     __slots__ = ("name", "request_id", "validate_only", "etag")
     NAME_FIELD_NUMBER: _ClassVar[int]

@@ -40,6 +40,16 @@ class EditServiceStub:
                 request_serializer=horen_dot_v1_dot_edits__pb2.SubmitEditRequest.SerializeToString,
                 response_deserializer=horen_dot_v1_dot_edits__pb2.Edit.FromString,
                 _registered_method=True)
+        self.SubmitEdits = channel.stream_stream(
+                '/horen.v1.EditService/SubmitEdits',
+                request_serializer=horen_dot_v1_dot_edits__pb2.SubmitEditsRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_edits__pb2.SubmitEditsResponse.FromString,
+                _registered_method=True)
+        self.PreviewEdit = channel.unary_unary(
+                '/horen.v1.EditService/PreviewEdit',
+                request_serializer=horen_dot_v1_dot_edits__pb2.PreviewEditRequest.SerializeToString,
+                response_deserializer=horen_dot_v1_dot_edits__pb2.PreviewEditResponse.FromString,
+                _registered_method=True)
         self.GetEdit = channel.unary_unary(
                 '/horen.v1.EditService/GetEdit',
                 request_serializer=horen_dot_v1_dot_edits__pb2.GetEditRequest.SerializeToString,
@@ -69,6 +79,22 @@ class EditServiceServicer:
     def SubmitEdit(self, request, context):
         """Stores an edit durably; training and publication follow on their own. Refused for a codebook of another base
         model than the served one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitEdits(self, request_iterator, context):
+        """Stores edits one after the other as they come and answers each one, in the order of the requests. An edit that is
+        refused is answered with its error and does not end the stream. The server reads no further while too many answers
+        are not taken. What was answered stays, however the stream ends.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewEdit(self, request, context):
+        """Says what an edit would collide with. Nothing of it is stored beyond the call; a worker answers, without training.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +137,16 @@ def add_EditServiceServicer_to_server(servicer, server):
                     servicer.SubmitEdit,
                     request_deserializer=horen_dot_v1_dot_edits__pb2.SubmitEditRequest.FromString,
                     response_serializer=horen_dot_v1_dot_edits__pb2.Edit.SerializeToString,
+            ),
+            'SubmitEdits': grpc.stream_stream_rpc_method_handler(
+                    servicer.SubmitEdits,
+                    request_deserializer=horen_dot_v1_dot_edits__pb2.SubmitEditsRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_edits__pb2.SubmitEditsResponse.SerializeToString,
+            ),
+            'PreviewEdit': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewEdit,
+                    request_deserializer=horen_dot_v1_dot_edits__pb2.PreviewEditRequest.FromString,
+                    response_serializer=horen_dot_v1_dot_edits__pb2.PreviewEditResponse.SerializeToString,
             ),
             'GetEdit': grpc.unary_unary_rpc_method_handler(
                     servicer.GetEdit,
@@ -161,6 +197,60 @@ class EditService:
             '/horen.v1.EditService/SubmitEdit',
             horen_dot_v1_dot_edits__pb2.SubmitEditRequest.SerializeToString,
             horen_dot_v1_dot_edits__pb2.Edit.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitEdits(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/horen.v1.EditService/SubmitEdits',
+            horen_dot_v1_dot_edits__pb2.SubmitEditsRequest.SerializeToString,
+            horen_dot_v1_dot_edits__pb2.SubmitEditsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewEdit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/horen.v1.EditService/PreviewEdit',
+            horen_dot_v1_dot_edits__pb2.PreviewEditRequest.SerializeToString,
+            horen_dot_v1_dot_edits__pb2.PreviewEditResponse.FromString,
             options,
             channel_credentials,
             insecure,

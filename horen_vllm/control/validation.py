@@ -1,0 +1,40 @@
+"""The rules that stand in the protocol files, held against every request."""
+
+from typing import Any, Final
+
+from google.protobuf.message import Message
+from protovalidate import Validator, Violation
+
+from horen_vllm.control.limits import violation_error
+from horen_vllm.errors import FieldViolation
+
+_VALIDATOR: Final = Validator()
+
+
+def check_message(message: Message) -> None:
+    """Check a request by the rules of its message.
+
+    A rule's id is the error's code, and its message goes on where the field's name ends.
+
+    Raises
+    ------
+    InvalidArgument
+        With all violations and the code of the first.
+    """
+    found = _VALIDATOR.collect_violations(message)
+    if found:
+        raise violation_error([_violation(it) for it in found])
+
+
+def _violation(found: Violation) -> FieldViolation:
+    rule: Any = found.proto
+    path = ".".join(map(_step, rule.field.elements))
+    # What an edit says goes by its own names, as everywhere else.
+    return FieldViolation(path, rule.rule_id, f"{path.removeprefix('spec.')} {rule.message}")
+
+
+def _step(element: Any) -> str:
+    subscript = element.subscript
+    if subscript is None:
+        return str(element.field_name)
+    return f"{element.field_name}[{subscript.value}]"
