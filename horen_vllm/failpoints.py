@@ -50,6 +50,7 @@ COMMITS: Final = (
     "add_key",
     "revoke_key",
     "rotate_key",
+    "end_key",
     "add_calibration",
 )
 """Transactions of the registry, as `Database.write` is told them: a failpoint before the commit, and one after it."""

@@ -6,7 +6,7 @@ Whoever makes a revision out of an older one calls `revive_edits` afterwards; ev
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import not_, or_, select, update
 from sqlalchemy.orm import Session
 
 from horen_vllm.ids import EditId
@@ -62,7 +62,8 @@ def retire_row(
 def revive_edits(session: Session, codebook: CodebookRow, now: datetime) -> None:
     """Make the retired edits that the new current revision brought back live again, but for those that have expired.
 
-    Call it when the revision is there. Edits whose time has passed leave in revisions after it, so they never show.
+    Call it when the revision is there. Edits whose time has passed leave in revisions after it, so they never show;
+    also when the clock was set back since they were retired for it.
     """
     session.flush()
     came_back = select(MembershipRow.edit_id).where(
@@ -70,13 +71,17 @@ def revive_edits(session: Session, codebook: CodebookRow, now: datetime) -> None
         MembershipRow.from_revision == codebook.revision,
         MembershipRow.to_revision.is_(None),
     )
-    revived = update(EditRow).where(EditRow.edit_id.in_(came_back), EditRow.retired_at.is_not(None))
+    over = or_(EditRow.expires_at <= now, EditRow.retired_at >= EditRow.expires_at)
+    has_time = or_(EditRow.expires_at.is_(None), not_(over))
+    revived = update(EditRow).where(EditRow.edit_id.in_(came_back), EditRow.retired_at.is_not(None), has_time)
     session.execute(revived.values(retired_at=None, updated_at=now).execution_options(synchronize_session="fetch"))
     # The threshold is that of the older revision, which was right for its entries.
     codebook.threshold_due = False
-    expired = select(EditRow).where(EditRow.edit_id.in_(came_back), EditRow.expires_at <= now)
+    expired = select(EditRow).where(EditRow.edit_id.in_(came_back), over)
     for row in session.scalars(expired.order_by(EditRow.sequence).with_for_update()).all():
         retire_row(session, codebook, row, now, caller=EXPIRY)
+        assert row.expires_at is not None, "only edits with an end expire"
+        row.retired_at = max(now, row.expires_at)
 
 
 def take_back(session: Session, row: EditRow, now: datetime) -> None:

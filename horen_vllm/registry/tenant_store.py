@@ -2,18 +2,22 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
 
-from sqlalchemy import exc, or_, select
+from sqlalchemy import exc, select
 from sqlalchemy.orm import Session
 
 from horen_vllm.errors import AlreadyExists, NotFound
 from horen_vllm.ids import TenantId
+from horen_vllm.registry.audit import Caller
 from horen_vllm.registry.audit_log import record
 from horen_vllm.registry.models import KeyRecord, KeyScope, RequestKey, TenantRecord
 from horen_vllm.registry.records import key_record, tenant_record
 from horen_vllm.registry.requests import remember, replayed
 from horen_vllm.registry.schema import ApiKeyRow, TenantRow
 from horen_vllm.registry.sql_store import SqlStore
+
+_TIME: Final = Caller(actor="ttl")
 
 
 class SqlTenantStore(SqlStore):
@@ -140,14 +144,27 @@ class SqlTenantStore(SqlStore):
             return answer
 
     def resolve_key(self, digest: str) -> KeyRecord:
-        """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked."""
-        valid = or_(ApiKeyRow.expires_at.is_(None), ApiKeyRow.expires_at > self._clock())
-        query = select(ApiKeyRow).where(ApiKeyRow.digest == digest, ApiKeyRow.revoked_at.is_(None), valid)
+        """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked.
+
+        A key that was refused since it has expired stays refused, also when the clock is set back.
+        """
+        query = select(ApiKeyRow).where(ApiKeyRow.digest == digest, ApiKeyRow.revoked_at.is_(None))
         with self._database.read() as session:
             row = session.scalars(query).one_or_none()
-            if row is None:
-                raise NotFound("There is no such key, or it is no longer valid.", code="unknown_key")
-            return key_record(row)
+            key = None if row is None else key_record(row)
+        if key is not None and (key.expires_at is None or key.expires_at > self._clock()):
+            return key
+        if key is not None:
+            self._end_key(key.key_id)
+        raise NotFound("There is no such key, or it is no longer valid.", code="unknown_key")
+
+    def _end_key(self, key_id: str) -> None:
+        with self._database.write("end_key") as session:
+            row = session.get_one(ApiKeyRow, key_id, with_for_update=True)
+            if row.revoked_at is None:
+                row.revoked_at = row.expires_at
+                now = self._clock()
+                record(session, "end_key", tenant=row.tenant, resource=f"keys/{key_id}", now=now, caller=_TIME)
 
 
 def _find_tenant(session: Session, tenant: TenantId) -> TenantRow:

@@ -54,11 +54,26 @@ def open_registry() -> Iterator[Callable[[str], SqlRegistry]]:
 def registry(registry_url: str, open_registry: Callable[[str], SqlRegistry]) -> SqlRegistry:
     """The registry, with an empty codebook `BOOK`."""
     registry = open_registry(registry_url)
-    registry.create_codebook(BOOK, model="m", fingerprint=FINGERPRINT, site="s", parameters=PARAMETERS)
+    make_book(registry)
     return registry
 
 
 @pytest.fixture
 def place(registry_url: str, tmp_path: Path) -> Installation:
-    (tmp_path / "packs").mkdir()
-    return Installation(url=registry_url, folder=tmp_path)
+    return place_at(registry_url, tmp_path)
+
+
+@pytest.fixture
+def sqlite_place(sqlite_url: str, tmp_path: Path) -> Installation:
+    return place_at(sqlite_url, tmp_path)
+
+
+def place_at(url: str, folder: Path) -> Installation:
+    """Return an installation in an empty folder."""
+    (folder / "packs").mkdir()
+    return Installation(url=url, folder=folder)
+
+
+def make_book(registry: SqlRegistry) -> None:
+    """Make the empty codebook `BOOK`."""
+    registry.create_codebook(BOOK, model="m", fingerprint=FINGERPRINT, site="s", parameters=PARAMETERS)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -97,6 +98,13 @@ class Plant:
             pid = self._running[name].process.pid
         assert pid is not None, "it was started"
         os.kill(pid, number)
+
+    def wait_killed(self, times: int = 1) -> None:
+        """Wait until processes have died of SIGKILL so often."""
+        deadline = time.monotonic() + _START_S
+        while len(self.killed) < times:
+            assert time.monotonic() < deadline, f"only {self.killed} were killed"
+            time.sleep(0.01)
 
     def _start(self, name: str, failpoints: str) -> None:
         ours, theirs = _CONTEXT.Pipe()

@@ -45,12 +45,17 @@ def revive(state: State, name: CodebookName, now: datetime) -> None:
     state.books[name] = replace(book, threshold_due=False)
     for edit_id in expired(came_back, now):
         retire(state, edit_id, now, caller=EXPIRY)
+        edit = state.edits[edit_id]
+        assert edit.record.expires_at is not None, "only edits with an end expire"
+        mark_retired(state, edit, now, since=max(now, edit.record.expires_at))
 
 
 def expired(edits: Iterable[Edit], now: datetime) -> list[EditId]:
-    """Return those of `edits` whose time has passed, by sequence."""
+    """Return those of `edits` whose time has passed, now or when they were retired for it, by sequence."""
     records = sorted((it.record for it in edits), key=lambda it: it.sequence)
-    return [it.edit_id for it in records if it.expires_at is not None and it.expires_at <= now]
+    return [
+        it.edit_id for it in records if it.expires_at is not None and it.expires_at <= max(now, it.retired_at or now)
+    ]
 
 
 def mark_retired(state: State, edit: Edit, now: datetime, *, since: datetime) -> None:

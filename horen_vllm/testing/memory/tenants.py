@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from horen_vllm.errors import AlreadyExists, FailedPrecondition, NotFound
 from horen_vllm.ids import TenantId
+from horen_vllm.registry.audit import Caller
 from horen_vllm.registry.models import KeyRecord, KeyScope, RequestKey, TenantRecord
 from horen_vllm.testing.memory.changes import record, remember, replayed
 from horen_vllm.testing.memory.state import MemoryStore, State
@@ -121,12 +122,20 @@ class MemoryTenants(MemoryStore):
             return state.keys[new_id]
 
     def resolve_key(self, digest: str) -> KeyRecord:
-        """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked."""
-        state = self._storage.now
-        key = state.keys.get(state.digests.get(digest, ""))
-        if key is None or key.revoked_at or (key.expires_at is not None and key.expires_at <= self._clock()):
-            raise NotFound("There is no such key, or it is no longer valid.", code="unknown_key")
-        return key
+        """Return the key with this digest; NotFound ``unknown_key``, also for one that has expired or was revoked.
+
+        A key that was refused since it has expired stays refused, also when the clock is set back.
+        """
+        now = self._clock()
+        key = self._storage.now.keys.get(self._storage.now.digests.get(digest, ""))
+        if key is not None and key.revoked_at is None:
+            if key.expires_at is None or key.expires_at > now:
+                return key
+            with self._storage.write() as state:
+                state.keys[key.key_id] = replace(key, revoked_at=key.expires_at)
+                resource = f"keys/{key.key_id}"
+                record(state, "end_key", tenant=key.tenant, resource=resource, now=now, caller=Caller(actor="ttl"))
+        raise NotFound("There is no such key, or it is no longer valid.", code="unknown_key")
 
 
 def _find_valid(state: State, key_id: str, now: datetime) -> KeyRecord:
