@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from horen_vllm.control.metrics import ControlMetrics
 from horen_vllm.editor.working.metrics import EditorMetrics
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.serving.gauges import keep_gauges, read_gauges
@@ -208,7 +209,8 @@ def test_several_api_servers_share_one_page(tmp_path: Path) -> None:
 def test_the_docs_name_every_metric_and_no_other(page: Page) -> None:
     text = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(horen_\w+)` \|", text, flags=re.MULTILINE)
-    families = [*page.registry.collect(), *EditorMetrics().registry.collect()]
+    others = EditorMetrics().registry, ControlMetrics().registry
+    families = [*page.registry.collect(), *(family for registry in others for family in registry.collect())]
     assert sorted(documented) == sorted(
         family.name + ("_total" if family.type == "counter" else "") for family in families
     )
