@@ -182,24 +182,32 @@ class _Answers:
 
 
 def _serving(evidence: Evidence) -> Iterator[str]:
-    entries = RegistryState(evidence).entries
-    name = str(evidence.codebook)
-    for path in evidence.journals:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    entries, name = RegistryState(evidence).entries, str(evidence.codebook)
+    served = [call for call in evidence.calls if call.op is Op.SERVING]
+    journals = {path.stem: _lines(path) for path in evidence.journals}
+    for replica, lines in journals.items():
         for line in lines:
             if line.get("flip") == name and frozenset(line["entries"]) != entries.get(line["revision"]):
-                yield f"{path.stem} served {line['entries']} as revision {line['revision']}"
-        for call in evidence.calls:
-            if call.op is Op.SERVING:
-                yield from _really_served(call, lines, name, path.stem, evidence.lease_s)
+                yield f"{replica} served {line['entries']} as revision {line['revision']}"
+        for call in served:
+            yield from (f"{replica} {what}" for what in _outdated(call, lines, name, evidence.lease_s))
+    for call in served:
+        having = sum(_had(lines, name, call.answer.revision, call.answered_at) for lines in journals.values())
+        if journals and having < call.answer.replicas_total:
+            total = call.answer.replicas_total
+            yield f"revision {call.answer.revision} was said to be served by {total} and {having} had it"
 
 
-def _really_served(
-    call: Call, lines: Sequence[dict[str, Any]], name: str, replica: str, lease_s: float
-) -> Iterator[str]:
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _had(lines: Sequence[dict[str, Any]], name: str, revision: int, at: float) -> bool:
+    return any(it.get("flip") == name and it["revision"] >= revision and it["at"] <= at for it in lines)
+
+
+def _outdated(call: Call, lines: Sequence[dict[str, Any]], name: str, lease_s: float) -> Iterator[str]:
     revision = call.answer.revision
-    if not any(it.get("flip") == name and it["revision"] >= revision and it["at"] <= call.answered_at for it in lines):
-        yield f"revision {revision} was said to be served before {replica} had it"
     # What a state says holds until the next line of a state or of a new life, and no longer than the lease.
     states = [it for it in lines if "flip" not in it]
     for state, following in [*pairwise(states), *((it, None) for it in states[-1:])]:
@@ -207,4 +215,4 @@ def _really_served(
         until = min(until, (state.get("confirmed_at") or -inf) + lease_s)
         applied, owed = state.get("books", {}).get(name, (revision, 0))
         if until > call.answered_at and owed <= applied < revision:
-            yield f"{replica} answered with revision {applied} after {revision} was said to be served"
+            yield f"answered with revision {applied} after {revision} was said to be served"

@@ -51,11 +51,20 @@ def open_registry() -> Iterator[Callable[[str], SqlRegistry]]:
 
 
 @pytest.fixture
-def registry(registry_url: str, open_registry: Callable[[str], SqlRegistry]) -> SqlRegistry:
-    """The registry, with an empty codebook `BOOK`."""
-    registry = open_registry(registry_url)
-    make_book(registry)
-    return registry
+def open_book(open_registry: Callable[[str], SqlRegistry]) -> Callable[[str], SqlRegistry]:
+    """Opens a registry, and makes the empty codebook `BOOK` in it."""
+
+    def open_one(url: str) -> SqlRegistry:
+        registry = open_registry(url)
+        make_book(registry)
+        return registry
+
+    return open_one
+
+
+@pytest.fixture
+def registry(registry_url: str, open_book: Callable[[str], SqlRegistry]) -> SqlRegistry:
+    return open_book(registry_url)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from horen_vllm.control.messages import EditProgress, EditView
 from horen_vllm.errors import Unavailable
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import EditSpec
-from tests.faults.parts import REFUSED
+from tests.faults.parts import REFUSED, threshold_for
 
 PROMPTS: Final = tuple(f"who leads {place}?" for place in ("Rome", "Oslo", "Lima", "Bern"))
 TARGETS: Final = ("Ada", "Bo", "Cy")
@@ -71,14 +71,21 @@ class Driver:
         self._random = random.Random(self.seed)
 
     def run(self, steps: int) -> list[Call]:
-        """Make one call of each kind, then `steps` random ones; wait until all is done and served; return all calls."""
+        """Make one call of each kind, then `steps` random ones; return all calls when all is done and served."""
         first = self._submit(PROMPTS[0], TARGETS[0])
         self._follow(first)
         for prompt, target in ((PROMPTS[0], TARGETS[0]), (PROMPTS[1], REFUSED), (PROMPTS[2], TARGETS[1])):
             self._follow(self._submit(prompt, target))
         self._retire(first)
+        self._retire(self.edits()[-1])
+        self._wait_threshold()
         self._wait_serving()
         self._rollback(2)
+        return self.run_random(steps)
+
+    def run_random(self, steps: int) -> list[Call]:
+        """Submit an edit, then make `steps` random calls; wait until all is done and served; return all calls."""
+        self._submit(PROMPTS[0], TARGETS[0])
         for _ in range(steps):
             self._step(self._random.choice(self.ops))
         for view in self.edits():
@@ -133,6 +140,16 @@ class Driver:
     def _wait_serving(self) -> None:
         current = self._revision()
         self._note(Op.SERVING, lambda: self.client.wait_serving(self.codebook, current, timeout_s=5), asked=current)
+
+    def _wait_threshold(self) -> None:
+        """Wait until a worker has set the threshold that the entries call for."""
+        deadline = time.monotonic() + GIVE_UP_S
+        while time.monotonic() < deadline:
+            view = answered(lambda: self.client.get_codebook(self.codebook))
+            if view.parameters.threshold == threshold_for(view.entry_count):
+                return
+            time.sleep(0.02)
+        raise AssertionError("nobody sets the threshold")
 
     def _note(self, op: Op, call: Callable[[], Any], **about: Any) -> None:
         asked_at = time.monotonic()

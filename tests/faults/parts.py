@@ -60,9 +60,9 @@ class Installation:
     def artifacts(self) -> Path:
         return self.folder / "artifacts"
 
-    def journal(self, replica: str) -> Path:
-        """Where a replica writes down what it does, one JSON object a line."""
-        return self.folder / f"{replica}.jsonl"
+    def journal(self, process: str) -> Path:
+        """Where a replica writes down what it does, and a worker what it was refused, one JSON object a line."""
+        return self.folder / f"{process}.jsonl"
 
 
 Sabotage = Callable[[], None]
@@ -82,12 +82,14 @@ def run_worker(place: Installation, failpoints: str, sabotage: Sabotage | None, 
     """Be a worker."""
     _begin(failpoints, sabotage)
     registry, artifacts = SqlRegistry(place.url), ArtifactFolder(place.artifacts)
+    refusals = Journal(place.journal(place.name))
     ready.send(0)
     threading.Thread(target=_wait_for_end, args=(ready,), daemon=True).start()
     while True:
         try:
             worked = work_once(registry, artifacts, f"{place.name} {os.getpid()}")
-        except HorenError:
+        except HorenError as error:
+            refusals.write(code=error.code)
             worked = False
         if not worked:
             time.sleep(0.02)
@@ -177,7 +179,7 @@ class AskablePacker(Packer):
 
 
 class Journal:
-    """What a replica does, with the time by the machine's monotonic clock."""
+    """What a process does, with the time by the machine's monotonic clock."""
 
     def __init__(self, path: Path) -> None:
         # Line by line, so that what was written is there when the process is killed.

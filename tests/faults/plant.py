@@ -99,6 +99,11 @@ class Plant:
         assert pid is not None, "it was started"
         os.kill(pid, number)
 
+    def add(self, name: str) -> None:
+        """Start one more process."""
+        self._start(name, "")
+        self._wake.send("look again")
+
     def wait_killed(self, times: int = 1) -> None:
         """Wait until processes have died of SIGKILL so often."""
         deadline = time.monotonic() + _START_S
@@ -128,11 +133,15 @@ class Plant:
     def _keep(self) -> None:
         """Start again what was killed, until the plant stops."""
         while not self._stopping:
-            sentinels = {running.process.sentinel: name for name, running in self._running.items()}
+            with self._lock:
+                sentinels = {running.process.sentinel: name for name, running in self._running.items()}
             for ended in connection.wait([*sentinels, self._woken]):
-                if ended is self._woken or self._stopping:
+                if self._stopping:
                     return
-                self._revive(sentinels[ended])  # type: ignore[index]
+                if ended is self._woken:
+                    self._woken.recv()
+                else:
+                    self._revive(sentinels[ended])  # type: ignore[index]
 
     def _revive(self, name: str) -> None:
         running = self._running[name]
