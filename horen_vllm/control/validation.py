@@ -30,11 +30,14 @@ def _violation(found: Violation) -> FieldViolation:
     rule: Any = found.proto
     path = ".".join(map(_step, rule.field.elements))
     # What an edit says goes by its own names, as everywhere else.
-    return FieldViolation(path, rule.rule_id, f"{path.removeprefix('spec.')} {rule.message}")
+    return FieldViolation(path, rule.rule_id, f"{path.removeprefix('spec.')}{_is(found.field_value)} {rule.message}")
+
+
+def _is(value: Any) -> str:
+    """Return what a sentence says of a number before it says what it must be."""
+    return f" is {value}; it" if isinstance(value, int | float) else ""
 
 
 def _step(element: Any) -> str:
     subscript = element.subscript
-    if subscript is None:
-        return str(element.field_name)
-    return f"{element.field_name}[{subscript.value}]"
+    return str(element.field_name) if subscript is None else f"{element.field_name}[{subscript.value}]"

@@ -22,53 +22,80 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from horen_vllm.control._pb.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14horen/v1/admin.proto\x12\x08horen.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"G\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa6\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\"\n\x05scope\x18\x03 \x01(\x0e\x32\x13.horen.v1.Key.Scope\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x08\n\x04READ\x10\x01\x12\x08\n\x04\x45\x44IT\x10\x02\x12\t\n\x05\x41\x44MIN\x10\x03\x12\x0b\n\x07REPLICA\x10\x04\"S\n\x13\x43reateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListTenantsResponse\x12!\n\x07tenants\x18\x01 \x03(\x0b\x32\x10.horen.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x10\x43reateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0e\x32\x13.horen.v1.Key.Scope\x12\x18\n\x10lifetime_seconds\x18\x03 \x01(\x01\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"?\n\x11\x43reateKeyResponse\x12\x1a\n\x03key\x18\x01 \x01(\x0b\x32\r.horen.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"H\n\x0fListKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"H\n\x10ListKeysResponse\x12\x1b\n\x04keys\x18\x01 \x03(\x0b\x32\r.horen.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"K\n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"d\n\x10RotateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0foverlap_seconds\x18\x02 \x01(\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x80\x02\n\x05Quota\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1a\n\rmax_codebooks\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x18\n\x0bmax_entries\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x18\n\x0bmax_pending\x18\x04 \x01(\x03H\x02\x88\x01\x01\x12\x1d\n\x10\x65\x64its_per_minute\x18\x05 \x01(\x03H\x03\x88\x01\x01\x12\x11\n\tcodebooks\x18\x06 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x07 \x01(\x03\x12\x0f\n\x07pending\x18\x08 \x01(\x03\x42\x10\n\x0e_max_codebooksB\x0e\n\x0c_max_entriesB\x0e\n\x0c_max_pendingB\x13\n\x11_edits_per_minute\"\x1f\n\x0fGetQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x90\x01\n\x12UpdateQuotaRequest\x12\x1e\n\x05quota\x18\x01 \x01(\x0b\x32\x0f.horen.v1.Quota\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"O\n\x16ListAuditEventsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x17ListAuditEventsResponse\x12$\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.horen.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb7\x01\n\nAuditEvent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65tail_json\x18\x08 \x01(\t2\xf0\x04\n\x0c\x41\x64minService\x12?\n\x0c\x43reateTenant\x12\x1d.horen.v1.CreateTenantRequest\x1a\x10.horen.v1.Tenant\x12J\n\x0bListTenants\x12\x1c.horen.v1.ListTenantsRequest\x1a\x1d.horen.v1.ListTenantsResponse\x12\x44\n\tCreateKey\x12\x1a.horen.v1.CreateKeyRequest\x1a\x1b.horen.v1.CreateKeyResponse\x12\x41\n\x08ListKeys\x12\x19.horen.v1.ListKeysRequest\x1a\x1a.horen.v1.ListKeysResponse\x12\x36\n\tRevokeKey\x12\x1a.horen.v1.RevokeKeyRequest\x1a\r.horen.v1.Key\x12\x44\n\tRotateKey\x12\x1a.horen.v1.RotateKeyRequest\x1a\x1b.horen.v1.CreateKeyResponse\x12\x36\n\x08GetQuota\x12\x19.horen.v1.GetQuotaRequest\x1a\x0f.horen.v1.Quota\x12<\n\x0bUpdateQuota\x12\x1c.horen.v1.UpdateQuotaRequest\x1a\x0f.horen.v1.Quota\x12V\n\x0fListAuditEvents\x12 .horen.v1.ListAuditEventsRequest\x1a!.horen.v1.ListAuditEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14horen/v1/admin.proto\x12\x08horen.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"G\n\x06Tenant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa6\x02\n\x03Key\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06tenant\x18\x02 \x01(\t\x12\"\n\x05scope\x18\x03 \x01(\x0e\x32\x13.horen.v1.Key.Scope\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x08\n\x04READ\x10\x01\x12\x08\n\x04\x45\x44IT\x10\x02\x12\t\n\x05\x41\x44MIN\x10\x03\x12\x0b\n\x07REPLICA\x10\x04\"\xa0\x02\n\x13\x43reateTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\xde\x01\n\nrequest_id\x18\x02 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x7f\n\x12ListTenantsRequest\x12U\n\tpage_size\x18\x01 \x01(\x05\x42\x42\xbaH?\xba\x01<\n\x11invalid_page_size\x12\x1cmust be 0 (for 100) to 1000.\x1a\tthis >= 0\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListTenantsResponse\x12!\n\x07tenants\x18\x01 \x03(\x0b\x32\x10.horen.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xbd\x03\n\x10\x43reateKeyRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\"\n\x05scope\x18\x02 \x01(\x0e\x32\x13.horen.v1.Key.Scope\x12}\n\x10lifetime_seconds\x18\x03 \x01(\x01\x42\x63\xbaH`\xba\x01]\n\x10invalid_lifetime\x12%must be 0 (without end) to 316224000.\x1a\"this >= 0.0 && this <= 316224000.0\x12\xde\x01\n\nrequest_id\x18\x04 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x05 \x01(\x08\"?\n\x11\x43reateKeyResponse\x12\x1a\n\x03key\x18\x01 \x01(\x0b\x32\r.horen.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x8c\x01\n\x0fListKeysRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12U\n\tpage_size\x18\x02 \x01(\x05\x42\x42\xbaH?\xba\x01<\n\x11invalid_page_size\x12\x1cmust be 0 (for 100) to 1000.\x1a\tthis >= 0\x12\x12\n\npage_token\x18\x03 \x01(\t\"H\n\x10ListKeysResponse\x12\x1b\n\x04keys\x18\x01 \x03(\x0b\x32\r.horen.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x98\x02\n\x10RevokeKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\xde\x01\n\nrequest_id\x18\x02 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\xb1\x02\n\x10RotateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0foverlap_seconds\x18\x02 \x01(\x01\x12\xde\x01\n\nrequest_id\x18\x03 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xc8\x04\n\x05Quota\x12\x0c\n\x04name\x18\x01 \x01(\t\x12l\n\rmax_codebooks\x18\x02 \x01(\x03\x42P\xbaHM\xba\x01J\n\rinvalid_quota\x12\x18must be 0 to 1000000000.\x1a\x1fthis >= 0 && this <= 1000000000H\x00\x88\x01\x01\x12j\n\x0bmax_entries\x18\x03 \x01(\x03\x42P\xbaHM\xba\x01J\n\rinvalid_quota\x12\x18must be 0 to 1000000000.\x1a\x1fthis >= 0 && this <= 1000000000H\x01\x88\x01\x01\x12j\n\x0bmax_pending\x18\x04 \x01(\x03\x42P\xbaHM\xba\x01J\n\rinvalid_quota\x12\x18must be 0 to 1000000000.\x1a\x1fthis >= 0 && this <= 1000000000H\x02\x88\x01\x01\x12o\n\x10\x65\x64its_per_minute\x18\x05 \x01(\x03\x42P\xbaHM\xba\x01J\n\rinvalid_quota\x12\x18must be 0 to 1000000000.\x1a\x1fthis >= 0 && this <= 1000000000H\x03\x88\x01\x01\x12\x11\n\tcodebooks\x18\x06 \x01(\x03\x12\x0f\n\x07\x65ntries\x18\x07 \x01(\x03\x12\x0f\n\x07pending\x18\x08 \x01(\x03\x42\x10\n\x0e_max_codebooksB\x0e\n\x0c_max_entriesB\x0e\n\x0c_max_pendingB\x13\n\x11_edits_per_minute\"\x1f\n\x0fGetQuotaRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\xdd\x02\n\x12UpdateQuotaRequest\x12\x1e\n\x05quota\x18\x01 \x01(\x0b\x32\x0f.horen.v1.Quota\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\xde\x01\n\nrequest_id\x18\x03 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\x93\x01\n\x16ListAuditEventsRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12U\n\tpage_size\x18\x02 \x01(\x05\x42\x42\xbaH?\xba\x01<\n\x11invalid_page_size\x12\x1cmust be 0 (for 100) to 1000.\x1a\tthis >= 0\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x17ListAuditEventsResponse\x12$\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x14.horen.v1.AuditEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb7\x01\n\nAuditEvent\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x0e\n\x06method\x18\x04 \x01(\t\x12\x0e\n\x06tenant\x18\x05 \x01(\t\x12\x10\n\x08resource\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65tail_json\x18\x08 \x01(\t2\xf0\x04\n\x0c\x41\x64minService\x12?\n\x0c\x43reateTenant\x12\x1d.horen.v1.CreateTenantRequest\x1a\x10.horen.v1.Tenant\x12J\n\x0bListTenants\x12\x1c.horen.v1.ListTenantsRequest\x1a\x1d.horen.v1.ListTenantsResponse\x12\x44\n\tCreateKey\x12\x1a.horen.v1.CreateKeyRequest\x1a\x1b.horen.v1.CreateKeyResponse\x12\x41\n\x08ListKeys\x12\x19.horen.v1.ListKeysRequest\x1a\x1a.horen.v1.ListKeysResponse\x12\x36\n\tRevokeKey\x12\x1a.horen.v1.RevokeKeyRequest\x1a\r.horen.v1.Key\x12\x44\n\tRotateKey\x12\x1a.horen.v1.RotateKeyRequest\x1a\x1b.horen.v1.CreateKeyResponse\x12\x36\n\x08GetQuota\x12\x19.horen.v1.GetQuotaRequest\x1a\x0f.horen.v1.Quota\x12<\n\x0bUpdateQuota\x12\x1c.horen.v1.UpdateQuotaRequest\x1a\x0f.horen.v1.Quota\x12V\n\x0fListAuditEvents\x12 .horen.v1.ListAuditEventsRequest\x1a!.horen.v1.ListAuditEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'horen.v1.admin_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TENANT']._serialized_start=101
-  _globals['_TENANT']._serialized_end=172
-  _globals['_KEY']._serialized_start=175
-  _globals['_KEY']._serialized_end=469
-  _globals['_KEY_SCOPE']._serialized_start=395
-  _globals['_KEY_SCOPE']._serialized_end=469
-  _globals['_CREATETENANTREQUEST']._serialized_start=471
-  _globals['_CREATETENANTREQUEST']._serialized_end=554
-  _globals['_LISTTENANTSREQUEST']._serialized_start=556
-  _globals['_LISTTENANTSREQUEST']._serialized_end=615
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=617
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=698
-  _globals['_CREATEKEYREQUEST']._serialized_start=701
-  _globals['_CREATEKEYREQUEST']._serialized_end=840
-  _globals['_CREATEKEYRESPONSE']._serialized_start=842
-  _globals['_CREATEKEYRESPONSE']._serialized_end=905
-  _globals['_LISTKEYSREQUEST']._serialized_start=907
-  _globals['_LISTKEYSREQUEST']._serialized_end=979
-  _globals['_LISTKEYSRESPONSE']._serialized_start=981
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1053
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1055
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1130
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1132
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1232
-  _globals['_QUOTA']._serialized_start=1235
-  _globals['_QUOTA']._serialized_end=1491
-  _globals['_GETQUOTAREQUEST']._serialized_start=1493
-  _globals['_GETQUOTAREQUEST']._serialized_end=1524
-  _globals['_UPDATEQUOTAREQUEST']._serialized_start=1527
-  _globals['_UPDATEQUOTAREQUEST']._serialized_end=1671
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=1673
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=1752
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=1754
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=1842
-  _globals['_AUDITEVENT']._serialized_start=1845
-  _globals['_AUDITEVENT']._serialized_end=2028
-  _globals['_ADMINSERVICE']._serialized_start=2031
-  _globals['_ADMINSERVICE']._serialized_end=2655
+  _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATETENANTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTTENANTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H?\272\001<\n\021invalid_page_size\022\034must be 0 (for 100) to 1000.\032\tthis >= 0'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['lifetime_seconds']._loaded_options = None
+  _globals['_CREATEKEYREQUEST'].fields_by_name['lifetime_seconds']._serialized_options = b'\272H`\272\001]\n\020invalid_lifetime\022%must be 0 (without end) to 316224000.\032\"this >= 0.0 && this <= 316224000.0'
+  _globals['_CREATEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_LISTKEYSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTKEYSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H?\272\001<\n\021invalid_page_size\022\034must be 0 (for 100) to 1000.\032\tthis >= 0'
+  _globals['_REVOKEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_REVOKEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ROTATEKEYREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_QUOTA'].fields_by_name['max_codebooks']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['max_codebooks']._serialized_options = b'\272HM\272\001J\n\rinvalid_quota\022\030must be 0 to 1000000000.\032\037this >= 0 && this <= 1000000000'
+  _globals['_QUOTA'].fields_by_name['max_entries']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['max_entries']._serialized_options = b'\272HM\272\001J\n\rinvalid_quota\022\030must be 0 to 1000000000.\032\037this >= 0 && this <= 1000000000'
+  _globals['_QUOTA'].fields_by_name['max_pending']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['max_pending']._serialized_options = b'\272HM\272\001J\n\rinvalid_quota\022\030must be 0 to 1000000000.\032\037this >= 0 && this <= 1000000000'
+  _globals['_QUOTA'].fields_by_name['edits_per_minute']._loaded_options = None
+  _globals['_QUOTA'].fields_by_name['edits_per_minute']._serialized_options = b'\272HM\272\001J\n\rinvalid_quota\022\030must be 0 to 1000000000.\032\037this >= 0 && this <= 1000000000'
+  _globals['_UPDATEQUOTAREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UPDATEQUOTAREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTAUDITEVENTSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H?\272\001<\n\021invalid_page_size\022\034must be 0 (for 100) to 1000.\032\tthis >= 0'
+  _globals['_TENANT']._serialized_start=130
+  _globals['_TENANT']._serialized_end=201
+  _globals['_KEY']._serialized_start=204
+  _globals['_KEY']._serialized_end=498
+  _globals['_KEY_SCOPE']._serialized_start=424
+  _globals['_KEY_SCOPE']._serialized_end=498
+  _globals['_CREATETENANTREQUEST']._serialized_start=501
+  _globals['_CREATETENANTREQUEST']._serialized_end=789
+  _globals['_LISTTENANTSREQUEST']._serialized_start=791
+  _globals['_LISTTENANTSREQUEST']._serialized_end=918
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=920
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=1001
+  _globals['_CREATEKEYREQUEST']._serialized_start=1004
+  _globals['_CREATEKEYREQUEST']._serialized_end=1449
+  _globals['_CREATEKEYRESPONSE']._serialized_start=1451
+  _globals['_CREATEKEYRESPONSE']._serialized_end=1514
+  _globals['_LISTKEYSREQUEST']._serialized_start=1517
+  _globals['_LISTKEYSREQUEST']._serialized_end=1657
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1659
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1731
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1734
+  _globals['_REVOKEKEYREQUEST']._serialized_end=2014
+  _globals['_ROTATEKEYREQUEST']._serialized_start=2017
+  _globals['_ROTATEKEYREQUEST']._serialized_end=2322
+  _globals['_QUOTA']._serialized_start=2325
+  _globals['_QUOTA']._serialized_end=2909
+  _globals['_GETQUOTAREQUEST']._serialized_start=2911
+  _globals['_GETQUOTAREQUEST']._serialized_end=2942
+  _globals['_UPDATEQUOTAREQUEST']._serialized_start=2945
+  _globals['_UPDATEQUOTAREQUEST']._serialized_end=3294
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=3297
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=3444
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=3446
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=3534
+  _globals['_AUDITEVENT']._serialized_start=3537
+  _globals['_AUDITEVENT']._serialized_end=3720
+  _globals['_ADMINSERVICE']._serialized_start=3723
+  _globals['_ADMINSERVICE']._serialized_end=4347
 # @@protoc_insertion_point(module_scope)

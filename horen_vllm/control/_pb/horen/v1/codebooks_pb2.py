@@ -22,75 +22,110 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from horen_vllm.control._pb.buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18horen/v1/codebooks.proto\x12\x08horen.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x05\n\x08\x43odebook\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0e\n\x06preset\x18\x05 \x01(\t\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x30\n\nvalue_mode\x18\x07 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x14\n\x0cwindow_ratio\x18\x08 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\t \x01(\x01\x12\r\n\x05gamma\x18\n \x01(\x01\x12\r\n\x05steps\x18\x0b \x01(\x05\x12\x10\n\x08revision\x18\x0c \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\r \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparameters_json\x18\x0f \x01(\t\x12\x16\n\x0ereplicas_total\x18\x10 \x01(\x05\x12\x18\n\x10replicas_serving\x18\x11 \x01(\x05\x12*\n\x08problems\x18\x12 \x03(\x0b\x32\x18.horen.v1.ReplicaProblem\x12\x17\n\x0f\x66\x61lse_fire_rate\x18\x13 \x01(\x01\x12\x0f\n\x07\x61nchors\x18\x14 \x01(\x08\x12\x1a\n\x12\x61nchored_threshold\x18\x15 \x01(\x01\x12\x14\n\x0cmask_subject\x18\x16 \x01(\x08\x12\r\n\x05space\x18\x17 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x19 \x01(\t\x12\x17\n\x0foldest_revision\x18\x1a \x01(\x03\"X\n\tValueMode\x12\x1a\n\x16VALUE_MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SEQUENCE\x10\x01\x12\n\n\x06\x41NSWER\x10\x02\x12\x08\n\x04LAST\x10\x03\x12\x0b\n\x07REPLACE\x10\x04\"f\n\x0eReplicaProblem\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x05 \x01(\t\"\x83\x03\n\x08Revision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.horen.v1.Revision.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x04 \x01(\t\x12\x19\n\x11restored_revision\x18\x05 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x08 \x01(\x08\x12\x16\n\x0ereplicas_total\x18\t \x01(\x05\x12\x18\n\x10replicas_serving\x18\n \x01(\x05\x12\x11\n\tthreshold\x18\x0b \x01(\x01\"j\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x0b\n\x07PUBLISH\x10\x02\x12\n\n\x06RETIRE\x10\x03\x12\x0c\n\x08ROLLBACK\x10\x04\x12\n\n\x06IMPORT\x10\x05\x12\r\n\tTHRESHOLD\x10\x06\"\xd8\x01\n\x0b\x43\x61libration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12+\n\x07presets\x18\x05 \x03(\x0b\x32\x1a.horen.v1.CalibratedPreset\x12\x13\n\x0brecommended\x18\x06 \x01(\t\x12\x14\n\x0csummary_json\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x10\x43\x61libratedPreset\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x17\n\x0fparameters_json\x18\x02 \x01(\t\"\xe5\x04\n\x15\x43reateCodebookRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x63odebook_id\x18\x02 \x01(\t\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12\x16\n\tthreshold\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x30\n\nvalue_mode\x18\x05 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x19\n\x0cwindow_ratio\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\x04rank\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x1b\n\x0emax_value_rows\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x16\n\ttrain_end\x18\t \x01(\x08H\x04\x88\x01\x01\x12\x11\n\x04\x63hat\x18\n \x01(\x08H\x05\x88\x01\x01\x12\x15\n\x08prefixes\x18\x0b \x01(\x05H\x06\x88\x01\x01\x12\x1c\n\x0f\x66\x61lse_fire_rate\x18\x0c \x01(\x01H\x07\x88\x01\x01\x12\x14\n\x07\x61nchors\x18\r \x01(\x08H\x08\x88\x01\x01\x12\x1f\n\x12\x61nchored_threshold\x18\x0e \x01(\x01H\t\x88\x01\x01\x12\x19\n\x0cmask_subject\x18\x0f \x01(\x08H\n\x88\x01\x01\x12\x12\n\nrequest_id\x18\x10 \x01(\t\x12\x15\n\rvalidate_only\x18\x11 \x01(\x08\x42\x0c\n\n_thresholdB\x0f\n\r_window_ratioB\x07\n\x05_rankB\x11\n\x0f_max_value_rowsB\x0c\n\n_train_endB\x07\n\x05_chatB\x0b\n\t_prefixesB\x12\n\x10_false_fire_rateB\n\n\x08_anchorsB\x15\n\x13_anchored_thresholdB\x0f\n\r_mask_subject\"Q\n\x12GetCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tread_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\x92\x01\n\x14ListCodebooksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"W\n\x15ListCodebooksResponse\x12%\n\tcodebooks\x18\x01 \x03(\x0b\x32\x12.horen.v1.Codebook\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListRevisionsResponse\x12%\n\trevisions\x18\x01 \x03(\x0b\x32\x12.horen.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x17RollbackCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0bto_revision\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"^\n\x15\x44\x65leteCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"`\n\x17UndeleteCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"w\n\x14\x44iffRevisionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x13\n\x0bto_revision\x18\x03 \x01(\x03\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\xad\x01\n\x15\x44iffRevisionsResponse\x12!\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x10.horen.v1.Change\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rfrom_revision\x18\x03 \x01(\x03\x12\x13\n\x0bto_revision\x18\x04 \x01(\x03\x12\x16\n\x0e\x66rom_threshold\x18\x05 \x01(\x01\x12\x14\n\x0cto_threshold\x18\x06 \x01(\x01\"\xa6\x01\n\x06\x43hange\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.horen.v1.Change.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\"4\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0b\n\x07REMOVED\x10\x02\"7\n\x15\x45xportCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"&\n\x16\x45xportCodebookResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"^\n\x15ImportCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x8b\x01\n\x16ImportCodebookResponse\x12$\n\x08\x63odebook\x18\x01 \x01(\x0b\x32\x12.horen.v1.Codebook\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\x03\x12\x15\n\ralready_there\x18\x03 \x01(\x03\x12\x14\n\x0ckept_retired\x18\x04 \x01(\x03\x12\x0f\n\x07retired\x18\x05 \x01(\x03\"?\n\x15WatchRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"8\n\x14WatchCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nafter_etag\x18\x02 \x01(\t\"%\n\x15GetCalibrationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x17ListCalibrationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x18ListCalibrationsResponse\x12+\n\x0c\x63\x61librations\x18\x01 \x03(\x0b\x32\x15.horen.v1.Calibration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcf\x08\n\x0f\x43odebookService\x12\x45\n\x0e\x43reateCodebook\x12\x1f.horen.v1.CreateCodebookRequest\x1a\x12.horen.v1.Codebook\x12?\n\x0bGetCodebook\x12\x1c.horen.v1.GetCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rListCodebooks\x12\x1e.horen.v1.ListCodebooksRequest\x1a\x1f.horen.v1.ListCodebooksResponse\x12P\n\rListRevisions\x12\x1e.horen.v1.ListRevisionsRequest\x1a\x1f.horen.v1.ListRevisionsResponse\x12\x45\n\x0e\x44\x65leteCodebook\x12\x1f.horen.v1.DeleteCodebookRequest\x1a\x12.horen.v1.Codebook\x12I\n\x10UndeleteCodebook\x12!.horen.v1.UndeleteCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rDiffRevisions\x12\x1e.horen.v1.DiffRevisionsRequest\x1a\x1f.horen.v1.DiffRevisionsResponse\x12U\n\x0e\x45xportCodebook\x12\x1f.horen.v1.ExportCodebookRequest\x1a .horen.v1.ExportCodebookResponse0\x01\x12U\n\x0eImportCodebook\x12\x1f.horen.v1.ImportCodebookRequest\x1a .horen.v1.ImportCodebookResponse(\x01\x12I\n\x10RollbackCodebook\x12!.horen.v1.RollbackCodebookRequest\x1a\x12.horen.v1.Revision\x12\x45\n\rWatchCodebook\x12\x1e.horen.v1.WatchCodebookRequest\x1a\x12.horen.v1.Codebook0\x01\x12G\n\x0eWatchRevisions\x12\x1f.horen.v1.WatchRevisionsRequest\x1a\x12.horen.v1.Revision0\x01\x12H\n\x0eGetCalibration\x12\x1f.horen.v1.GetCalibrationRequest\x1a\x15.horen.v1.Calibration\x12Y\n\x10ListCalibrations\x12!.horen.v1.ListCalibrationsRequest\x1a\".horen.v1.ListCalibrationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18horen/v1/codebooks.proto\x12\x08horen.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x05\n\x08\x43odebook\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12\x0e\n\x06preset\x18\x05 \x01(\t\x12\x11\n\tthreshold\x18\x06 \x01(\x01\x12\x30\n\nvalue_mode\x18\x07 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12\x14\n\x0cwindow_ratio\x18\x08 \x01(\x01\x12\x0c\n\x04\x62\x65ta\x18\t \x01(\x01\x12\r\n\x05gamma\x18\n \x01(\x01\x12\r\n\x05steps\x18\x0b \x01(\x05\x12\x10\n\x08revision\x18\x0c \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\r \x01(\x03\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparameters_json\x18\x0f \x01(\t\x12\x16\n\x0ereplicas_total\x18\x10 \x01(\x05\x12\x18\n\x10replicas_serving\x18\x11 \x01(\x05\x12*\n\x08problems\x18\x12 \x03(\x0b\x32\x18.horen.v1.ReplicaProblem\x12\x17\n\x0f\x66\x61lse_fire_rate\x18\x13 \x01(\x01\x12\x0f\n\x07\x61nchors\x18\x14 \x01(\x08\x12\x1a\n\x12\x61nchored_threshold\x18\x15 \x01(\x01\x12\x14\n\x0cmask_subject\x18\x16 \x01(\x08\x12\r\n\x05space\x18\x17 \x01(\t\x12/\n\x0b\x64\x65lete_time\x18\x18 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04\x65tag\x18\x19 \x01(\t\x12\x17\n\x0foldest_revision\x18\x1a \x01(\x03\"X\n\tValueMode\x12\x1a\n\x16VALUE_MODE_UNSPECIFIED\x10\x00\x12\x0c\n\x08SEQUENCE\x10\x01\x12\n\n\x06\x41NSWER\x10\x02\x12\x08\n\x04LAST\x10\x03\x12\x0b\n\x07REPLACE\x10\x04\"f\n\x0eReplicaProblem\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x05 \x01(\t\"\x83\x03\n\x08Revision\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12%\n\x04kind\x18\x03 \x01(\x0e\x32\x17.horen.v1.Revision.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x04 \x01(\t\x12\x19\n\x11restored_revision\x18\x05 \x01(\x03\x12\x13\n\x0b\x65ntry_count\x18\x06 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07serving\x18\x08 \x01(\x08\x12\x16\n\x0ereplicas_total\x18\t \x01(\x05\x12\x18\n\x10replicas_serving\x18\n \x01(\x05\x12\x11\n\tthreshold\x18\x0b \x01(\x01\"j\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\n\n\x06\x43REATE\x10\x01\x12\x0b\n\x07PUBLISH\x10\x02\x12\n\n\x06RETIRE\x10\x03\x12\x0c\n\x08ROLLBACK\x10\x04\x12\n\n\x06IMPORT\x10\x05\x12\r\n\tTHRESHOLD\x10\x06\"\xd8\x01\n\x0b\x43\x61libration\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x0c\n\x04site\x18\x04 \x01(\t\x12+\n\x07presets\x18\x05 \x03(\x0b\x32\x1a.horen.v1.CalibratedPreset\x12\x13\n\x0brecommended\x18\x06 \x01(\t\x12\x14\n\x0csummary_json\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x10\x43\x61libratedPreset\x12\x0e\n\x06preset\x18\x01 \x01(\t\x12\x17\n\x0fparameters_json\x18\x02 \x01(\t\"\xe9\n\n\x15\x43reateCodebookRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x13\n\x0b\x63odebook_id\x18\x02 \x01(\t\x12\x0e\n\x06preset\x18\x03 \x01(\t\x12j\n\tthreshold\x18\x04 \x01(\x01\x42R\xbaHO\xba\x01L\n\x11invalid_threshold\x12\x1amust be a cosine, -1 to 1.\x1a\x1bthis >= -1.0 && this <= 1.0H\x00\x88\x01\x01\x12\x30\n\nvalue_mode\x18\x05 \x01(\x0e\x32\x1c.horen.v1.Codebook.ValueMode\x12v\n\x0cwindow_ratio\x18\x06 \x01(\x01\x42[\xbaHX\xba\x01U\n\x14invalid_window_ratio\x12\"must be more than 0 and at most 1.\x1a\x19this > 0.0 && this <= 1.0H\x01\x88\x01\x01\x12W\n\x04rank\x18\x07 \x01(\x05\x42\x44\xbaHA\xba\x01>\n\x11invalid_parameter\x12\x10must be 0 to 64.\x1a\x17this >= 0 && this <= 64H\x02\x88\x01\x01\x12\x65\n\x0emax_value_rows\x18\x08 \x01(\x05\x42H\xbaHE\xba\x01\x42\n\x11invalid_parameter\x12\x12must be 1 to 2048.\x1a\x19this >= 1 && this <= 2048H\x03\x88\x01\x01\x12\x16\n\ttrain_end\x18\t \x01(\x08H\x04\x88\x01\x01\x12\x11\n\x04\x63hat\x18\n \x01(\x08H\x05\x88\x01\x01\x12[\n\x08prefixes\x18\x0b \x01(\x05\x42\x44\xbaHA\xba\x01>\n\x11invalid_parameter\x12\x10must be 0 to 16.\x1a\x17this >= 0 && this <= 16H\x06\x88\x01\x01\x12x\n\x0f\x66\x61lse_fire_rate\x18\x0c \x01(\x01\x42Z\xbaHW\xba\x01T\n\x11invalid_parameter\x12$must be more than 0 and at most 0.2.\x1a\x19this > 0.0 && this <= 0.2H\x07\x88\x01\x01\x12\x14\n\x07\x61nchors\x18\r \x01(\x08H\x08\x88\x01\x01\x12s\n\x12\x61nchored_threshold\x18\x0e \x01(\x01\x42R\xbaHO\xba\x01L\n\x11invalid_threshold\x12\x1amust be a cosine, -1 to 1.\x1a\x1bthis >= -1.0 && this <= 1.0H\t\x88\x01\x01\x12\x19\n\x0cmask_subject\x18\x0f \x01(\x08H\n\x88\x01\x01\x12\xde\x01\n\nrequest_id\x18\x10 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x11 \x01(\x08\x42\x0c\n\n_thresholdB\x0f\n\r_window_ratioB\x07\n\x05_rankB\x11\n\x0f_max_value_rowsB\x0c\n\n_train_endB\x07\n\x05_chatB\x0b\n\t_prefixesB\x12\n\x10_false_fire_rateB\n\n\x08_anchorsB\x15\n\x13_anchored_thresholdB\x0f\n\r_mask_subject\"Q\n\x12GetCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12-\n\tread_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"\xd6\x01\n\x14ListCodebooksRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12U\n\tpage_size\x18\x02 \x01(\x05\x42\x42\xbaH?\xba\x01<\n\x11invalid_page_size\x12\x1cmust be 0 (for 100) to 1000.\x1a\tthis >= 0\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cshow_deleted\x18\x04 \x01(\x08\x12-\n\tread_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"W\n\x15ListCodebooksResponse\x12%\n\tcodebooks\x18\x01 \x03(\x0b\x32\x12.horen.v1.Codebook\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x91\x01\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12U\n\tpage_size\x18\x02 \x01(\x05\x42\x42\xbaH?\xba\x01<\n\x11invalid_page_size\x12\x1cmust be 0 (for 100) to 1000.\x1a\tthis >= 0\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x15ListRevisionsResponse\x12%\n\trevisions\x18\x01 \x03(\x0b\x32\x12.horen.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xfb\x02\n\x17RollbackCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12L\n\x0bto_revision\x18\x02 \x01(\x03\x42\x37\xbaH4\xba\x01\x31\n\x10invalid_revision\x12\x12must be 1 or more.\x1a\tthis >= 1\x12\xde\x01\n\nrequest_id\x18\x03 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x05 \x01(\t\"\xab\x02\n\x15\x44\x65leteCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\xde\x01\n\nrequest_id\x18\x02 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"\xad\x02\n\x17UndeleteCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\xde\x01\n\nrequest_id\x18\x02 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x65tag\x18\x04 \x01(\t\"\xbb\x01\n\x14\x44iffRevisionsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rfrom_revision\x18\x02 \x01(\x03\x12\x13\n\x0bto_revision\x18\x03 \x01(\x03\x12U\n\tpage_size\x18\x04 \x01(\x05\x42\x42\xbaH?\xba\x01<\n\x11invalid_page_size\x12\x1cmust be 0 (for 100) to 1000.\x1a\tthis >= 0\x12\x12\n\npage_token\x18\x05 \x01(\t\"\xad\x01\n\x15\x44iffRevisionsResponse\x12!\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x10.horen.v1.Change\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x15\n\rfrom_revision\x18\x03 \x01(\x03\x12\x13\n\x0bto_revision\x18\x04 \x01(\x03\x12\x16\n\x0e\x66rom_threshold\x18\x05 \x01(\x01\x12\x14\n\x0cto_threshold\x18\x06 \x01(\x01\"\xa6\x01\n\x06\x43hange\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.horen.v1.Change.Kind\x12\x0f\n\x07\x65\x64it_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12\x0e\n\x06target\x18\x05 \x01(\t\"4\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\t\n\x05\x41\x44\x44\x45\x44\x10\x01\x12\x0b\n\x07REMOVED\x10\x02\"7\n\x15\x45xportCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\"&\n\x16\x45xportCodebookResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xab\x02\n\x15ImportCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\xde\x01\n\nrequest_id\x18\x02 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01t\n\x12invalid_request_id\x1a^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\xba\x01K\n\x0cinvalid_text\x1a;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\'\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"\x8b\x01\n\x16ImportCodebookResponse\x12$\n\x08\x63odebook\x18\x01 \x01(\x0b\x32\x12.horen.v1.Codebook\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x02 \x01(\x03\x12\x15\n\ralready_there\x18\x03 \x01(\x03\x12\x14\n\x0ckept_retired\x18\x04 \x01(\x03\x12\x0f\n\x07retired\x18\x05 \x01(\x03\"?\n\x15WatchRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x03\"8\n\x14WatchCodebookRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nafter_etag\x18\x02 \x01(\t\"%\n\x15GetCalibrationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x84\x01\n\x17ListCalibrationsRequest\x12U\n\tpage_size\x18\x01 \x01(\x05\x42\x42\xbaH?\xba\x01<\n\x11invalid_page_size\x12\x1cmust be 0 (for 100) to 1000.\x1a\tthis >= 0\x12\x12\n\npage_token\x18\x02 \x01(\t\"`\n\x18ListCalibrationsResponse\x12+\n\x0c\x63\x61librations\x18\x01 \x03(\x0b\x32\x15.horen.v1.Calibration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcf\x08\n\x0f\x43odebookService\x12\x45\n\x0e\x43reateCodebook\x12\x1f.horen.v1.CreateCodebookRequest\x1a\x12.horen.v1.Codebook\x12?\n\x0bGetCodebook\x12\x1c.horen.v1.GetCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rListCodebooks\x12\x1e.horen.v1.ListCodebooksRequest\x1a\x1f.horen.v1.ListCodebooksResponse\x12P\n\rListRevisions\x12\x1e.horen.v1.ListRevisionsRequest\x1a\x1f.horen.v1.ListRevisionsResponse\x12\x45\n\x0e\x44\x65leteCodebook\x12\x1f.horen.v1.DeleteCodebookRequest\x1a\x12.horen.v1.Codebook\x12I\n\x10UndeleteCodebook\x12!.horen.v1.UndeleteCodebookRequest\x1a\x12.horen.v1.Codebook\x12P\n\rDiffRevisions\x12\x1e.horen.v1.DiffRevisionsRequest\x1a\x1f.horen.v1.DiffRevisionsResponse\x12U\n\x0e\x45xportCodebook\x12\x1f.horen.v1.ExportCodebookRequest\x1a .horen.v1.ExportCodebookResponse0\x01\x12U\n\x0eImportCodebook\x12\x1f.horen.v1.ImportCodebookRequest\x1a .horen.v1.ImportCodebookResponse(\x01\x12I\n\x10RollbackCodebook\x12!.horen.v1.RollbackCodebookRequest\x1a\x12.horen.v1.Revision\x12\x45\n\rWatchCodebook\x12\x1e.horen.v1.WatchCodebookRequest\x1a\x12.horen.v1.Codebook0\x01\x12G\n\x0eWatchRevisions\x12\x1f.horen.v1.WatchRevisionsRequest\x1a\x12.horen.v1.Revision0\x01\x12H\n\x0eGetCalibration\x12\x1f.horen.v1.GetCalibrationRequest\x1a\x15.horen.v1.Calibration\x12Y\n\x10ListCalibrations\x12!.horen.v1.ListCalibrationsRequest\x1a\".horen.v1.ListCalibrationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'horen.v1.codebooks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODEBOOK']._serialized_start=106
-  _globals['_CODEBOOK']._serialized_end=823
-  _globals['_CODEBOOK_VALUEMODE']._serialized_start=735
-  _globals['_CODEBOOK_VALUEMODE']._serialized_end=823
-  _globals['_REPLICAPROBLEM']._serialized_start=825
-  _globals['_REPLICAPROBLEM']._serialized_end=927
-  _globals['_REVISION']._serialized_start=930
-  _globals['_REVISION']._serialized_end=1317
-  _globals['_REVISION_KIND']._serialized_start=1211
-  _globals['_REVISION_KIND']._serialized_end=1317
-  _globals['_CALIBRATION']._serialized_start=1320
-  _globals['_CALIBRATION']._serialized_end=1536
-  _globals['_CALIBRATEDPRESET']._serialized_start=1538
-  _globals['_CALIBRATEDPRESET']._serialized_end=1597
-  _globals['_CREATECODEBOOKREQUEST']._serialized_start=1600
-  _globals['_CREATECODEBOOKREQUEST']._serialized_end=2213
-  _globals['_GETCODEBOOKREQUEST']._serialized_start=2215
-  _globals['_GETCODEBOOKREQUEST']._serialized_end=2296
-  _globals['_LISTCODEBOOKSREQUEST']._serialized_start=2299
-  _globals['_LISTCODEBOOKSREQUEST']._serialized_end=2445
-  _globals['_LISTCODEBOOKSRESPONSE']._serialized_start=2447
-  _globals['_LISTCODEBOOKSRESPONSE']._serialized_end=2534
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=2536
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=2613
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=2615
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=2702
-  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_start=2704
-  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_end=2821
-  _globals['_DELETECODEBOOKREQUEST']._serialized_start=2823
-  _globals['_DELETECODEBOOKREQUEST']._serialized_end=2917
-  _globals['_UNDELETECODEBOOKREQUEST']._serialized_start=2919
-  _globals['_UNDELETECODEBOOKREQUEST']._serialized_end=3015
-  _globals['_DIFFREVISIONSREQUEST']._serialized_start=3017
-  _globals['_DIFFREVISIONSREQUEST']._serialized_end=3136
-  _globals['_DIFFREVISIONSRESPONSE']._serialized_start=3139
-  _globals['_DIFFREVISIONSRESPONSE']._serialized_end=3312
-  _globals['_CHANGE']._serialized_start=3315
-  _globals['_CHANGE']._serialized_end=3481
-  _globals['_CHANGE_KIND']._serialized_start=3429
-  _globals['_CHANGE_KIND']._serialized_end=3481
-  _globals['_EXPORTCODEBOOKREQUEST']._serialized_start=3483
-  _globals['_EXPORTCODEBOOKREQUEST']._serialized_end=3538
-  _globals['_EXPORTCODEBOOKRESPONSE']._serialized_start=3540
-  _globals['_EXPORTCODEBOOKRESPONSE']._serialized_end=3578
-  _globals['_IMPORTCODEBOOKREQUEST']._serialized_start=3580
-  _globals['_IMPORTCODEBOOKREQUEST']._serialized_end=3674
-  _globals['_IMPORTCODEBOOKRESPONSE']._serialized_start=3677
-  _globals['_IMPORTCODEBOOKRESPONSE']._serialized_end=3816
-  _globals['_WATCHREVISIONSREQUEST']._serialized_start=3818
-  _globals['_WATCHREVISIONSREQUEST']._serialized_end=3881
-  _globals['_WATCHCODEBOOKREQUEST']._serialized_start=3883
-  _globals['_WATCHCODEBOOKREQUEST']._serialized_end=3939
-  _globals['_GETCALIBRATIONREQUEST']._serialized_start=3941
-  _globals['_GETCALIBRATIONREQUEST']._serialized_end=3978
-  _globals['_LISTCALIBRATIONSREQUEST']._serialized_start=3980
-  _globals['_LISTCALIBRATIONSREQUEST']._serialized_end=4044
-  _globals['_LISTCALIBRATIONSRESPONSE']._serialized_start=4046
-  _globals['_LISTCALIBRATIONSRESPONSE']._serialized_end=4142
-  _globals['_CODEBOOKSERVICE']._serialized_start=4145
-  _globals['_CODEBOOKSERVICE']._serialized_end=5248
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['threshold']._loaded_options = None
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['threshold']._serialized_options = b'\272HO\272\001L\n\021invalid_threshold\022\032must be a cosine, -1 to 1.\032\033this >= -1.0 && this <= 1.0'
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['window_ratio']._loaded_options = None
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['window_ratio']._serialized_options = b'\272HX\272\001U\n\024invalid_window_ratio\022\"must be more than 0 and at most 1.\032\031this > 0.0 && this <= 1.0'
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['rank']._loaded_options = None
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['rank']._serialized_options = b'\272HA\272\001>\n\021invalid_parameter\022\020must be 0 to 64.\032\027this >= 0 && this <= 64'
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['max_value_rows']._loaded_options = None
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['max_value_rows']._serialized_options = b'\272HE\272\001B\n\021invalid_parameter\022\022must be 1 to 2048.\032\031this >= 1 && this <= 2048'
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['prefixes']._loaded_options = None
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['prefixes']._serialized_options = b'\272HA\272\001>\n\021invalid_parameter\022\020must be 0 to 16.\032\027this >= 0 && this <= 16'
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['false_fire_rate']._loaded_options = None
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['false_fire_rate']._serialized_options = b'\272HW\272\001T\n\021invalid_parameter\022$must be more than 0 and at most 0.2.\032\031this > 0.0 && this <= 0.2'
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['anchored_threshold']._loaded_options = None
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['anchored_threshold']._serialized_options = b'\272HO\272\001L\n\021invalid_threshold\022\032must be a cosine, -1 to 1.\032\033this >= -1.0 && this <= 1.0'
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATECODEBOOKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_LISTCODEBOOKSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTCODEBOOKSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H?\272\001<\n\021invalid_page_size\022\034must be 0 (for 100) to 1000.\032\tthis >= 0'
+  _globals['_LISTREVISIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTREVISIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H?\272\001<\n\021invalid_page_size\022\034must be 0 (for 100) to 1000.\032\tthis >= 0'
+  _globals['_ROLLBACKCODEBOOKREQUEST'].fields_by_name['to_revision']._loaded_options = None
+  _globals['_ROLLBACKCODEBOOKREQUEST'].fields_by_name['to_revision']._serialized_options = b'\272H4\272\0011\n\020invalid_revision\022\022must be 1 or more.\032\tthis >= 1'
+  _globals['_ROLLBACKCODEBOOKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_ROLLBACKCODEBOOKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_DELETECODEBOOKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_DELETECODEBOOKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_UNDELETECODEBOOKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_UNDELETECODEBOOKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_DIFFREVISIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_DIFFREVISIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H?\272\001<\n\021invalid_page_size\022\034must be 0 (for 100) to 1000.\032\tthis >= 0'
+  _globals['_IMPORTCODEBOOKREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_IMPORTCODEBOOKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\305\001\272\001t\n\022invalid_request_id\032^size(this) <= 128 ? \'\' : \'has \' + string(size(this)) + \' characters; at most 128 are allowed.\'\272\001K\n\014invalid_text\032;!this.contains(\'\\u0000\') ? \'\' : \'contains a NUL character.\''
+  _globals['_LISTCALIBRATIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTCALIBRATIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H?\272\001<\n\021invalid_page_size\022\034must be 0 (for 100) to 1000.\032\tthis >= 0'
+  _globals['_CODEBOOK']._serialized_start=135
+  _globals['_CODEBOOK']._serialized_end=852
+  _globals['_CODEBOOK_VALUEMODE']._serialized_start=764
+  _globals['_CODEBOOK_VALUEMODE']._serialized_end=852
+  _globals['_REPLICAPROBLEM']._serialized_start=854
+  _globals['_REPLICAPROBLEM']._serialized_end=956
+  _globals['_REVISION']._serialized_start=959
+  _globals['_REVISION']._serialized_end=1346
+  _globals['_REVISION_KIND']._serialized_start=1240
+  _globals['_REVISION_KIND']._serialized_end=1346
+  _globals['_CALIBRATION']._serialized_start=1349
+  _globals['_CALIBRATION']._serialized_end=1565
+  _globals['_CALIBRATEDPRESET']._serialized_start=1567
+  _globals['_CALIBRATEDPRESET']._serialized_end=1626
+  _globals['_CREATECODEBOOKREQUEST']._serialized_start=1629
+  _globals['_CREATECODEBOOKREQUEST']._serialized_end=3014
+  _globals['_GETCODEBOOKREQUEST']._serialized_start=3016
+  _globals['_GETCODEBOOKREQUEST']._serialized_end=3097
+  _globals['_LISTCODEBOOKSREQUEST']._serialized_start=3100
+  _globals['_LISTCODEBOOKSREQUEST']._serialized_end=3314
+  _globals['_LISTCODEBOOKSRESPONSE']._serialized_start=3316
+  _globals['_LISTCODEBOOKSRESPONSE']._serialized_end=3403
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=3406
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=3551
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=3553
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=3640
+  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_start=3643
+  _globals['_ROLLBACKCODEBOOKREQUEST']._serialized_end=4022
+  _globals['_DELETECODEBOOKREQUEST']._serialized_start=4025
+  _globals['_DELETECODEBOOKREQUEST']._serialized_end=4324
+  _globals['_UNDELETECODEBOOKREQUEST']._serialized_start=4327
+  _globals['_UNDELETECODEBOOKREQUEST']._serialized_end=4628
+  _globals['_DIFFREVISIONSREQUEST']._serialized_start=4631
+  _globals['_DIFFREVISIONSREQUEST']._serialized_end=4818
+  _globals['_DIFFREVISIONSRESPONSE']._serialized_start=4821
+  _globals['_DIFFREVISIONSRESPONSE']._serialized_end=4994
+  _globals['_CHANGE']._serialized_start=4997
+  _globals['_CHANGE']._serialized_end=5163
+  _globals['_CHANGE_KIND']._serialized_start=5111
+  _globals['_CHANGE_KIND']._serialized_end=5163
+  _globals['_EXPORTCODEBOOKREQUEST']._serialized_start=5165
+  _globals['_EXPORTCODEBOOKREQUEST']._serialized_end=5220
+  _globals['_EXPORTCODEBOOKRESPONSE']._serialized_start=5222
+  _globals['_EXPORTCODEBOOKRESPONSE']._serialized_end=5260
+  _globals['_IMPORTCODEBOOKREQUEST']._serialized_start=5263
+  _globals['_IMPORTCODEBOOKREQUEST']._serialized_end=5562
+  _globals['_IMPORTCODEBOOKRESPONSE']._serialized_start=5565
+  _globals['_IMPORTCODEBOOKRESPONSE']._serialized_end=5704
+  _globals['_WATCHREVISIONSREQUEST']._serialized_start=5706
+  _globals['_WATCHREVISIONSREQUEST']._serialized_end=5769
+  _globals['_WATCHCODEBOOKREQUEST']._serialized_start=5771
+  _globals['_WATCHCODEBOOKREQUEST']._serialized_end=5827
+  _globals['_GETCALIBRATIONREQUEST']._serialized_start=5829
+  _globals['_GETCALIBRATIONREQUEST']._serialized_end=5866
+  _globals['_LISTCALIBRATIONSREQUEST']._serialized_start=5869
+  _globals['_LISTCALIBRATIONSREQUEST']._serialized_end=6001
+  _globals['_LISTCALIBRATIONSRESPONSE']._serialized_start=6003
+  _globals['_LISTCALIBRATIONSRESPONSE']._serialized_end=6099
+  _globals['_CODEBOOKSERVICE']._serialized_start=6102
+  _globals['_CODEBOOKSERVICE']._serialized_end=7205
 # @@protoc_insertion_point(module_scope)

@@ -1,5 +1,6 @@
 import datetime
 
+from horen_vllm.control._pb.buf.validate import validate_pb2 as _validate_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from horen_vllm.control._pb.horen.v1 import admin_pb2 as _admin_pb2
 from horen_vllm.control._pb.horen.v1 import codebooks_pb2 as _codebooks_pb2
