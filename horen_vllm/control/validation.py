@@ -3,10 +3,10 @@
 from typing import Any, Final
 
 from google.protobuf.message import Message
-from protovalidate import Validator, Violation
+from protovalidate import EvaluationError, Validator, Violation
 
 from horen_vllm.control.limits import violation_error
-from horen_vllm.errors import FieldViolation
+from horen_vllm.errors import FieldViolation, InvalidArgument
 
 _VALIDATOR: Final = Validator()
 
@@ -19,9 +19,13 @@ def check_message(message: Message) -> None:
     Raises
     ------
     InvalidArgument
-        With all violations and the code of the first.
+        With all violations and the code of the first; ``malformed_request``, for a time that is none.
     """
-    found = _VALIDATOR.collect_violations(message)
+    try:
+        found = _VALIDATOR.collect_violations(message)
+    except EvaluationError as exc:
+        # Such as a duration of more seconds than one can have.
+        raise InvalidArgument("a time in the request is out of range.", code="malformed_request") from exc
     if found:
         raise violation_error([_violation(it) for it in found])
 
