@@ -14,6 +14,7 @@ from horen_vllm.artifact import EntryArtifact, EntryManifest
 from horen_vllm.core.admission import AdmissionKind
 from horen_vllm.core.presets import ValueMode
 from horen_vllm.editor.codebook.book import EditorCodebook
+from horen_vllm.editor.codebook.collisions import collisions
 from horen_vllm.editor.codebook.grace_batch import GraceBatch
 from horen_vllm.editor.codebook.judge import Judge
 from horen_vllm.editor.codebook.prospect import Captured, Prospect, Verdict
@@ -26,6 +27,7 @@ from horen_vllm.editor.training.verify import require_captured
 from horen_vllm.errors import HorenError
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import EditRecord
+from horen_vllm.registry.preview_records import Collision
 
 _AT_THE_PROMPT: Final = frozenset({ValueMode.LAST, ValueMode.REPLACE})
 """Modes that write at the prompt's last token only, so that no end is trained."""
@@ -130,6 +132,16 @@ class EditBatch:
             threshold=verdict.threshold,
             already_answered=lender is None and value.steps == 0 and not self._parameters.uniform_start,
         )
+
+    def judged(self, index: int) -> Verdict:
+        """Return what would become of an edit, as far as that can be told without its value; raises as `make`."""
+        self._passes.prepared(index)
+        return self._judge.verdict(self._position(index))
+
+    def collisions(self, index: int) -> tuple[Collision, ...]:
+        """Return whose entries the texts of an edit match now, or nearly."""
+        self._passes.prepared(index)
+        return collisions(self._book, self._judge.prospects[self._position(index)])
 
     def _wanted(self) -> list[int]:
         """Return the edits that the codebook as it is calls for a value of, each said thing once."""

@@ -37,3 +37,8 @@ def acting_as(caller: Caller) -> Iterator[None]:
         yield
     finally:
         _caller.reset(token)
+
+
+def worker_caller(worker: str) -> Caller:
+    """Return a worker as the one who does something."""
+    return Caller(actor=f"workers/{worker}")

@@ -59,8 +59,3 @@ def event_values(
         "request_id": who.call_id,
         "detail": dict(detail or {}),
     }
-
-
-def worker_caller(worker: str) -> Caller:
-    """Return a worker as the one who did something."""
-    return Caller(actor=f"workers/{worker}")

@@ -15,7 +15,8 @@ from horen_vllm.registry.attempt_log import (
     begin_attempts,
     end_attempts,
 )
-from horen_vllm.registry.audit_log import record, worker_caller
+from horen_vllm.registry.audit import worker_caller
+from horen_vllm.registry.audit_log import record
 from horen_vllm.registry.claims import find_held, lock_codebook, require_held
 from horen_vllm.registry.edit_retirement import SqlEditRetirement
 from horen_vllm.registry.edit_rows import claimable, is_active, queue_front, require_edits

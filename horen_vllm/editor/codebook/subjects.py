@@ -106,6 +106,10 @@ class SubjectField:
         """Return an entry's anchors; none where it fires without."""
         return self._entries[sequence].anchors if sequence in self._entries else ()
 
+    def floor_of(self, sequence: int) -> float:
+        """Return the score up to which an entry with anchors does not fire, whatever the threshold."""
+        return self._entries[sequence].floor
+
     def key_of(self, context: KeyContext, words: Sequence[str]) -> torch.Tensor | None:
         """Return the key [W] that the newest entry with anchors has for this very context, mask and words."""
         return self._known(query_name(self._reader.keying, context, words))

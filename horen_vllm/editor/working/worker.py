@@ -16,9 +16,12 @@ from horen_vllm.editor.memory import MemoryLimit, is_out_of_memory
 from horen_vllm.editor.working.books import BookShelf
 from horen_vllm.editor.working.lease import LeaseKeeper
 from horen_vllm.editor.working.metrics import EditorMetrics
+from horen_vllm.editor.working.previewing import PreviewDesk
 from horen_vllm.editor.working.progress import BatchProgress
+from horen_vllm.editor.working.thresholds import ThresholdKeeper
 from horen_vllm.editor.working.work import BatchWork, Tools
 from horen_vllm.errors import HorenError, Unavailable
+from horen_vllm.registry.audit import acting_as, worker_caller
 from horen_vllm.registry.models import Claim
 from horen_vllm.registry.ports import Registry
 
@@ -80,6 +83,8 @@ class EditorWorker:
         self._lease_s = lease_s
         self._poll_s = poll_s
         self._log = structlog.get_logger().bind(worker=worker_id)
+        self._previews = PreviewDesk(self._tools, worker_id)
+        self._thresholds = ThresholdKeeper(self._tools)
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; a batch in hand is finished first.
@@ -105,7 +110,9 @@ class EditorWorker:
                 stop.wait(self._poll_s)
 
     def run_once(self) -> bool:
-        """Take one batch of edits to its end; return False when there was none to do.
+        """Do what is next, and take one batch of edits to its end; return False when there was nothing to do.
+
+        Previews come first: somebody waits for each. So none waits longer than a batch takes.
 
         Raises
         ------
@@ -115,6 +122,12 @@ class EditorWorker:
         torch.AcceleratorError
             As `run`.
         """
+        with acting_as(worker_caller(self._worker_id)):
+            answered = self._previews.answer_one()
+            settled = self._thresholds.settle_one()
+            return self._work_on_a_batch() or answered or settled
+
+    def _work_on_a_batch(self) -> bool:
         registry, fingerprint = self._tools.registry, self._tools.editable.fingerprint
         claims = registry.claim(self._worker_id, lease_s=self._lease_s, fingerprint=fingerprint, limit=self._batch)
         if not claims:

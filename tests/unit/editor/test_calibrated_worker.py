@@ -19,7 +19,7 @@ from horen_vllm.editor.working.books import BookShelf
 from horen_vllm.editor.working.worker import EditorWorker
 from horen_vllm.errors import FailedPrecondition, Unavailable
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
-from horen_vllm.registry.models import EditSpec, EditState
+from horen_vllm.registry.models import EditSpec, EditState, RevisionKind
 from horen_vllm.spaces import SpaceManifest, encode_space
 
 from .faulty_registry import OTHERS, SPEC, FaultyRegistry, create, states
@@ -211,3 +211,75 @@ def test_copies_do_not_share_their_thresholds(
         pass
     followed, subjects = shelf.current(FOLLOWED), shelf.current(SUBJECTS)
     assert followed.parameters.threshold > subjects.parameters.threshold == LOWEST
+
+
+def make_all(worker: EditorWorker) -> None:
+    while worker.run_once():
+        pass
+
+
+def test_what_was_retired_leaves_no_trace_in_the_threshold(
+    books: dict[CodebookName, CalibratedPreset],
+    worker: EditorWorker,
+    registry: FaultyRegistry,
+    artifacts: ArtifactFolder,
+    submit: Callable[..., list[EditId]],
+    shelf: BookShelf,
+) -> None:
+    submit(*RISING[:2], name=FOLLOWED)
+    make_all(worker)
+    before = shelf.current(FOLLOWED)
+    scores, threshold = before.arena.keys.clone(), before.parameters.threshold
+    entries = registry.entries(FOLLOWED)
+    [edit] = submit(RISING[2], name=FOLLOWED)
+    make_all(worker)
+    raised = registry.get_codebook(FOLLOWED).parameters.threshold
+    assert raised > threshold
+    registry.retire_edit(edit)
+    # Conservative until it is computed: nothing fires that did not.
+    assert registry.get_codebook(FOLLOWED).parameters.threshold == raised
+    make_all(worker)
+    last = registry.list_revisions(FOLLOWED)[-1]
+    assert (last.kind, last.threshold) == (RevisionKind.THRESHOLD, threshold)
+    assert threshold == scratch(registry, artifacts, FOLLOWED, books[FOLLOWED])
+    assert registry.entries(FOLLOWED) == entries
+    after = shelf.current(FOLLOWED)
+    assert after.parameters.threshold == threshold
+    assert after.floors == before.floors
+    held = after.arena.keys[after.arena.owners >= 0]
+    assert held.equal(scores)
+    event = next(it for it in registry.list_audit_events() if it.method == "set_threshold")
+    assert event.actor == "workers/w1"
+    # A new publication judges and counts as if the retired edit had never been.
+    submit(RISING[2], name=FOLLOWED)
+    make_all(worker)
+    assert registry.get_codebook(FOLLOWED).parameters.threshold == raised
+
+
+@pytest.mark.usefixtures("books")
+def test_an_emptied_codebook_is_as_strict_as_a_new_one(
+    worker: EditorWorker, registry: FaultyRegistry, submit: Callable[..., list[EditId]]
+) -> None:
+    for edit in submit(*RISING, name=FOLLOWED):
+        make_all(worker)
+        registry.retire_edit(edit)
+    make_all(worker)
+    assert thresholds(registry, FOLLOWED)[-1] == LOWEST
+    assert not worker.run_once()
+
+
+def test_a_threshold_that_cannot_be_computed_keeps_nobody_waiting(
+    books: dict[CodebookName, CalibratedPreset],
+    new_worker: Callable[..., EditorWorker],
+    registry: FaultyRegistry,
+    artifacts: ArtifactFolder,
+    submit: Callable[..., list[EditId]],
+) -> None:
+    [edit] = submit(SPEC, name=FOLLOWED)
+    make_all(new_worker())
+    registry.retire_edit(edit)
+    artifacts.path(str(books[FOLLOWED].parameters.background)).unlink()
+    [other] = submit(OTHERS[0], name=SUBJECTS)
+    make_all(new_worker(worker_id="w2"))
+    assert registry.get_edit(other).state is EditState.PUBLISHED
+    assert list(registry.thresholds_due(registry.get_codebook(FOLLOWED).fingerprint)) == [FOLLOWED]
