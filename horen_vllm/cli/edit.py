@@ -1,57 +1,55 @@
-"""``horen edit``: submit edits and follow them."""
+"""``horen edit``: submit edits, follow them, take them back."""
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from horen_vllm.cli.codebook_options import CodebookArgument, TimeoutOption
+from horen_vllm.cli.codebook_options import CodebookArgument, DryRunFlag, RequestIdOption, TimeoutOption
 from horen_vllm.cli.connection import ControlOption, HomeOption, TenantOption, codebook_of, connect, edit_of
+from horen_vllm.cli.edit_batch import batch
+from horen_vllm.cli.edit_options import (
+    AliasOption,
+    EditArgument,
+    MustNotFireOption,
+    ParaphraseOption,
+    PromptOption,
+    SubjectOption,
+    TargetOption,
+    TtlOption,
+    Until,
+)
+from horen_vllm.cli.edit_preview import preview
 from horen_vllm.cli.output import JsonFlag, moment, print_fields, print_json, print_rows
 from horen_vllm.control.messages import EditProgress, EditView
 from horen_vllm.errors import FailedPrecondition, Unavailable
-from horen_vllm.registry.models import EditSpec
+from horen_vllm.registry.models import AttemptRecord, EditSpec
 
 if TYPE_CHECKING:
     from horen_vllm.control.client import HorenClient
 
-app = typer.Typer(help="Submit edits and follow them.", no_args_is_help=True)
+app = typer.Typer(help="Submit edits, follow them, take them back.", no_args_is_help=True)
 
-EditArgument = Annotated[str, typer.Argument(metavar="EDIT", help="Id or resource name of the edit.")]
-
-
-class Until(StrEnum):
-    """States that a command can wait for."""
-
-    COMMITTED = "committed"
-    PUBLISHED = "published"
-    SERVING = "serving"
-
-    @property
-    def progress(self) -> EditProgress:
-        """The same state as the control plane names it."""
-        return EditProgress(self.value)
+app.command()(batch)
+app.command()(preview)
 
 
 @app.command()
 def submit(
     *,
     codebook: CodebookArgument,
-    prompt: Annotated[str, typer.Option(help="Question, as users ask it.")],
-    target: Annotated[str, typer.Option(help="Answer that the model shall give.")],
-    subject: Annotated[str | None, typer.Option(help="What the fact is about, as in the prompt.")] = None,
-    alias: Annotated[list[str] | None, typer.Option(help="Another name of the subject; repeatable.")] = None,
-    paraphrase: Annotated[
-        list[str] | None, typer.Option(help="Another wording that shall get the answer, too; repeatable.")
-    ] = None,
-    must_not_fire: Annotated[
-        list[str] | None, typer.Option(help="A prompt whose answer shall not change; repeatable.")
-    ] = None,
+    prompt: PromptOption,
+    target: TargetOption,
+    subject: SubjectOption = None,
+    alias: AliasOption = None,
+    paraphrase: ParaphraseOption = None,
+    must_not_fire: MustNotFireOption = None,
+    ttl: TtlOption = None,
     wait: Annotated[Until, typer.Option(help="State to wait for.")] = Until.SERVING,
     timeout: TimeoutOption = 60.0,
-    request_id: Annotated[str | None, typer.Option(help="The same id with the same edit stores it only once.")] = None,
+    request_id: RequestIdOption = None,
+    validate_only: DryRunFlag = False,
     tenant: TenantOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
@@ -67,8 +65,11 @@ def submit(
         must_not_fire=tuple(must_not_fire or ()),
     )
     with connect(control, home) as client:
-        edit = client.submit_edit(codebook_of(codebook, tenant), spec, request_id=request_id)
-        edit = _follow(client, edit, wait.progress, timeout)
+        edit = client.submit_edit(
+            codebook_of(codebook, tenant), spec, ttl_s=ttl, request_id=request_id, validate_only=validate_only
+        )
+        if not validate_only:
+            edit = _follow(client, edit, wait.progress, timeout)
     _print_edit(edit, as_json=as_json)
     _check_outcome(edit, wait.progress)
 
@@ -85,11 +86,12 @@ def list_(
 ) -> None:
     """List the edits of a codebook, oldest first."""
     with connect(control, home) as client:
-        edits = [edit for edit in client.list_edits(codebook_of(codebook, tenant)) if state in {None, edit.state}]
+        edits = list(client.list_edits(codebook_of(codebook, tenant), states=(state,) if state else ()))
     columns = (
         ("EDIT", lambda edit: edit.edit_id),
         ("STATE", lambda edit: edit.state.value),
         ("REVISION", lambda edit: edit.published_revision),
+        ("REASON", lambda edit: edit.reason_code),
         ("PROMPT", lambda edit: edit.spec.prompt),
         ("TARGET", lambda edit: edit.spec.target),
         ("CREATED", lambda edit: moment(edit.created_at)),
@@ -109,6 +111,26 @@ def show(
     """Show one edit and its whole story."""
     with connect(control, home) as client:
         view = client.get_edit(edit_of(edit, tenant))
+    _print_edit(view, as_json=as_json)
+
+
+@app.command()
+def retire(
+    *,
+    edit: EditArgument,
+    etag: Annotated[
+        str, typer.Option("--etag", metavar="ETAG", help="Refuse when the edit has changed since it had this etag.")
+    ] = "",
+    request_id: RequestIdOption = None,
+    validate_only: DryRunFlag = False,
+    tenant: TenantOption = None,
+    control: ControlOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Take an edit back for good; only a rollback to a revision with it brings it back."""
+    with connect(control, home) as client:
+        view = client.retire_edit(edit_of(edit, tenant), etag=etag, request_id=request_id, validate_only=validate_only)
     _print_edit(view, as_json=as_json)
 
 
@@ -176,6 +198,10 @@ def _failing(edit: EditView) -> bool:
     return edit.state == EditProgress.FAILED or edit.reason_code == "probe_failed"
 
 
+def _attempt(attempt: AttemptRecord) -> str:
+    return f"{attempt.number}: {attempt.worker} {attempt.outcome or 'at work'}"
+
+
 def _print_edit(edit: EditView, *, as_json: bool) -> None:
     if as_json:
         print_json(edit)
@@ -200,5 +226,9 @@ def _print_edit(edit: EditView, *, as_json: bool) -> None:
             ("servers", f"{edit.replicas_serving}/{edit.replicas_total}"),
             ("created", moment(edit.created_at)),
             ("published", moment(edit.published_at)),
+            ("expires", moment(edit.expires_at)),
+            ("retired", moment(edit.retired_at)),
+            ("attempts", tuple(map(_attempt, edit.attempts))),
+            ("etag", edit.etag),
         )
     )

@@ -187,7 +187,11 @@ def _answered(_context: Any) -> None:
 
 async def _abort(context: Any, error: HorenError, request_id: str | None) -> NoReturn:
     about = {} if request_id is None else {"request_id": request_id}
-    await context.abort(status_of(error), shorten(error.message), trailing_metadata(error, about))
+    try:
+        await context.abort(status_of(error), shorten(error.message), trailing_metadata(error, about))
+    except grpc.aio.InternalError:
+        # The client has left; gRPC would log what was to be said to it, with the client's own words.
+        raise asyncio.CancelledError from None
     raise AssertionError("abort returned")
 
 

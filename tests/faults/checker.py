@@ -13,7 +13,7 @@ from horen_vllm.artifact import decode_entry
 from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.control.messages import EditProgress
 from horen_vllm.errors import HorenError
-from horen_vllm.ids import CodebookName
+from horen_vllm.ids import CodebookName, EditId
 from horen_vllm.registry.models import EditRecord, EditState, RevisionKind, RevisionRecord
 from horen_vllm.registry.ports import Registry
 from tests.faults.history import Call, Op
@@ -102,7 +102,7 @@ class RegistryState:
         if edit.state is not EditState.PUBLISHED and ever:
             yield f"edit {edit.edit_id} is {edit.state} and in revisions {ever}"
 
-    def _readable(self, digest: str, edit_id: str) -> Iterator[str]:
+    def _readable(self, digest: str, edit_id: EditId) -> Iterator[str]:
         try:
             manifest = decode_entry(self._artifacts.read(digest)).manifest
         except HorenError as error:

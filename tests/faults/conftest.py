@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from horen_vllm.artifacts.store import digest_of
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry import migrate
+from horen_vllm.registry.ports import Registry
 from horen_vllm.registry.store import SqlRegistry
 from tests.faults.parts import Installation
 from tests.unit.serving.live.world import FINGERPRINT
 
 BOOK = CodebookName.parse("tenants/default/codebooks/facts")
-PARAMETERS = MethodParameters(preset="cosine", threshold=0.5, false_fire_rate=0.01, background="0" * 64)
+BACKGROUND = b"queries that thresholds follow"
+PARAMETERS = MethodParameters(preset="cosine", threshold=0.5, false_fire_rate=0.01, background=digest_of(BACKGROUND))
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +86,6 @@ def place_at(url: str, folder: Path) -> Installation:
     return Installation(url=url, folder=folder)
 
 
-def make_book(registry: SqlRegistry) -> None:
+def make_book(registry: Registry) -> None:
     """Make the empty codebook `BOOK`."""
     registry.create_codebook(BOOK, model="m", fingerprint=FINGERPRINT, site="s", parameters=PARAMETERS)

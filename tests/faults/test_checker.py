@@ -233,7 +233,7 @@ def acknowledge_rollbacks_too_early() -> None:
         )
 
     original = SqlRegistry.rollback
-    SqlRegistry.rollback = rollback  # type: ignore[method-assign]
+    SqlRegistry.rollback = rollback  # type: ignore[assignment,method-assign]
 
 
 def test_a_server_that_forgets_request_ids_is_found(sqlite_place: Installation) -> None:

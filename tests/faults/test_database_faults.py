@@ -19,6 +19,7 @@ from horen_vllm.control.client import HorenClient
 from horen_vllm.control.server import ControlServer, serve
 from horen_vllm.control.settings import ControlSettings
 from horen_vllm.errors import HorenError, Unavailable
+from horen_vllm.ids import EditId
 from horen_vllm.registry import migrate
 from horen_vllm.registry.models import EditSpec
 from horen_vllm.registry.store import SqlRegistry
@@ -113,7 +114,7 @@ def test_postgresql_goes_away_under_load(
     assert len(stored) <= len(load.acknowledged) + THREADS
 
 
-def fill(registry: SqlRegistry) -> tuple[list[str], HorenError]:
+def fill(registry: SqlRegistry) -> tuple[list[EditId], HorenError]:
     """Submit edits until one is refused; return those that were acknowledged, and the refusal."""
     acknowledged = []
     while True:

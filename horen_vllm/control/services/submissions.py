@@ -1,6 +1,5 @@
 """The methods of EditService that store edits."""
 
-
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass

@@ -78,7 +78,7 @@ class PreviewDesk:
             raise
         except HorenError as exc:
             return _refused(exc.code, exc.message, revision, touched)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - an edit that is only looked at ends no worker
             self._log.exception("preview raised")
             why = f"the editor met an unexpected {type(exc).__name__}; its log has the details."
             return _refused("internal_error", why, revision, touched)

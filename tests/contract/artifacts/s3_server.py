@@ -62,7 +62,9 @@ class S3Server:
             )
         # It ends with this process, however this process ends.
         watch = ["/bin/sh", "-c", 'read _; kill -KILL "$1"', "s3-watcher", str(self._process.pid)]
-        self._watcher = subprocess.Popen(watch, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._watcher = subprocess.Popen(
+            watch, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         self._wait()
 
     def kill(self) -> None:

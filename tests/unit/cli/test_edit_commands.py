@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from horen_vllm.control.client import HorenClient
 from horen_vllm.control.server import ControlServer
-from horen_vllm.ids import DEFAULT_TENANT, CodebookName
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.models import EditRecord, Publication, ReplicaReport
+from horen_vllm.registry.preview_records import Collision, PreviewAnswer, PreviewVerdict
 from horen_vllm.registry.store import SqlRegistry
 
 from .conftest import FINGERPRINT, Run
@@ -141,3 +143,79 @@ def test_text_that_cannot_be_stored_is_refused(run: Run, option: str, character:
 def test_text_in_brackets_is_printed_as_it_is(horen: Callable[..., Any], run: Run) -> None:
     horen("edit", "submit", "demo", "--prompt", "[red]Who?[/]", "--target", "[b]", "--wait", "committed")
     assert "[red]Who?[/]" in run("edit", "list", "demo").stdout
+
+
+def test_a_retired_edit_is_shown_as_such(
+    horen: Callable[..., Any], publish: Callable[[], EditRecord], run: Run
+) -> None:
+    edit = horen(*SUBMIT, "--wait", "committed")
+    publish()
+    assert horen("edit", "retire", edit["edit_id"], "--validate-only")["state"] == "published"
+    stale = run("edit", "retire", edit["edit_id"], "--etag", edit["etag"])
+    assert (stale.exit_code, "error [etag_mismatch]" in stale.stderr) == (11, True)
+    retired = horen("edit", "retire", edit["edit_id"])
+    assert (retired["state"], retired["active"]) == ("inactive", False)
+    assert [it["edit_id"] for it in horen("edit", "list", "demo", "--state", "inactive")] == [edit["edit_id"]]
+    shown = run("edit", "show", edit["edit_id"]).stdout
+    assert "retired" in shown
+    assert "1: worker published" in shown
+    assert run("edit", "retire", "e0").exit_code == 4
+
+
+def test_failed_edits_are_listed_with_their_reasons(horen: Callable[..., Any], registry: SqlRegistry, run: Run) -> None:
+    edit = horen(*SUBMIT, "--wait", "committed")
+    (claim,) = registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT)
+    registry.fail(claim, "not_learned", "the loss stayed at 3.1.")
+    assert [it["edit_id"] for it in horen("edit", "list", "demo", "--state", "failed")] == [edit["edit_id"]]
+    assert "not_learned" in run("edit", "list", "demo", "--state", "failed").stdout
+    (attempt,) = horen("edit", "show", edit["edit_id"])["attempts"]
+    assert (attempt["worker"], attempt["outcome"]) == ("worker", "failed")
+
+
+def test_an_edit_may_have_an_end_and_may_be_checked_only(horen: Callable[..., Any], run: Run) -> None:
+    drafted = horen(*SUBMIT, "--validate-only", "--ttl", "60")
+    assert (drafted["edit_id"], drafted["state"]) == ("", "committed")
+    assert horen("edit", "list", "demo") == []
+    assert horen(*SUBMIT, "--ttl", "60", "--wait", "committed")["expires_at"] is not None
+    assert run(*SUBMIT, "--ttl", "0.1").exit_code == 3
+
+
+def test_submit_waits_for_training(horen: Callable[..., Any], registry: SqlRegistry) -> None:
+    def train() -> None:
+        registry.trained(registry.claim("worker", lease_s=30.0, fingerprint=FINGERPRINT))
+
+    timer = threading.Timer(0.3, train)
+    timer.start()
+    assert horen(*SUBMIT, "--wait", "trained", "--timeout", "10")["state"] == "trained"
+    timer.join()
+
+
+def test_a_preview_is_printed(horen: Callable[..., Any], registry: SqlRegistry, run: Run) -> None:
+    other = horen(*SUBMIT, "--wait", "committed")
+    touched = Collision(edit_id=EditId(other["edit_id"]), text="Acme's head?", score=0.87, threshold=0.85)
+
+    def answer(answer: PreviewAnswer) -> threading.Thread:
+        def work() -> None:
+            deadline = time.monotonic() + 20
+            while (task := registry.claim_preview("w1", fingerprint=FINGERPRINT, lease_s=30)) is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            registry.answer_preview("w1", task.preview_id, answer)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        return thread
+
+    arguments = ("edit", "preview", "demo", "--prompt", "Acme's head?", "--target", "Bob", "--timeout", "20")
+    thread = answer(PreviewAnswer(verdict=PreviewVerdict.NEW, revision=1, collisions=(touched,)))
+    view = horen(*arguments)
+    thread.join(20)
+    assert (view["verdict"], view["collisions"][0]["prompt"]) == ("new", "Who leads Acme?")
+    thread = answer(
+        PreviewAnswer(verdict=PreviewVerdict.REFUSED, revision=1, refusal_code="key_not_matched", refusal="No way.")
+    )
+    refused = run(*arguments)
+    thread.join(20)
+    assert (refused.exit_code, "No way." in refused.stdout) == (1, True)
+    late = run(*arguments[:-1], "0.6")
+    assert (late.exit_code, "error [preview_timeout]" in late.stderr) == (7, True)

@@ -107,3 +107,15 @@ def test_an_edit_of_another_tenant_is_not_found(horen: Callable[..., Any], run: 
     edit = horen("edit", "submit", "facts", *arguments)
     result = run("edit", "show", edit["edit_id"])
     assert (result.exit_code, result.stderr.split("]")[0]) == (4, "error [unknown_edit")
+
+
+def test_a_quota_is_shown_and_changed(horen: Callable[..., Any], run: Run) -> None:
+    assert horen("tenant", "quota", "default")["quota"]["max_pending"] is None
+    changed = horen("tenant", "quota", "default", "--max-pending", "7", "--edits-per-minute", "60")
+    assert (changed["quota"]["max_pending"], changed["quota"]["edits_per_minute"]) == (7, 60)
+    lifted = horen("tenant", "quota", "default", "--max-pending", "none")
+    assert (lifted["quota"]["max_pending"], lifted["quota"]["edits_per_minute"]) == (None, 60)
+    assert "60" in run("tenant", "quota", "default").stdout
+    wrong = run("tenant", "quota", "default", "--max-pending", "many")
+    assert (wrong.exit_code, "error [invalid_quota]" in wrong.stderr) == (3, True)
+    assert run("tenant", "quota", "nobody").exit_code == 4

@@ -48,7 +48,7 @@ def test_an_answer_that_comes_twice_is_applied_once(world: World, monkeypatch: p
         assert set(world.engine.ranks[0].entries[str(book("a"))]) == {first.edit_id}
 
     run(world, script)
-    flips = [told[2] for told in world.observer.told if told[0] == "flipped"]
+    flips: list[Any] = [told[2] for told in world.observer.told if told[0] == "flipped"]
     assert flips == sorted(flips)
     assert set(flips) == {1, 2, 3, 4}
     assert len(answered) > len({id(it) for it in answered})
