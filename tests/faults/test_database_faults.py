@@ -124,7 +124,7 @@ def fill(registry: SqlRegistry) -> tuple[list[EditId], HorenError]:
             return acknowledged, error
 
 
-def check_sound(path: Path, registry: SqlRegistry, acknowledged: list[str]) -> None:
+def check_sound(path: Path, registry: SqlRegistry, acknowledged: list[EditId]) -> None:
     assert [it.edit_id for it in registry.list_edits(BOOK, limit=100_000)] == acknowledged
     assert list(RegistryState(Evidence((), registry, BOOK, path.parent)).complaints()) == []
     connection = sqlite3.connect(path)

@@ -14,14 +14,19 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").
 
 
 def source_codes() -> set[str]:
-    """Return every literal `code=` of a call in the package."""
-    codes = set()
+    """Return every literal `code=` of a call in the package, field violations and the protocol's rules included."""
+    codes: set[str] = set()
+    for proto in (ROOT / "proto").rglob("*.proto"):
+        codes.update(re.findall(r'^\s*id: "([a-z_]+)"', proto.read_text(encoding="utf-8"), flags=re.MULTILINE))
     for path in (ROOT / "horen_vllm").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            keywords = node.keywords if isinstance(node, ast.Call) else []
+            if not isinstance(node, ast.Call):
+                continue
+            if ast.unparse(node.func) == "FieldViolation" and isinstance(node.args[1], ast.Constant):
+                codes.add(str(node.args[1].value))
             codes |= {
                 keyword.value.value
-                for keyword in keywords
+                for keyword in node.keywords
                 if keyword.arg == "code" and isinstance(keyword.value, ast.Constant)
                 if isinstance(keyword.value.value, str)
             }
