@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import fsspec
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_attempt,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from horen_vllm.artifacts.folder import write_durably
 from horen_vllm.artifacts.location import ObjectStoreUrl
@@ -21,6 +28,9 @@ T = TypeVar("T")
 
 ATTEMPTS: Final = 4
 """Times that a request is made at most."""
+_PUTS: Final = 6
+"""Times that a file is written at most: where objects are not replaced at one blow, what is read back may be another
+writer's half of the same content."""
 _LAST_ATTEMPT_S: Final = 30.0
 """Seconds after which a request that failed is not made again."""
 _LONGEST_PAUSE_S: Final = 2.0
@@ -73,9 +83,13 @@ class ObjectArtifacts:
             ``artifacts_unavailable``.
         """
         digest = digest_of(data)
-        if not self._has(digest):
-            self._write(self._path(digest), data)
-            self.read(digest)
+        settled = Retrying(
+            retry=retry_if_exception_type((NotFound, DataLoss)),
+            stop=stop_after_attempt(_PUTS),
+            wait=wait_random_exponential(multiplier=0.1, max=_LONGEST_PAUSE_S),
+            reraise=True,
+        )
+        settled(lambda: self._put(digest, data))
         return digest
 
     def read(self, digest: str) -> bytes:
@@ -115,6 +129,11 @@ class ObjectArtifacts:
             self._asked(lambda: self._files.rm_file(self._path(digest)))
         except FileNotFoundError:
             return
+
+    def _put(self, digest: str, data: bytes) -> None:
+        if not self._has(digest):
+            self._write(self._path(digest), data)
+            self.read(digest)
 
     def _write(self, path: str, data: bytes) -> None:
         try:

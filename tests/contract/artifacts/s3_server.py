@@ -49,8 +49,8 @@ class S3Server:
         """Start the server and wait until it listens."""
         rclone = Path(sys.executable).parent / "rclone"
         command = [str(rclone), "serve", "s3", str(self._folder / "data"), "--addr", f"127.0.0.1:{self._port}"]
-        # What tests do to its files must be seen at once.
-        command += ["--dir-cache-time", "0s", "--vfs-cache-mode", "off"]
+        # What tests do to its files must be seen at once; 0 would make it spin.
+        command += ["--dir-cache-time", "1ms", "--vfs-cache-mode", "off"]
         environment = {
             **os.environ,
             "RCLONE_CONFIG": str(self._folder / "no.conf"),
