@@ -20,8 +20,8 @@ demo: install  ## start everything on the demo model, edit 20 facts, roll back
 test: install  ## the default suite (unit, contract, engine tests)
 	$(BIN)/python -m pytest -m "not matrix"
 
-matrix: install  ## every engine configuration
-	$(BIN)/python -m pytest -m matrix tests/e2e
+matrix: install  ## every engine configuration, every failpoint
+	$(BIN)/python -m pytest -m matrix tests/e2e tests/faults
 
 soak: install  ## 2,300 requests under updates, against the oracle: writes bench/results/soak.json
 	$(BIN)/python -m bench.soak
