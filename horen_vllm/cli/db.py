@@ -1,12 +1,18 @@
-"""``horen db``: the registry's schema."""
+"""``horen db``: the registry's schema, and what it may forget."""
+
+import os
+from typing import Annotated, Final
 
 import typer
 
+from horen_vllm.cli.artifacts import ArtifactsOption, artifact_source
 from horen_vllm.cli.database import DatabaseHomeOption, DatabaseOption, database_url
 from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.cli.output import JsonFlag, print_json
 
 app = typer.Typer(help="Bring the registry's database up to date, or look whether it is.", no_args_is_help=True)
+DEFAULT_GRACE_H: Final = 24.0
+"""Longer than any worker takes from storing an entry to publishing it."""
 
 
 @app.command()
@@ -33,6 +39,40 @@ def check(*, database: DatabaseOption = None, home: DatabaseHomeOption = None, a
     finally:
         registry.close()
     _print_migration(head(), as_json=as_json)
+
+
+@app.command()
+def gc(
+    *,
+    keep: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Revisions of each codebook to keep (default: all).")
+    ] = None,
+    grace: Annotated[
+        float, typer.Option(min=0.0, metavar="HOURS", help="Age from which a file may go, twice: see the how-to.")
+    ] = DEFAULT_GRACE_H,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say which files would be condemned; change nothing.")
+    ] = False,
+    artifacts: ArtifactsOption = None,
+    database: DatabaseOption = None,
+    home: DatabaseHomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Forget old revisions, codebooks that were deleted a month ago, and files that nothing needs any more."""
+    from horen_vllm.cli.collect import collect, print_collection  # noqa: PLC0415 - SQLAlchemy and fsspec
+    from horen_vllm.registry.store import SqlRegistry  # noqa: PLC0415
+
+    store = artifact_source(artifacts, home=home, otherwise=os.environ.get("HOREN_HOME")).open()
+    registry = SqlRegistry(database_url(database, home))
+    try:
+        registry.check_schema()
+        found = collect(registry, store, keep=keep, grace_s=grace * 3_600, dry_run=dry_run)
+    finally:
+        registry.close()
+    if as_json:
+        print_json(found)
+    else:
+        print_collection(found, dry_run=dry_run)
 
 
 def _print_migration(migration: str, *, as_json: bool) -> None:

@@ -15,12 +15,15 @@ from horen_vllm.control.bookfile.writing import BookWriter
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import CodebookName, EditId, new_edit_id
+from horen_vllm.registry.edit_ports import ArtifactRegister
 from horen_vllm.registry.models import CodebookRecord, RequestKey, RevisionRecord
 from horen_vllm.registry.portable import ImportedEdit, ImportRecord, PortableEdit, PortableState
 from horen_vllm.registry.ports import Registry
 
 _PAGE: Final = 500
 """Edits that are read, or looked up, at once."""
+_TOGETHER: Final = 64
+"""Artifacts that are registered at once, and in memory meanwhile."""
 _IN_MEMORY: Final = 8 * 1024**2
 """Bytes of a file up to which it needs no disk."""
 
@@ -103,7 +106,7 @@ class BookFiles:
             return made
         _require_match(codebook, reader.header)
         luggage = self._looked_up(name, reader)
-        _Unpacking(reader, codebook, luggage, None if validate_only else artifacts).run()
+        _Unpacking(reader, codebook, luggage, self._registry, None if validate_only else artifacts).run()
         return self._registry.import_edits(
             name,
             luggage.imported(reader.edits()),
@@ -168,32 +171,48 @@ class _Unpacking:
     """
 
     def __init__(
-        self, reader: BookReader, codebook: CodebookRecord, luggage: _Luggage, artifacts: ArtifactStore | None
+        self,
+        reader: BookReader,
+        codebook: CodebookRecord,
+        luggage: _Luggage,
+        register: ArtifactRegister,
+        artifacts: ArtifactStore | None,
     ) -> None:
         self._reader = reader
         self._codebook = codebook
         self._luggage = luggage
+        self._register = register
         self._artifacts = artifacts
 
     def run(self) -> None:
         """Store them; InvalidArgument ``invalid_export``."""
+        files = self._files()
+        while group := list(islice(files, _TOGETHER)):
+            if self._artifacts is not None:
+                self._register.register_artifacts({digest_of(data): len(data) for _, data in group})
+            for origin, data in group:
+                digest = digest_of(data) if self._artifacts is None else self._artifacts.put(data)
+                if origin is not None:
+                    self._luggage.stored[origin] = digest
+
+    def _files(self) -> Iterator[tuple[EditId | None, bytes]]:
+        """Yield what all entries need, and then each entry as it is to stand here, with the edit's origin."""
         for digest in _shared(self._codebook.parameters):
-            self._put(self._reader.artifact(digest))
+            yield None, self._reader.artifact(digest)
         for origin, digest in self._luggage.wanted.items():
-            data = adopted(
-                self._reader.artifact(digest),
-                edit_id=self._luggage.ids[origin],
-                fingerprint=self._codebook.fingerprint,
-                site=self._codebook.site,
-                rename=self._rename,
+            yield (
+                origin,
+                adopted(
+                    self._reader.artifact(digest),
+                    edit_id=self._luggage.ids[origin],
+                    fingerprint=self._codebook.fingerprint,
+                    site=self._codebook.site,
+                    rename=self._rename,
+                ),
             )
-            self._luggage.stored[origin] = self._put(data)
 
     def _rename(self, edit_id: str) -> str:
         return self._luggage.renamed.get(edit_id, edit_id)
-
-    def _put(self, data: bytes) -> str:
-        return digest_of(data) if self._artifacts is None else self._artifacts.put(data)
 
 
 def _header(codebook: CodebookRecord, revision: RevisionRecord, parameters: MethodParameters) -> BookHeader:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar, Final
 
-from horen_vllm.errors import DataLoss, FailedPrecondition, Internal, NotFound, Unavailable
+from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError, Internal, NotFound, Unavailable
 
 _MOST_QUOTED: Final = 60
 """Characters of a prompt that a sentence quotes."""
+_OF_THE_STORE: Final = frozenset({"artifacts_unavailable", "artifacts_forbidden", "artifact_collected"})
+"""Codes of an artifact store that would fail any edit alike."""
 
 
 class EditFailed(FailedPrecondition):
@@ -23,11 +25,13 @@ def surroundings(doing: str) -> Iterator[None]:
     Raises
     ------
     Unavailable
-        ``editor_surroundings``, for OSError, NotFound, DataLoss and Internal.
+        ``editor_surroundings``, for OSError, NotFound, DataLoss, Internal and whatever an artifact store refuses.
     """
     try:
         yield
-    except (OSError, NotFound, DataLoss, Internal) as exc:
+    except (OSError, HorenError) as exc:
+        if not isinstance(exc, (OSError, NotFound, DataLoss, Internal)) and exc.code not in _OF_THE_STORE:
+            raise
         raise Unavailable(f"{doing} failed: {exc}", code="editor_surroundings") from exc
 
 

@@ -8,7 +8,7 @@ from sqlalchemy import exc, select
 from sqlalchemy.orm import Session
 
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.errors import AlreadyExists
+from horen_vllm.errors import AlreadyExists, NotFound
 from horen_vllm.ids import CodebookName, TenantId
 from horen_vllm.registry.audit_log import record
 from horen_vllm.registry.differences import DiffRecord
@@ -135,6 +135,8 @@ class SqlCodebookStore(SqlStore):
 
         Raises
         ------
+        NotFound
+            ``codebook_purged``, when it was deleted too long ago.
         AlreadyExists
             ``codebook_not_deleted``, when it is there; ``request_id_reused``.
         Aborted
@@ -146,6 +148,9 @@ class SqlCodebookStore(SqlStore):
         def undelete(session: Session, row: CodebookRow, _now: datetime) -> None:
             if row.deleted_at is None:
                 raise AlreadyExists(f"{name} is not deleted.", code="codebook_not_deleted")
+            if row.oldest_revision > row.revision:
+                message = f"{name} was deleted too long ago: its entries are gone."
+                raise NotFound(message, code="codebook_purged")
             require_codebook_quota(session, name.tenant)
             row.deleted_at = None
 

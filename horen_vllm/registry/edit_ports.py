@@ -21,7 +21,18 @@ from horen_vllm.registry.preview_records import PreviewAnswer, PreviewTask
 from horen_vllm.registry.submission import Submission
 
 
-class EditQueue(Protocol):
+class ArtifactRegister(Protocol):
+    """Which files of the artifact store are in use or about to be."""
+
+    def register_artifacts(self, sizes: Mapping[str, int]) -> None:
+        """Say which files, by digest, with how many bytes, are about to be written: none of them is collected now.
+
+        To be called before they are written, for only then a file that was just collected is written again.
+        """
+        ...
+
+
+class EditQueue(ArtifactRegister, Protocol):
     """Edits and the work on them."""
 
     def submit(

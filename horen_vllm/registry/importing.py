@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from horen_vllm.core.admission import normalise_prompt
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import EditId
+from horen_vllm.registry.artifact_register import require_live
 from horen_vllm.registry.models import EditState
 from horen_vllm.registry.portable import ImportCounts, ImportedEdit, PortableEdit, PortableState
 from horen_vllm.registry.retiring import leave_next, take_back
@@ -68,6 +69,7 @@ class Importer:
         self._check_prompts()
 
     def _take_batch(self, batch: Sequence[ImportedEdit]) -> None:
+        require_live(self._session, [item.artifact for item in batch if item.artifact is not None], self._now)
         origins = [item.edit.origin for item in batch]
         query = select(EditRow).where(EditRow.codebook_id == self._codebook.id, EditRow.origin.in_(origins))
         known = {row.origin: row for row in self._session.scalars(query.with_for_update())}

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import CodebookName, EditId, TenantId
 from horen_vllm.registry.differences import DiffRecord
-from horen_vllm.registry.edit_ports import EditQueue, PreviewStore, QuotaStore, ThresholdStore
+from horen_vllm.registry.edit_ports import ArtifactRegister, EditQueue, PreviewStore, QuotaStore, ThresholdStore
 from horen_vllm.registry.models import (
     AuditRecord,
     CalibrationRecord,
@@ -271,7 +271,7 @@ class TransferStore(Protocol):
         ...
 
 
-class CalibrationStore(Protocol):
+class CalibrationStore(ArtifactRegister, Protocol):
     """Calibrations of base models; none is ever changed."""
 
     def add_calibration(

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from horen_vllm.errors import FailedPrecondition
 from horen_vllm.ids import EditId
+from horen_vllm.registry.artifact_register import require_live
 from horen_vllm.registry.edit_rows import require_edits
 from horen_vllm.registry.models import EditState, Publication, RevisionKind
 from horen_vllm.registry.records import codebook_name
@@ -29,7 +30,7 @@ def publish_all(
     Raises
     ------
     FailedPrecondition
-        ``revision_moved``.
+        ``revision_moved``; ``artifact_collected``.
     NotFound
         ``unknown_edit``.
     InvalidArgument
@@ -38,6 +39,7 @@ def publish_all(
     publications = [publication for _, publication in batch]
     _require_chain(codebook, publications)
     require_edits(session, codebook, {edit for publication in publications for edit in _named(publication)})
+    require_live(session, [publication.artifact for publication in publications], now)
     superseded = {edit for publication in publications for edit in publication.supersedes}
     opened = find_open_entries(session, superseded)
     for row, publication in batch:

@@ -3,6 +3,7 @@
 from horen_vllm.registry.audit_store import SqlAuditLog
 from horen_vllm.registry.calibration_store import SqlCalibrationStore
 from horen_vllm.registry.codebook_store import SqlCodebookStore
+from horen_vllm.registry.collecting import SqlCollector
 from horen_vllm.registry.counts_store import SqlCounts
 from horen_vllm.registry.database import Database
 from horen_vllm.registry.edit_queue import SqlEditQueue
@@ -28,6 +29,7 @@ class SqlRegistry(
     SqlCalibrationStore,
     SqlAuditLog,
     SqlTransferStore,
+    SqlCollector,
     SqlCounts,
 ):
     """`ports.Registry` on SQL: threads and processes may share the database.

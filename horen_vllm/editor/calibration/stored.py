@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from horen_vllm.artifacts.store import ArtifactStore
+from horen_vllm.artifacts.store import ArtifactStore, digest_of
 from horen_vllm.core.presets import CALIBRATED
 from horen_vllm.editor.calibration.background import builtin_background
 from horen_vllm.editor.calibration.calibrated import Calibration, CalibrationSettings, calibrate_presets, files_of
@@ -25,7 +25,9 @@ def store_calibration(
     summary: Mapping[str, Any],
 ) -> CalibrationRecord:
     """Store a calibration; its files come first, so that whoever reads the record finds them."""
-    for data in files_of(iter(calibration.presets.values())).values():
+    files = files_of(iter(calibration.presets.values())).values()
+    registry.register_artifacts({digest_of(data): len(data) for data in files})
+    for data in files:
         artifacts.put(data)
     return registry.add_calibration(
         fingerprint=editable.fingerprint,

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
 
-from horen_vllm.artifacts.store import ArtifactStore
+from horen_vllm.artifacts.store import ArtifactStore, digest_of
 from horen_vllm.editor.failure import surroundings
 from horen_vllm.editor.working.lease import LeaseKeeper
 from horen_vllm.editor.working.metrics import Phase
@@ -118,5 +118,6 @@ class Closings:
         self._made.clear()
 
     def _store(self, files: Sequence[bytes]) -> None:
+        self.queue.register_artifacts({digest_of(data): len(data) for data in files})
         with ThreadPoolExecutor(min(_WRITERS, len(files))) as writers:
             list(writers.map(self.artifacts.put, files))

@@ -1,5 +1,6 @@
 """The registry in memory: all ports on one storage."""
 
+from horen_vllm.testing.memory.artifacts import MemoryArtifacts
 from horen_vllm.testing.memory.audit import MemoryAudit
 from horen_vllm.testing.memory.calibrations import MemoryCalibrations
 from horen_vllm.testing.memory.codebooks import MemoryCodebooks
@@ -25,6 +26,7 @@ class MemoryRegistry(
     MemoryCalibrations,
     MemoryAudit,
     MemoryTransfers,
+    MemoryArtifacts,
     MemoryCounts,
 ):
     """`ports.Registry` in memory: keeps the contract of the SQL registry, and nothing else.

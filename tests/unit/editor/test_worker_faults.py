@@ -15,7 +15,7 @@ from horen_vllm.editor import passes
 from horen_vllm.editor.prepare import prepare_edits
 from horen_vllm.editor.working.lease import LeaseKeeper
 from horen_vllm.editor.working.worker import EditorWorker
-from horen_vllm.errors import Unavailable
+from horen_vllm.errors import FailedPrecondition, Unavailable
 from horen_vllm.ids import EditId
 from horen_vllm.registry.models import MAX_ATTEMPTS, Claim, EditRecord, EditSpec
 
@@ -100,6 +100,52 @@ def test_a_full_disk_fails_no_edit(
     assert [state for state, *_ in states(registry, edits)] == ["committed"] * 4
     finish(worker, registry)
     assert states(registry, edits) == [("published", revision, None) for revision in (2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("code", ["artifacts_forbidden", "artifacts_unavailable"])
+def test_a_store_that_refuses_fails_no_edit(
+    worker: EditorWorker, registry: FaultyRegistry, submit: Submit, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    edits = submit(SPEC, *OTHERS)
+
+    def refuse(*_: object) -> str:
+        kind = Unavailable if code == "artifacts_unavailable" else FailedPrecondition
+        raise kind("the store refuses.", code=code)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactFolder, "put", refuse)
+        with pytest.raises(Unavailable, match=r"publishing entries failed: .*the store refuses"):
+            worker.run_once()
+    assert [state for state, *_ in states(registry, edits)] == ["committed"] * 4
+    finish(worker, registry)
+    assert states(registry, edits) == [("published", revision, None) for revision in (2, 3, 4, 5)]
+
+
+def test_an_entry_that_was_collected_is_stored_again(
+    worker: EditorWorker,
+    registry: FaultyRegistry,
+    artifacts: ArtifactFolder,
+    submit: Submit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edits = submit(SPEC)
+    put = ArtifactFolder.put
+
+    def collected(store: ArtifactFolder, data: bytes) -> str:
+        digest = put(store, data)
+        assert registry.condemn_artifacts(grace_s=0) == [digest]
+        assert registry.sweep_artifacts(store.delete, grace_s=0) == [digest]
+        return digest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ArtifactFolder, "put", collected)
+        with pytest.raises(Unavailable, match="publishing entries failed"):
+            worker.run_once()
+    finish(worker, registry)
+    assert states(registry, edits) == [("published", 2, None)]
+    digest = registry.get_edit(edits[0]).artifact
+    assert digest is not None
+    assert artifacts.read(digest)
 
 
 @pytest.mark.parametrize("damage", ["missing", "corrupt", "folder"])
