@@ -60,7 +60,6 @@ def worker(
 ) -> None:
     """Train and publish submitted edits until SIGINT or SIGTERM."""
     folder = open_model_folder(model, site=site)
-    url = database_url(database, home)
     source = artifact_source(artifacts, home=home, otherwise=None if database else os.environ.get("HOREN_HOME"))
     # torch and transformers, which other commands do not need.
     from horen_vllm.cli.worker_run import WorkerOptions, run_worker  # noqa: PLC0415
@@ -68,7 +67,7 @@ def worker(
     options = WorkerOptions(
         folder=str(folder.path),
         site=folder.site,
-        database=url,
+        database=database_url(database, home),
         artifacts=source,
         worker_id=worker_id or f"worker-{socket.gethostname()}-{os.getpid()}",
         device=device,
