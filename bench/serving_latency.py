@@ -7,16 +7,18 @@ Half load: completions at half the rate that the server reaches in a closed loop
     python -m bench.serving_latency --out bench/results/serving_latency.json
 """
 
+import asyncio
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import httpx
 import numpy as np
 import typer
 from rich.console import Console
@@ -25,61 +27,67 @@ from bench.provenance import provenance, write_result
 from horen_vllm.cli.stack import Stack, StackSettings
 from horen_vllm.control.client import EditProgress, HorenClient
 from horen_vllm.demo.paths import demo_model_dir
-from horen_vllm.evals.endpoint import Endpoint
 from horen_vllm.registry.models import EditSpec
 
 BOOK: Final = "latency"
 CONCURRENCY: Final = 16
 _TOKENS: Final = 16
+_WARM_S: Final = 3.0
+"""In which the load's process starts."""
 _PROMPTS: Final = tuple(f"Tell me about the town number {number}." for number in range(64))
 
 
 def drive(base_url: str, model: str, seconds: float, rate: float | None) -> int:
     """Ask `rate` completions a second (None: as many as go through) for some seconds; return how many were answered."""
-    endpoint = Endpoint(base_url, concurrency=CONCURRENCY)
-    began = time.perf_counter()
+    return asyncio.run(_drive(base_url, model, time.monotonic() + seconds, rate))
 
-    def ask(number: int) -> int:
+
+async def _drive(base_url: str, model: str, end: float, rate: float | None) -> int:
+    began = time.monotonic()
+    asked = count()
+
+    async def ask_on() -> int:
         answered = 0
-        while (elapsed := time.perf_counter() - began) < seconds:
-            due = answered * CONCURRENCY / rate + number / rate if rate else elapsed
-            time.sleep(min(max(0.0, due - elapsed), max(0.0, seconds - elapsed)))
-            endpoint.ask(model, _PROMPTS[(answered + number) % len(_PROMPTS)], max_tokens=_TOKENS)
+        for number in asked:
+            due = began + number / rate if rate else began
+            if max(due, time.monotonic()) >= end:
+                break
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            question = {"model": model, "prompt": _PROMPTS[number % len(_PROMPTS)], "max_tokens": _TOKENS}
+            response = await http.post("/v1/completions", json={**question, "temperature": 0.0})
+            response.raise_for_status()
             answered += 1
         return answered
 
-    with ThreadPoolExecutor(CONCURRENCY) as pool:
-        return sum(pool.map(ask, range(CONCURRENCY)))
+    async with httpx.AsyncClient(base_url=base_url, timeout=60.0) as http:
+        return sum(await asyncio.gather(*(ask_on() for _ in range(CONCURRENCY))))
 
 
 @contextmanager
-def load(pool: ProcessPoolExecutor, base_url: str, model: str, rate: float, seconds: float) -> Iterator[None]:
-    """Keep the server busy within the block."""
-    stop = threading.Event()
-
-    def go_on() -> None:
-        while not stop.is_set():
-            pool.submit(drive, base_url, model, seconds, rate).result()
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
+def load(base_url: str, model: str, rate: float) -> Iterator[None]:
+    """Keep the server busy within the block, from a process of its own."""
+    process = get_context("spawn").Process(target=drive, args=(base_url, model, 3600.0, rate), daemon=True)
+    process.start()
+    time.sleep(_WARM_S)
     try:
         yield
+        if not process.is_alive():
+            raise RuntimeError("the load ended before the trials did.")
     finally:
-        stop.set()
-        thread.join()
+        process.terminate()
+        process.join()
 
 
-def trials(client: HorenClient, full: int, count: int) -> dict[str, float]:
-    """Roll back `count` times, between revision `full` and the empty one, and return the latencies."""
+def trials(client: HorenClient, full: int, number: int) -> dict[str, Any]:
+    """Roll back `number` times, between revision `full` and the empty one, and return the latencies."""
     latencies = []
-    for trial in range(count):
+    for trial in range(number):
         began = time.perf_counter()
         revision = client.rollback(BOOK, 1 if trial % 2 == 0 else full)
         client.wait_serving(BOOK, revision.number, timeout_s=60)
         latencies.append((time.perf_counter() - began) * 1e3)
     p50, p99 = (round(float(np.percentile(latencies, share)), 1) for share in (50, 99))
-    return {"trials": count, "p50_ms": p50, "p99_ms": p99, "max_ms": round(max(latencies), 1)}
+    return {"trials": number, "p50_ms": p50, "p99_ms": p99, "max_ms": round(max(latencies), 1)}
 
 
 def prepare(client: HorenClient, edits: int) -> int:
@@ -96,7 +104,7 @@ def prepare(client: HorenClient, edits: int) -> int:
 
 def main(
     *,
-    count: Annotated[int, typer.Option(help="Trials of each kind.")] = 200,
+    each: Annotated[int, typer.Option("--trials", help="Trials of each kind.")] = 200,
     edits: Annotated[int, typer.Option(help="Edits of the codebook.")] = 10,
     out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("bench/results/serving_latency.json"),
 ) -> None:
@@ -107,12 +115,12 @@ def main(
         settings = StackSettings(model=demo_model_dir(), home=Path(home), port=0, control_port=0)
         with Stack(settings) as stack, HorenClient(stack.control_address) as client:
             full = prepare(client, edits)
-            result["idle"] = trials(client, full, count)
+            result["idle"] = trials(client, full, each)
             console.print("idle", result["idle"])
             closed = pool.submit(drive, stack.base_url, stack.model_name, 15.0, None).result() / 15.0
             result["closed_loop_completions_a_second"] = round(closed, 1)
-            with load(pool, stack.base_url, stack.model_name, closed / 2, 5.0):
-                result["half_load"] = trials(client, full, count)
+            with load(stack.base_url, stack.model_name, closed / 2):
+                result["half_load"] = trials(client, full, each)
             console.print(result)
     write_result(out, result)
 
