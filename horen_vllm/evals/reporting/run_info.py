@@ -1,0 +1,209 @@
+"""The description of a run, ``run.json``: everything about it but the answers.
+
+Written by the run as it goes, read by the summary, the comparison and the report. What stands here and in the records
+is all that they know, so that a run can be looked at where there is no server.
+"""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from horen_vllm.errors import InvalidArgument, NotFound
+
+RUN_FILE: Final = "run.json"
+RECORDS_FILE: Final = "records.jsonl"
+SUMMARY_FILE: Final = "summary.json"
+REPORT_FILE: Final = "report.html"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DefectInfo(_Part):
+    """One kind of defect of a data file."""
+
+    kind: str
+    count: int
+    examples: tuple[str, ...] = ()
+    """A few, each with its line."""
+    handling: str = ""
+    """What was done about them, in words."""
+
+
+class DatasetInfo(_Part):
+    """The data file that the edits came from."""
+
+    name: str
+    path: str
+    """As it may be shown: the last two parts."""
+    sha256: str
+    layout: str = ""
+    cases: int
+    """Cases of the file, after what `defects` says was left out."""
+    defects: tuple[DefectInfo, ...] = ()
+    others: tuple[str, ...] = ()
+    """Further files (ordinary prompts, ability questions), as ``path sha256``."""
+
+
+class ModelInfo(_Part):
+    """The served base model."""
+
+    name: str
+    tokenizer: str = ""
+    """What was compared with the server's tokenizer, and the outcome; empty when nothing was."""
+    fingerprint: str = ""
+
+
+class StreamedCase(_Part):
+    """One edit of the stream, the same for every arm; its place in `RunInfo.stream` is its position."""
+
+    case_id: str
+    prompt: str
+    target: str
+
+
+class EditOutcome(_Part):
+    """What became of one edit in one codebook."""
+
+    position: int
+    """Place of the case in the stream, from 0."""
+    edit_id: str | None = None
+    """None when it was never accepted."""
+    failure: str | None = None
+    """Error code or reason code; None when it was served."""
+    seconds: float | None = None
+    """From its submission until it was served, or had failed, as far as the client saw it."""
+    sequence: int | None = None
+    """Its sequence number in the codebook."""
+
+
+class CodebookState(_Part):
+    """A codebook when the questions of a checkpoint were asked."""
+
+    checkpoint: int
+    """Edits submitted."""
+    revision: int
+    entries: int
+    threshold: float
+    memory_bytes: int | None = None
+    """What its entries take in the server's memory; None when the server does not say."""
+    submit_seconds: float = 0.0
+    """Wall clock from the first submission since the last checkpoint until all were served or had failed."""
+
+
+class ArmInfo(_Part):
+    """One who answers."""
+
+    name: str
+    """As in the records: ``base``, ``retrieval`` or a preset."""
+    model: str
+    """Model name of its requests."""
+    preset: str | None = None
+    codebook: str | None = None
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)
+    """Method parameters of the codebook."""
+    edits: tuple[EditOutcome, ...] = ()
+    """Outcomes of the stream; empty for an arm without a codebook."""
+    superseding: tuple[EditOutcome, ...] = ()
+    """Outcomes of the edits that took the place of others at the end."""
+    states: tuple[CodebookState, ...] = ()
+
+
+class PhaseTime(_Part):
+    """How long one part of the run took."""
+
+    name: str
+    """Such as ``submit`` or ``ask``."""
+    arm: str | None = None
+    checkpoint: int | None = None
+    seconds: float
+    count: int = 0
+    """Edits or questions of it."""
+
+
+class RunInfo(_Part):
+    """A run of `horen eval`.
+
+    Attributes
+    ----------
+    name
+        Name of the run; codebooks are named after it.
+    command
+        The command line that makes this run again.
+    settings
+        Every setting, given or by default.
+    versions
+        Package to version; the commit and Python as ``commit`` and ``python``.
+    seeds
+        What each seed decides, and the seed.
+    stream
+        The edits in the order of submission.
+    notes
+        What a reader must know: what was left out and why, which metrics had no model, and the like.
+    finished_at
+        None while the run goes on, or when it was broken off.
+    """
+
+    format: Literal[1] = 1
+    name: str
+    command: str
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    machine: str = ""
+    seeds: dict[str, int] = Field(default_factory=dict)
+    dataset: DatasetInfo
+    model: ModelInfo
+    arms: tuple[ArmInfo, ...] = ()
+    checkpoints: tuple[int, ...] = ()
+    stream: tuple[StreamedCase, ...] = ()
+    notes: tuple[str, ...] = ()
+    times: tuple[PhaseTime, ...] = ()
+    started_at: datetime
+    finished_at: datetime | None = None
+
+    def arm(self, name: str) -> ArmInfo | None:
+        """Return the arm of that name, or None."""
+        return next((arm for arm in self.arms if arm.name == name), None)
+
+    def with_arm(self, arm: ArmInfo) -> Self:
+        """Return this with `arm` in the place of the arm of the same name, or behind the others."""
+        names = [known.name for known in self.arms]
+        arms = self.arms if arm.name in names else (*self.arms, arm)
+        return self.model_copy(update={"arms": tuple(arm if known.name == arm.name else known for known in arms)})
+
+    def save(self, folder: Path) -> None:
+        """Write ``run.json`` into `folder` in one step, so that a run that is killed leaves no half file."""
+        _write(folder / RUN_FILE, self.model_dump_json(exclude_none=True))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Return what `save` wrote into `folder`.
+
+        Raises
+        ------
+        NotFound
+            ``run_not_found``: there is no ``run.json``.
+        InvalidArgument
+            ``invalid_run``: it is not the description of a run.
+        """
+        path = folder / RUN_FILE
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise NotFound(f"{folder} holds no run: no {RUN_FILE} is there.", code="run_not_found") from None
+        except ValidationError as error:
+            first: Any = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "the whole file"
+            message = f"{path} is no description of a run: {where}: {first['msg']}."
+            raise InvalidArgument(message, code="invalid_run") from None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
