@@ -21,13 +21,14 @@ app = typer.Typer(help="Make and list tenants, and limit them.", no_args_is_help
 def create(
     *,
     name: Annotated[str, typer.Argument(metavar="TENANT", help="Name of the tenant.")],
+    request_id: RequestIdOption = None,
     control: ControlOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a tenant."""
     with connect(control, home) as client:
-        made = client.create_tenant(name)
+        made = client.create_tenant(name, request_id=request_id)
     if as_json:
         print_json(made)
     else:

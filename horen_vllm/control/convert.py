@@ -111,7 +111,9 @@ def codebook_from_proto(message: codebooks_pb2.Codebook) -> CodebookView:
 
 
 def value_mode_from_proto(mode: codebooks_pb2.Codebook.ValueMode) -> ValueMode | None:
-    """Return the value mode, or None for the unspecified one."""
+    """Return the value mode, or None for the unspecified one; InvalidArgument ``invalid_parameter`` for none of them."""
+    if mode not in codebooks_pb2.Codebook.ValueMode.values():
+        raise InvalidArgument(f"there is no value mode {mode}.", code="invalid_parameter")
     return ValueMode[codebooks_pb2.Codebook.ValueMode.Name(mode)] if mode else None
 
 

@@ -29,6 +29,13 @@ def stub(server: ControlServer) -> Any:
         yield codebooks_pb2_grpc.CodebookServiceStub(channel)  # type: ignore[no-untyped-call]
 
 
+def test_an_unknown_value_mode_is_refused(stub: Any) -> None:
+    request = codebooks_pb2.CreateCodebookRequest(codebook_id="facts", preset="cosine", threshold=0.8)
+    request.value_mode = 99  # type: ignore[assignment]
+    request.parent = "tenants/default"
+    assert code_of(lambda: stub.CreateCodebook(request)) == "invalid_parameter"
+
+
 def code_of(call: Callable[[], object]) -> str:
     with pytest.raises(grpc.RpcError) as caught:
         call()
