@@ -1,0 +1,1 @@
+"""What answers are worth: pure functions of texts, token ids and numbers (``docs/reference/eval-metrics.md``)."""
