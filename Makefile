@@ -51,7 +51,7 @@ protos: install  ## regenerate horen_vllm/control/_pb from proto/
 	$(BIN)/python proto/generate.py
 
 lock: install  ## pin the closure again (needs uv)
-	uv pip compile pyproject.toml requirements/build.txt --extra cpu --extra dev --extra s3 \
+	uv pip compile pyproject.toml requirements/build.txt --extra cpu --extra dev --extra eval --extra s3 \
 		--override requirements/overrides.txt --python-version 3.11 --no-header --no-annotate \
 		--no-emit-find-links --no-emit-index-url -q \
 		| grep -v -E '^(torchvision|torchaudio|torchcodec|--)' | sed 's/+cpu//' > requirements/cpu.txt
@@ -69,7 +69,7 @@ $(VENV)/.installed-cpu: requirements/cpu.txt pyproject.toml
 
 $(VENV)/.installed-gpu: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[gpu,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[gpu,dev,eval]"
 	touch $@
 
 $(OTHER_VENV)/.installed:
