@@ -73,6 +73,8 @@ class EditOutcome(_Part):
     """Place of the case in the stream, from 0."""
     edit_id: str | None = None
     """None when it was never accepted."""
+    answered_by: str | None = None
+    """The edit that answers for it, where that is another one: it said the same already."""
     failure: str | None = None
     """Error code or reason code; None when it was served."""
     seconds: float | None = None

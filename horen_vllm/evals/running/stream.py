@@ -1,0 +1,218 @@
+"""One codebook's stream of edits: submitted up to a checkpoint, followed until all are served or have failed."""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from horen_vllm.errors import FailedPrecondition, Unavailable
+from horen_vllm.evals.reporting.run_info import CodebookState, EditOutcome
+from horen_vllm.evals.running.control import BookState, EditControl, EditState, EditStatus, Submission
+
+SUPERSEDED: Final = "superseded"
+"""Failure of an edit that a later one of the stream took the place of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """What the stream says of one case."""
+
+    prompt: str
+    target: str
+    subject: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advance:
+    """What became of the edits since the last checkpoint."""
+
+    outcomes: tuple[EditOutcome, ...]
+    """In the order of the stream."""
+    state: CodebookState
+    resumed: int
+    """Edits that an earlier start of the run had submitted; the state's seconds know nothing of those."""
+
+
+class EditStream:
+    """The edits of a run on their way into one codebook.
+
+    Parameters
+    ----------
+    control
+        The control plane.
+    book
+        Name of a codebook that holds edits of this stream only.
+    edits
+        The whole stream.
+    ids
+        What request ids begin with: the same in every start of a run, another one in every run.
+    patience_s
+        Longest time without any progress, in seconds.
+    poll_s
+        Time between two looks, in seconds.
+    on_progress
+        Called with edits that came to an end and edits of this advance.
+    """
+
+    def __init__(
+        self,
+        control: EditControl,
+        book: str,
+        edits: Sequence[Edit],
+        *,
+        ids: str,
+        patience_s: float = 900.0,
+        poll_s: float = 0.5,
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
+        self._control = control
+        self._book = book
+        self._edits = edits
+        self._ids = ids
+        self._patience_s = patience_s
+        self._poll_s = poll_s
+        self._on_progress = on_progress
+
+    def advance(self, known: Sequence[EditOutcome], stop: int, *, others: Collection[str] = ()) -> Advance:
+        """Submit the edits behind `known` up to number `stop`, and return what became of them.
+
+        Edits that an earlier start of the run submitted are found by their place in the codebook and by their request
+        ids, and not stored twice.
+
+        Parameters
+        ----------
+        others
+            Edits that the codebook holds besides those of this stream.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``foreign_edits``: the codebook holds edits that are not of this stream; what a server that cannot take
+            the codebook says.
+        Unavailable
+            ``edits_stalled``: nothing moved for `patience_s` seconds.
+        """
+        start = len(known)
+        found = self._found(known, stop, others)
+        resumed, began = len(found), time.monotonic()
+        refused: dict[int, str] = {}
+        for position, edit_id, code in self._submit([it for it in range(start, stop) if it not in found]):
+            if edit_id is None:
+                refused[position] = code or "refused"
+            else:
+                found[position] = edit_id
+        settled = self.settle(stop - start)
+        seconds = time.monotonic() - began
+        wanted = set(found.values())
+        states = {it.edit_id: it for it in self._control.edits(self._book) if it.edit_id in wanted} if wanted else {}
+        outcomes = (_outcome(it, states.get(found.get(it, "")), refused.get(it)) for it in range(start, stop))
+        return Advance(outcomes=tuple(outcomes), state=state_of(settled, stop, seconds), resumed=resumed)
+
+    def settle(self, total: int = 0) -> BookState:
+        """Wait until no edit is pending and every live server has the current revision; return the codebook.
+
+        Parameters
+        ----------
+        total
+            Edits that are waited for, for the display.
+
+        Raises
+        ------
+        FailedPrecondition, Unavailable
+            As `advance`.
+        """
+        seen, since = None, time.monotonic()
+        first: int | None = None
+        while True:
+            pending = self._control.oldest_pending(self._book)
+            first = pending if first is None else first
+            book = self._require()
+            if pending is None and book.served:
+                self._on_progress(total, total)
+                return book
+            if book.refusal is not None:
+                code, sentence = book.refusal
+                raise FailedPrecondition(f"a server does not take codebook {self._book}: {sentence}", code=code)
+            if pending is not None and first is not None:
+                self._on_progress(min(pending - first, total), total)
+            if (pending, book.revision) != seen:
+                seen, since = (pending, book.revision), time.monotonic()
+            elif time.monotonic() - since > self._patience_s:
+                what = "no server has its edits" if pending is None else f"edit {pending} is still not published"
+                message = f"codebook {self._book} has not moved for {self._patience_s:g} s: {what}."
+                raise Unavailable(message, code="edits_stalled")
+            time.sleep(self._poll_s)
+
+    def _found(self, known: Sequence[EditOutcome], stop: int, others: Collection[str]) -> dict[int, str]:
+        """Return position and edit id of what stands behind `known` in the codebook already."""
+        old = {outcome.edit_id for outcome in known} | set(others)
+        found: dict[int, str] = {}
+        position = len(known)
+        for state in self._control.edits(self._book):
+            if state.edit_id in old:
+                continue
+            place = self._place(state, position)
+            if place is None or place >= stop:
+                message = (
+                    f"codebook {self._book} holds edits that this run has not submitted, or has not come to yet "
+                    f"({state.edit_id}): start the run again in another folder."
+                )
+                raise FailedPrecondition(message, code="foreign_edits")
+            found[place] = state.edit_id
+            position = place + 1
+        return found
+
+    def _place(self, state: EditState, position: int) -> int | None:
+        # What lies between was refused, so it is in no codebook.
+        said = (state.prompt, state.target)
+        rest = range(position, len(self._edits))
+        return next((it for it in rest if (self._edits[it].prompt, self._edits[it].target) == said), None)
+
+    def _submit(self, positions: Sequence[int]) -> Iterator[tuple[int, str | None, str | None]]:
+        submissions = (
+            Submission(
+                prompt=self._edits[it].prompt,
+                target=self._edits[it].target,
+                subject=self._edits[it].subject,
+                request_id=f"{self._ids}-{it}",
+            )
+            for it in positions
+        )
+        if positions:
+            for said in self._control.submit(self._book, submissions):
+                yield positions[said.index], said.edit_id, said.code
+
+    def _require(self) -> BookState:
+        book = self._control.find(self._book)
+        if book is None:
+            raise FailedPrecondition(f"codebook {self._book} is gone.", code="codebook_gone")
+        return book
+
+
+def state_of(book: BookState, checkpoint: int, seconds: float) -> CodebookState:
+    """Return a codebook as the run's description has it."""
+    return CodebookState(
+        checkpoint=checkpoint,
+        revision=book.revision,
+        entries=book.entries,
+        threshold=book.threshold,
+        submit_seconds=seconds,
+    )
+
+
+def _outcome(position: int, state: EditState | None, refused: str | None) -> EditOutcome:
+    if state is None:
+        return EditOutcome(position=position, failure=refused or "lost")
+    failure = None
+    if state.status is EditStatus.FAILED:
+        failure = state.code or "failed"
+    elif state.status is EditStatus.INACTIVE:
+        failure = SUPERSEDED
+    return EditOutcome(
+        position=position,
+        edit_id=state.edit_id,
+        answered_by=state.same_as,
+        failure=failure,
+        seconds=state.seconds,
+        sequence=state.sequence,
+    )
