@@ -1,0 +1,68 @@
+"""Which cases are asked: the same ones for every arm and way, by a seed."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
+
+from horen_vllm.evals.questions.wordings import NEGATIVES, Wording, wordings
+from horen_vllm.evals.records import Case, QuestionKind
+
+Objection = Callable[[Wording], str | None]
+"""Why a wording is not asked, as a slug; None when it is."""
+
+
+def rank(seed: int, name: str) -> bytes:
+    """Return a rank that only `seed` and `name` decide, on every machine."""
+    return sha256(f"{seed}/{name}".encode()).digest()
+
+
+class Choice:
+    """A seeded choice among the cases of a stream.
+
+    Every case has a rank that only the seed and its id decide. At a checkpoint the lowest ranks of the cases before it
+    are taken: evenly over the stream, and every kind of the same cases where these have it.
+
+    Parameters
+    ----------
+    objection
+        Decides about the questions where no edit may fire.
+    """
+
+    def __init__(self, cases: Sequence[Case], seed: int, objection: Objection) -> None:
+        self._cases = cases
+        self._order = sorted(range(len(cases)), key=lambda position: rank(seed, cases[position].case_id))
+        self._objection = objection
+
+    def cases(self, checkpoint: int) -> list[int]:
+        """Return the positions of the cases before `checkpoint`, lowest rank first."""
+        return [position for position in self._order if position < checkpoint]
+
+    def wordings(self, checkpoint: int, kind: QuestionKind, most: int) -> list[Wording]:
+        """Return at most so many wordings of one kind: the first one of each case before the second one of any."""
+        found: list[Wording] = []
+        depth, rest = 0, self.cases(checkpoint)
+        while rest:
+            more = []
+            for position in rest:
+                kept = self._kept(position, kind)
+                found += kept[depth : depth + 1]
+                if len(found) == most:
+                    return found
+                if len(kept) > depth + 1:
+                    more.append(position)
+            depth, rest = depth + 1, more
+        return found
+
+    def left_out(self) -> Mapping[str, int]:
+        """Count what is objected to in the whole stream, by ``KIND_REASON``."""
+        reasons = Counter[str]()
+        for position, case in enumerate(self._cases):
+            for kind in NEGATIVES:
+                for wording in wordings(case, position, kind):
+                    if reason := self._objection(wording):
+                        reasons[f"{kind}_{reason}"] += 1
+        return reasons
+
+    def _kept(self, position: int, kind: QuestionKind) -> list[Wording]:
+        found = wordings(self._cases[position], position, kind)
+        return [one for one in found if kind not in NEGATIVES or self._objection(one) is None]
