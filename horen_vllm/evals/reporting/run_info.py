@@ -4,14 +4,13 @@ Written by the run as it goes, read by the summary, the comparison and the repor
 is all that they know, so that a run can be looked at where there is no server.
 """
 
-import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from horen_vllm.errors import InvalidArgument, NotFound
+from horen_vllm.evals.reporting.files import read_model, write_whole
 
 RUN_FILE: Final = "run.json"
 RECORDS_FILE: Final = "records.jsonl"
@@ -179,7 +178,7 @@ class RunInfo(_Part):
 
     def save(self, folder: Path) -> None:
         """Write ``run.json`` into `folder` in one step, so that a run that is killed leaves no half file."""
-        _write(folder / RUN_FILE, self.model_dump_json(exclude_none=True))
+        write_whole(folder / RUN_FILE, self.model_dump_json(exclude_none=True))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -192,20 +191,4 @@ class RunInfo(_Part):
         InvalidArgument
             ``invalid_run``: it is not the description of a run.
         """
-        path = folder / RUN_FILE
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise NotFound(f"{folder} holds no run: no {RUN_FILE} is there.", code="run_not_found") from None
-        except ValidationError as error:
-            first: Any = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the whole file"
-            message = f"{path} is no description of a run: {where}: {first['msg']}."
-            raise InvalidArgument(message, code="invalid_run") from None
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+        return read_model(folder / RUN_FILE, cls)

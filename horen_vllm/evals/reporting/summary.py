@@ -1,0 +1,122 @@
+"""A run's summary, from its description and its records alone."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from horen_vllm.evals.metrics.intervals import bootstrap_overall
+from horen_vllm.evals.records import Protocol, QuestionKind, Record
+from horen_vllm.evals.reporting.ageing import forgetting
+from horen_vllm.evals.reporting.costs import editing, latency
+from horen_vllm.evals.reporting.files import read_model, write_whole
+from horen_vllm.evals.reporting.firing import equal_rates, false_fires
+from horen_vllm.evals.reporting.measures import TRIOS, Trio
+from horen_vllm.evals.reporting.run_info import SUMMARY_FILE, RunInfo
+from horen_vllm.evals.reporting.run_records import GroupKey, Run, case_of, load_run
+from horen_vllm.evals.reporting.samples import number_of, sample_of
+from horen_vllm.evals.reporting.summary_parts import Group, Number, Overall, Summary
+
+SEED_NAME: Final = "bootstrap"
+"""Name under which a run's description has the seed of the intervals; 0 when it has none."""
+
+
+def summarise(run: Run) -> Summary:
+    """Return what a run comes to; the same for the same records, in whatever order they were written."""
+    seed = run.info.seeds.get(SEED_NAME, 0)
+    return Summary(
+        run=_head(run.info),
+        finished=run.info.finished_at is not None,
+        records=len(run.base) + sum(len(found) for key, found in run.groups.items() if key.arm != "base"),
+        bootstrap_seed=seed,
+        overall=tuple(_overalls(run, seed)),
+        false_fires=tuple(false_fires(run, seed)),
+        equal_rates=tuple(equal_rates(run, seed)),
+        forgetting=tuple(forgetting(run, seed)),
+        latency=tuple(latency(run)),
+        editing=tuple(editing(run.info)),
+        groups=tuple(_group(key, records, seed) for key, records in run.groups.items()),
+    )
+
+
+def write_summary(folder: Path) -> Summary:
+    """Summarise the run in `folder` and write ``summary.json`` there; errors as `load_run`."""
+    summary = summarise(load_run(folder))
+    write_whole(folder / SUMMARY_FILE, as_text(summary))
+    return summary
+
+
+def as_text(summary: Summary) -> str:
+    """Return a summary as JSON with one line for each group, so that two of them can be compared line by line."""
+    parts = []
+    for name, value in summary.model_dump(mode="json", exclude_none=True).items():
+        rows = ",\n".join(f"  {json.dumps(row)}" for row in value) if isinstance(value, list) else None
+        parts.append(f" {json.dumps(name)}: " + (f"[\n{rows}\n ]" if rows else json.dumps(value)))
+    return "{\n" + ",\n".join(parts) + "\n}"
+
+
+def load_summary(folder: Path) -> Summary:
+    """Return what `write_summary` wrote.
+
+    Raises
+    ------
+    NotFound
+        ``run_not_found``: there is no ``summary.json``.
+    InvalidArgument
+        ``invalid_run``: it is no summary.
+    """
+    return read_model(folder / SUMMARY_FILE, Summary)
+
+
+def _head(info: RunInfo) -> RunInfo:
+    """Return the description without what grows with the number of edits; the summary has its own words for that."""
+    arms = tuple(arm.model_copy(update={"edits": (), "superseding": ()}) for arm in info.arms)
+    return info.model_copy(update={"stream": (), "arms": arms})
+
+
+def _group(key: GroupKey, records: Sequence[Record], seed: int) -> Group:
+    samples = {name: sample_of(records, name) for name in sorted({name for one in records for name in one.metrics})}
+    return Group(
+        **key._asdict(),
+        questions=len(records),
+        cases=len({case_of(record) for record in records}),
+        metrics={name: found for name, one in samples.items() if (found := number_of(one, seed)) is not None},
+    )
+
+
+def _overalls(run: Run, seed: int) -> list[Overall]:
+    found = []
+    for arm in run.arms:
+        for checkpoint in run.checkpoints:
+            each = (_overall(run, arm, checkpoint, protocol, trio, seed) for protocol, trio in TRIOS.items())
+            found += [one for one in each if one is not None]
+    return found
+
+
+def _overall(run: Run, arm: str, checkpoint: int, protocol: Protocol, trio: Trio, seed: int) -> Overall | None:
+    own, reworded = (
+        sample_of(run.get(arm, checkpoint, protocol, kind), trio.worth)
+        for kind in (QuestionKind.EDIT, QuestionKind.REPHRASE)
+    )
+    if own is None and reworded is None:
+        return None
+    kept = {
+        f"{measure.protocol}/{measure.kind}/{measure.metric}": sample
+        for measure in trio.locality
+        if (sample := sample_of(run.get(arm, checkpoint, measure.protocol, measure.kind), measure.metric))
+    }
+    locality_of, locality = next(iter(kept.items()), (None, None))
+    op = None
+    if own and reworded and locality:
+        op = Number.of(bootstrap_overall(own, reworded, locality, seed=seed))
+    return Overall(
+        arm=arm,
+        checkpoint=checkpoint,
+        protocol=protocol,
+        worth=trio.worth,
+        reliability=number_of(own, seed),
+        generalisation=number_of(reworded, seed),
+        locality=number_of(locality, seed),
+        locality_of=locality_of,
+        op=op,
+    )
