@@ -70,8 +70,8 @@ class RecordStore:
             When the file has an answer to the same question.
         """
         line = json.dumps(as_line(record), ensure_ascii=False, allow_nan=False)
-        # Half a surrogate pair, which a broken tokenizer may answer, is kept as its escape.
-        data = line.encode("utf-8") if line.isascii() or _encodable(line) else json.dumps(as_line(record)).encode()
+        # `json` reads what this writes of half a surrogate pair, which a data set may hold.
+        data = line.encode("utf-8", "surrogatepass")
         with self._lock:
             if record.question.question_id in self._ids:
                 raise ValueError(f"question {record.question.question_id} is answered already")
@@ -132,11 +132,3 @@ def _parsed(path: Path) -> Iterator[tuple[Record, int]]:
                 raise DataLoss(message, code="records_damaged") from exc
             end += len(line)
             yield record, end
-
-
-def _encodable(line: str) -> bool:
-    try:
-        line.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
