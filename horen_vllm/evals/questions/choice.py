@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
-from horen_vllm.evals.questions.wordings import NEGATIVES, Wording, wordings
+from horen_vllm.evals.questions.wordings import NEGATIVES, Wording, unanswered, wordings
 from horen_vllm.evals.records import Case, QuestionKind
 
 Objection = Callable[[Wording], str | None]
@@ -54,9 +54,13 @@ class Choice:
         return found
 
     def left_out(self) -> Mapping[str, int]:
-        """Count what is objected to in the whole stream, by ``KIND_REASON``."""
+        """Count the questions of the whole stream that are never asked, by ``KIND_REASON``.
+
+        The reasons are those of the objection, and ``no_answer`` where the file has none to judge by.
+        """
         reasons = Counter[str]()
         for position, case in enumerate(self._cases):
+            reasons.update(f"{kind}_no_answer" for kind in unanswered(case))
             for kind in NEGATIVES:
                 for wording in wordings(case, position, kind):
                     if reason := self._objection(wording):

@@ -47,17 +47,20 @@ class Retriever:
     Parameters
     ----------
     facts
-        At least one of them has a word.
+        One without any word is never found.
     """
 
-    def __init__(self, facts: Sequence[Fact]) -> None:
-        self._facts = facts
+    def __init__(self, facts: Iterable[Fact]) -> None:
+        found = [(fact, words) for fact in facts if (words := plain_words(fact.text))]
+        self._facts = [fact for fact, _ in found]
+        self._known = frozenset(word for _, words in found for word in words)
         self._index = bm25s.BM25(backend="numpy")
-        self._index.index([list(plain_words(fact.text)) for fact in facts], show_progress=False)
+        if found:
+            self._index.index([list(words) for _, words in found], show_progress=False)
 
     def find(self, text: str, count: int = 1) -> list[Fact]:
         """Return the best facts for `text`, best first; none that shares no word with it."""
-        words = [word for word in plain_words(text) if word in self._index.vocab_dict]
+        words = [word for word in plain_words(text) if word in self._known]
         if not words:
             return []
         numbers, scores = self._index.retrieve(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from horen_vllm.evals.records import Case, ProbeKind, QuestionKind
+from horen_vllm.evals.records import Case, QuestionKind
 
 NEGATIVES: Final = (QuestionKind.UNRELATED, QuestionKind.NEAR, QuestionKind.SAME_SUBJECT)
 """Where no edit may fire."""
@@ -43,14 +43,19 @@ def wordings(case: Case, position: int, kind: QuestionKind) -> Sequence[Wording]
     ]
 
 
+def unanswered(case: Case) -> Sequence[QuestionKind]:
+    """Return the kinds of the further questions that `wordings` leaves out, one for each question."""
+    kinds = [QuestionKind(probe.kind) for probe in case.probes if not probe.targets]
+    return [kind for kind in kinds if kind not in NEGATIVES]
+
+
 def _texts(case: Case, kind: QuestionKind) -> Sequence[tuple[str, tuple[str, ...]]]:
     if kind is QuestionKind.EDIT:
         return [(case.prompt, (case.target,))]
     if kind is QuestionKind.REPHRASE:
         return [(rephrase, (case.target,)) for rephrase in case.rephrases]
-    judged = kind not in NEGATIVES
     return [
         (probe.prompt, probe.targets)
         for probe in case.probes
-        if probe.kind == ProbeKind(kind) and (probe.targets or not judged)
+        if QuestionKind(probe.kind) is kind and (probe.targets or kind in NEGATIVES)
     ]
