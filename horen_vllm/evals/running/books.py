@@ -1,0 +1,173 @@
+"""The codebooks of a run: made, filled up to a checkpoint, superseded in part, emptied again."""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from horen_vllm.core.anchors import MAX_WORDS, AnchorTable
+from horen_vllm.core.words import plain_words
+from horen_vllm.errors import FailedPrecondition
+from horen_vllm.evals.asking.answerer import Answerer
+from horen_vllm.evals.asking.running import Watcher
+from horen_vllm.evals.questions.forgetting import Superseding
+from horen_vllm.evals.records import Case
+from horen_vllm.evals.reporting.run_info import ArmInfo, EditOutcome
+from horen_vllm.evals.running.control import EditControl
+from horen_vllm.evals.running.journal import Journal
+from horen_vllm.evals.running.stream import Edit, EditStream
+
+EMPTY_REVISION: Final = 1
+_SERVED_WITHIN_S: Final = 30.0
+
+
+class Books:
+    """Codebooks at one control plane.
+
+    Parameters
+    ----------
+    cases
+        The stream of edits.
+    thresholds
+        Preset to cosine c, where it is not to be the published or calibrated one.
+    patience_s, poll_s
+        As of `EditStream`.
+    """
+
+    def __init__(
+        self,
+        control: EditControl,
+        cases: Sequence[Case],
+        thresholds: dict[str, float],
+        *,
+        patience_s: float = 900.0,
+        poll_s: float = 0.5,
+    ) -> None:
+        self._control = control
+        self._edits = [edit_of(case) for case in cases]
+        self._thresholds = thresholds
+        self._patience_s = patience_s
+        self._poll_s = poll_s
+
+    @property
+    def without_subject(self) -> int:
+        """Edits that are submitted without a subject: the file names none, or it does not stand in the prompt."""
+        return sum(edit.subject is None for edit in self._edits)
+
+    def advance(self, journal: Journal, arm: str, checkpoint: int, watcher: Watcher | None) -> None:
+        """Make the codebook if it is not there, and bring it to a checkpoint; what became of it is in `journal`.
+
+        Raises
+        ------
+        AlreadyExists
+            ``codebook_exists``: another run has it.
+        HorenError
+            As `EditStream.advance`, and of a preset that cannot be had.
+        """
+        info = journal.arm(arm)
+        self._make(journal, info)
+        stream = self._stream(journal, info, self._edits, "edit", watcher)
+        advanced = stream.advance(info.edits, checkpoint)
+        if advanced.resumed:
+            journal.note(
+                f"The edits of {arm} to {checkpoint} were submitted in more than one go: the seconds of that "
+                f"checkpoint leave out what an earlier start of the run took."
+            )
+        journal.change(arm, edits=(*info.edits, *advanced.outcomes), states=(*info.states, advanced.state))
+
+    def supersede(self, journal: Journal, arm: str, supersedings: Sequence[Superseding]) -> tuple[EditOutcome, ...]:
+        """Submit the edits that take the place of others, once, and return what became of them."""
+        info = journal.arm(arm)
+        if not info.superseding:
+            edits = [edit_of(one.case, one.target) for one in supersedings]
+            stream = self._stream(journal, info, edits, "supersede", None)
+            known = [outcome.edit_id for outcome in info.edits if outcome.edit_id is not None]
+            found = stream.advance((), len(edits), others=known).outcomes
+            moved = (
+                outcome.model_copy(update={"position": one.position})
+                for one, outcome in zip(supersedings, found, strict=True)
+            )
+            info = journal.change(arm, superseding=tuple(moved))
+        return info.superseding
+
+    def empty(self, journal: Journal, arm: str) -> None:
+        """Roll the codebook back to the empty revision, and wait until that is served."""
+        info = journal.arm(arm)
+        self._control.rollback(_book(info), EMPTY_REVISION, request_id=_request_id(journal, info, "empty"))
+        self._stream(journal, info, (), "empty", None).settle()
+
+    def check_served(self, info: ArmInfo, answerer: Answerer) -> None:
+        """Wait until the server answers for the codebook's model name.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``codebook_not_served``.
+        """
+        deadline = time.monotonic() + _SERVED_WITHIN_S
+        while info.model not in answerer.model_names():
+            if time.monotonic() > deadline:
+                message = (
+                    f"the server offers no model {info.model}: either it runs without the plugin, or it belongs to "
+                    f"another control plane than the one that took the edits."
+                )
+                raise FailedPrecondition(message, code="codebook_not_served")
+            time.sleep(self._poll_s)
+
+    def _make(self, journal: Journal, info: ArmInfo) -> None:
+        if info.preset is None or info.parameters:
+            return
+        threshold = self._thresholds.get(info.preset)
+        request_id = _request_id(journal, info, "create")
+        made = self._control.create(_book(info), info.preset, threshold, request_id=request_id)
+        journal.change(info.name, parameters=dict(made.parameters))
+
+    def _stream(
+        self, journal: Journal, info: ArmInfo, edits: Sequence[Edit], what: str, watcher: Watcher | None
+    ) -> EditStream:
+        return EditStream(
+            self._control,
+            _book(info),
+            edits,
+            ids=_request_id(journal, info, what),
+            patience_s=self._patience_s,
+            poll_s=self._poll_s,
+            on_progress=_Steps(watcher) if watcher is not None else _nothing,
+        )
+
+
+class _Steps:
+    """Tells a watcher what it wants to know of a count that grows."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self._shown: int | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._shown is None:
+            self._watcher.begin(total, 0)
+            self._shown = 0
+        for _ in range(done - self._shown):
+            self._watcher.advance()
+        self._shown = max(self._shown, done)
+
+
+def edit_of(case: Case, target: str | None = None) -> Edit:
+    """Return the edit of a case, with another target if given; with its subject where that stands in the prompt."""
+    words = plain_words(case.subject or "")
+    named = 1 <= len(words) <= MAX_WORDS and bool(AnchorTable({0: [words]}).find(plain_words(case.prompt)))
+    return Edit(prompt=case.prompt, target=target or case.target, subject=case.subject if named else None)
+
+
+def _request_id(journal: Journal, info: ArmInfo, what: str) -> str:
+    # The same in every start of a run; another run of the same name must not take its codebook over.
+    return f"{_book(info)}-{journal.info.started_at.timestamp():.6f}-{what}"
+
+
+def _book(info: ArmInfo) -> str:
+    if info.codebook is None:
+        raise ValueError(f"arm {info.name} has no codebook")
+    return info.codebook
+
+
+def _nothing(_done: int, _total: int) -> None:
+    pass
