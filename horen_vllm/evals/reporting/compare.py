@@ -1,0 +1,208 @@
+"""Two runs beside each other: paired by question where both asked it, and what differs in how they were made."""
+
+from collections.abc import Iterator, Mapping
+from math import comb
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from horen_vllm.evals.metrics.intervals import Sample, difference, mean_with_interval, paired_difference
+from horen_vllm.evals.records import Protocol, QuestionKind, Record
+from horen_vllm.evals.reporting.run_info import RunInfo
+from horen_vllm.evals.reporting.run_records import GroupKey, Run, load_run
+from horen_vllm.evals.reporting.samples import sample_of
+from horen_vllm.evals.reporting.summary import SEED_NAME
+from horen_vllm.evals.reporting.summary_parts import Number, Part, Rounded
+
+_UNTOLD: Final = frozenset(
+    {"format", "stream", "times", "started_at", "finished_at", "command", "name", "notes", "arms"}
+)
+"""Fields of a description that differ in any two runs, or are compared otherwise."""
+_LEAST_PAIRED: Final = 0.5
+"""Share of the smaller sample's questions that the other one must have, for a paired difference."""
+
+
+class Differing(Part):
+    """A setting that is not the same in both; None where one run does not have it."""
+
+    name: str
+    first: JsonValue = None
+    second: JsonValue = None
+
+
+class Compared(Part):
+    """One metric of one kind of question in both runs.
+
+    Attributes
+    ----------
+    difference
+        Second less first, with its interval: paired by question, or of two independent samples.
+    paired
+        Whether it is of the questions that both runs asked.
+    better, worse
+        Of a pair, questions whose value is higher or lower in the second run.
+    p_value
+        Exact two-sided sign test of `better` against `worse` (McNemar's for yes and no); None when nothing is paired.
+        One among many: with many lines some are small by chance.
+    """
+
+    first_arm: str
+    second_arm: str
+    checkpoint: int
+    protocol: Protocol
+    kind: QuestionKind
+    metric: str
+    first: Number
+    second: Number
+    difference: Number
+    paired: bool
+    better: int = 0
+    worse: int = 0
+    p_value: Rounded | None = None
+
+
+class Comparison(Part):
+    """Two runs beside each other.
+
+    Attributes
+    ----------
+    differing
+        What differs in settings, versions, data, model and method parameters.
+    only_first, only_second
+        Groups that only one of the runs has, as ``ARM/CHECKPOINT/PROTOCOL/KIND``.
+    """
+
+    first: str
+    second: str
+    differing: tuple[Differing, ...]
+    compared: tuple[Compared, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+
+
+def compare_folders(first: Path, second: Path, arms: Mapping[str, str] | None = None) -> Comparison:
+    """Compare the runs in two folders; errors as `load_run`."""
+    return compare(load_run(first), load_run(second), arms, names=(str(first), str(second)))
+
+
+def compare(
+    first: Run, second: Run, arms: Mapping[str, str] | None = None, *, names: tuple[str, str] | None = None
+) -> Comparison:
+    """Return two runs beside each other.
+
+    Parameters
+    ----------
+    arms
+        Arm of the first run to the arm of the second that it is compared with; those of the same name by default.
+    names
+        What the runs are called; by default their own names.
+    """
+    pairs = {arm: arm for arm in first.arms if arm in second.arms} if arms is None else dict(arms)
+    seed = first.info.seeds.get(SEED_NAME, 0)
+    found: list[Compared] = []
+    met: tuple[set[GroupKey], set[GroupKey]] = set(), set()
+    for key in first.groups:
+        other = key._replace(arm=pairs.get(key.arm, ""))
+        if other in second.groups:
+            met[0].add(key)
+            met[1].add(other)
+            found += _compared(first, second, key, other, seed)
+    return Comparison(
+        first=first.info.name if names is None else names[0],
+        second=second.info.name if names is None else names[1],
+        differing=tuple(differing(first.info, second.info, pairs)),
+        compared=tuple(found),
+        only_first=tuple("/".join(map(str, key)) for key in first.groups if key not in met[0]),
+        only_second=tuple("/".join(map(str, key)) for key in second.groups if key not in met[1]),
+    )
+
+
+def differing(first: RunInfo, second: RunInfo, arms: Mapping[str, str]) -> Iterator[Differing]:
+    """Yield what differs in how two runs were made, the parameters of the compared arms included."""
+    said = _told(first, {one: one for one in arms}), _told(second, {other: one for one, other in arms.items()})
+    for name in sorted(said[0].keys() | said[1].keys()):
+        values = said[0].get(name), said[1].get(name)
+        if values[0] != values[1]:
+            yield Differing(name=name, first=values[0], second=values[1])
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Return the two-sided p-value of so many gains and losses if either were as likely (exact binomial)."""
+    total, fewer = better + worse, min(better, worse)
+    tail = sum(comb(total, count) for count in range(fewer + 1))
+    return min(1.0, 2 * tail / (1 << total))
+
+
+def _compared(first: Run, second: Run, key: GroupKey, other: GroupKey, seed: int) -> Iterator[Compared]:
+    ours, theirs = ({_identity(run, one): one for one in run.groups[at]} for run, at in ((first, key), (second, other)))
+    for metric in sorted({name for record in ours.values() for name in record.metrics}):
+        sides = [[one for one in side.values() if metric in one.metrics] for side in (ours, theirs)]
+        both = [
+            (one, twin)
+            for identity, one in ours.items()
+            if metric in one.metrics and (twin := theirs.get(identity)) is not None and metric in twin.metrics
+        ]
+        # Of two draws that hardly overlap, the overlap says less than the draws.
+        paired = len(both) >= _LEAST_PAIRED * min(map(len, sides))
+        if paired:
+            sides = [list(side) for side in zip(*both, strict=True)]
+        samples = [sample_of(side, metric) for side in sides]
+        if samples[0] is not None and samples[1] is not None:
+            yield _line(key, other, metric, samples[0], samples[1], seed, paired=paired)
+
+
+def _line(
+    key: GroupKey, other: GroupKey, metric: str, first: Sample, second: Sample, seed: int, *, paired: bool
+) -> Compared:
+    gains = [after - before for before, after in zip(first.values, second.values, strict=True)] if paired else []
+    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    gain = (
+        paired_difference(first.values, second.values, seed=seed, cases=first.cases)
+        if paired
+        else difference(first, second, seed=seed)
+    )
+    return Compared(
+        first_arm=key.arm,
+        second_arm=other.arm,
+        checkpoint=key.checkpoint,
+        protocol=key.protocol,
+        kind=key.kind,
+        metric=metric,
+        first=Number.of(mean_with_interval(first.values, seed=seed, cases=first.cases)),
+        second=Number.of(mean_with_interval(second.values, seed=seed, cases=second.cases)),
+        difference=Number.of(gain),
+        paired=paired,
+        better=better,
+        worse=worse,
+        p_value=sign_test(better, worse) if paired else None,
+    )
+
+
+def _identity(run: Run, record: Record) -> tuple[str, ...]:
+    """Return what two runs' records of one question have in common: key, text and targets.
+
+    The text is the base model's, where there is one: retrieval puts facts before it.
+    """
+    question = (run.base_of(record) or record).question
+    turns = [f"{message.role}: {message.content}" for message in question.messages]
+    return record.question.question_id.split("/", 2)[-1], question.prompt or "", *turns, *record.question.targets
+
+
+def _told(info: RunInfo, names: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Return what is compared of a description by path; the arms that `names` has, under the names that it gives."""
+    told = _flat("", info.model_dump(mode="json", exclude=set(_UNTOLD)))
+    for arm in info.arms:
+        if arm.name in names:
+            told |= _flat(f"arms.{names[arm.name]}", {"preset": arm.preset, "parameters": arm.parameters})
+    return told
+
+
+def _flat(name: str, value: JsonValue) -> dict[str, JsonValue]:
+    """Return every leaf of a JSON value by its path."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    found: dict[str, JsonValue] = {}
+    for key, item in value.items():
+        found |= _flat(f"{name}.{key}" if name else key, item)
+    return found

@@ -1,0 +1,152 @@
+"""The report's sections on what a run took, and on how it was made."""
+
+import json
+from collections.abc import Iterator
+
+from horen_vllm.evals.reporting import words
+from horen_vllm.evals.reporting.curves import growth_curves
+from horen_vllm.evals.reporting.pages import Cell, Row, Section, Table
+from horen_vllm.evals.reporting.summary_parts import Editing, Spread, Summary
+
+
+def costs(summary: Summary) -> Iterator[Section]:
+    """Yield the sections on edits and on time, and the one with every number."""
+    yield Section(
+        "edits",
+        "Edits",
+        tables=[_editing(summary), _failures(summary), _growth(summary)],
+        plots=growth_curves(summary),
+    )
+    yield _latency(summary)
+    yield _everything(summary)
+
+
+def making(summary: Summary) -> Section:
+    """Return the section on how the run was made."""
+    run, data = summary.run, summary.run.dataset
+    facts = [
+        ("command", run.command),
+        ("data", f"{data.name}: {data.path}, layout {data.layout or 'unknown'}, {data.cases:,} cases"),
+        ("SHA-256 of the data", data.sha256),
+        *(("other data", other) for other in data.others),
+        ("model", run.model.name),
+        *([("tokenizer", run.model.tokenizer)] if run.model.tokenizer else []),
+        *([("fingerprint", run.model.fingerprint)] if run.model.fingerprint else []),
+        ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
+        ("machine", run.machine),
+        ("seeds", ", ".join(f"{name}: {seed}" for name, seed in run.seeds.items())),
+        ("seed of the intervals", str(summary.bootstrap_seed)),
+        ("started", run.started_at.isoformat(timespec="seconds")),
+        ("finished", run.finished_at.isoformat(timespec="seconds") if run.finished_at else "not yet"),
+        ("answers", f"{summary.records:,}"),
+    ]
+    settings = [(name, json.dumps(value, ensure_ascii=False)) for name, value in sorted(run.settings.items())]
+    arms = [
+        [arm.name, arm.model, arm.codebook or "", json.dumps(arm.parameters, ensure_ascii=False, sort_keys=True)]
+        for arm in run.arms
+    ]
+    times = [
+        [time.name, time.arm or "", "" if time.checkpoint is None else f"{time.checkpoint:,}", f"{time.seconds:,.1f}"]
+        for time in run.times
+    ]
+    return Section(
+        "making",
+        "How this was made",
+        tables=[
+            Table("", ["what", "value"], [fact for fact in facts if fact[1]]),
+            Table("Settings", ["setting", "value"], settings),
+            Table("Arms", ["arm", "asked as", "codebook", "method parameters"], arms),
+            Table("Time", ["part", "arm", "edits", "seconds"], times),
+        ],
+    )
+
+
+def defects(summary: Summary) -> Section:
+    """Return the section on the defects of the data."""
+    rows = [[one.kind, f"{one.count:,}", one.handling, "; ".join(one.examples)] for one in summary.run.dataset.defects]
+    return Section(
+        "defects",
+        "Defects of the data",
+        tables=[Table("", ["defect", "count", "what was done", "examples"], rows)],
+    )
+
+
+def _editing(summary: Summary) -> Table:
+    rows = [
+        [one.arm, f"{one.submitted:,}", f"{one.served:,}", f"{_failed(one):,}", *_seconds(one.seconds)]
+        for one in summary.editing
+    ]
+    header = ["arm", "submitted", "served", "failed", "seconds an edit: mean", "p50", "p99"]
+    return Table(
+        "", header, rows, "From the submission of an edit until it was published or had failed, queue included."
+    )
+
+
+def _failures(summary: Summary) -> Table:
+    rows = [[one.arm, code, f"{count:,}"] for one in summary.editing for code, count in one.failures.items()]
+    return Table("Edits that failed, by code", ["arm", "code", "edits"], rows)
+
+
+def _growth(summary: Summary) -> Table:
+    rows = [
+        [
+            one.arm,
+            f"{at.checkpoint:,}",
+            f"{at.entries:,}",
+            f"{at.threshold:.4f}",
+            f"{at.seconds:,.1f}",
+            "" if at.seconds_per_edit is None else f"{at.seconds_per_edit:.3f}",
+            "" if at.memory_bytes is None else f"{at.memory_bytes:,}",
+        ]
+        for one in summary.editing
+        for at in one.growth
+    ]
+    header = [
+        "arm",
+        "edits",
+        "entries",
+        "threshold",
+        "seconds since the last",
+        "seconds an edit",
+        "bytes in the server",
+    ]
+    return Table("By checkpoint", header, rows)
+
+
+def _latency(summary: Summary) -> Section:
+    rows = [
+        [one.arm, one.protocol, f"{one.seconds.count:,}", f"{one.tokens:.1f}", *_seconds(one.seconds)]
+        for one in summary.latency
+    ]
+    return Section(
+        "latency",
+        "Latency",
+        "From request to whole answer, under the load of the run's own concurrency; so compare arms with each other.",
+        [Table("", ["arm", "protocol", "answers", "tokens an answer", "seconds: mean", "p50", "p99"], rows)],
+    )
+
+
+def _everything(summary: Summary) -> Section:
+    rows: list[Row] = [
+        [
+            group.arm,
+            f"{group.checkpoint:,}",
+            group.protocol,
+            words.kind(group.kind),
+            words.metric(name),
+            Cell.of(number),
+            number.method,
+        ]
+        for group in summary.groups
+        for name, number in group.metrics.items()
+    ]
+    header = ["arm", "edits", "protocol", "question", "metric", "mean", "interval by"]
+    return Section("everything", "Every number", tables=[Table("", header, rows)], folded=True)
+
+
+def _seconds(spread: Spread | None) -> list[str]:
+    return [""] * 3 if spread is None else [f"{value:.3f}" for value in (spread.mean, spread.p50, spread.p99)]
+
+
+def _failed(one: Editing) -> int:
+    return one.submitted - one.served

@@ -1,0 +1,158 @@
+"""The answers that were wrong, with what is known of why."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from horen_vllm.evals.questions.drafts import BASE
+from horen_vllm.evals.records import Protocol, QuestionKind, Record
+from horen_vllm.evals.reporting.measures import NEGATIVES
+from horen_vllm.evals.reporting.run_info import ArmInfo, StreamedCase
+from horen_vllm.evals.reporting.run_records import GroupKey, Run
+
+SHOWN: Final = 25
+"""Most failures of a kind that are listed."""
+_RIGHT: Final = {Protocol.PAPER: "all_tokens", Protocol.STRICT: "normalised"}
+"""Metric that is 1 when a text is right."""
+
+
+class Reason(StrEnum):
+    """Why an answer is wrong, as far as it can be told from outside."""
+
+    EDIT_FAILED = "its edit failed"
+    NOT_FIRED = "no edit fired"
+    OTHER_EDIT = "another edit fired"
+    WRONG_TEXT = "its edit fired, with another text"
+    FIRED = "an edit fired where none may"
+    CHANGED = "changed, though no edit fired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One wrong answer.
+
+    Attributes
+    ----------
+    asked
+        The prompt, or the turns of the chat.
+    base
+        The base model's answer to the same question; None when it was not asked.
+    fired
+        The edit that answered; None when none did, or when the run does not know it.
+    detail
+        Code of an edit that failed.
+    """
+
+    position: int | None
+    asked: str
+    targets: tuple[str, ...]
+    answer: str
+    base: str | None
+    reason: Reason
+    detail: str = ""
+    edit_id: str | None = None
+    fired: StreamedCase | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureList:
+    """Failures of one kind of question.
+
+    Attributes
+    ----------
+    reasons
+        Reason to count, of all failures.
+    shown
+        The first of them in the order of the stream.
+    """
+
+    key: GroupKey
+    asked: int
+    reasons: Mapping[Reason, int]
+    shown: Sequence[Failure]
+
+    @property
+    def count(self) -> int:
+        """All failures."""
+        return sum(self.reasons.values())
+
+
+def failures(run: Run, most: int = SHOWN) -> Iterator[FailureList]:
+    """Yield the failures of every arm with a codebook, and of retrieval, at the last checkpoint."""
+    for key, records in run.groups.items():
+        if key.checkpoint != run.last or key.arm == BASE:
+            continue
+        explain = _explainer(run, key.arm)
+        found = [(record, reason) for record in records if (reason := _reason(record)) is not None]
+        if not found:
+            continue
+        counts: dict[Reason, int] = defaultdict(int)
+        for record, reason in found:
+            counts[explain(record, reason).reason] += 1
+        yield FailureList(key, len(records), dict(counts), [explain(*pair) for pair in found[:most]])
+
+
+def asked_text(record: Record) -> str:
+    """Return what was asked, the turns of a chat one a line."""
+    question = record.question
+    if question.prompt is not None:
+        return question.prompt
+    if len(question.messages) == 1:
+        return question.messages[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in question.messages)
+
+
+def _reason(record: Record) -> Reason | None:
+    """Return why a record is a failure; None when it is none, or when its protocol knows no right and wrong."""
+    kind, metrics = record.question.kind, record.metrics
+    fired = record.answer.edit_id is not None
+    if kind in NEGATIVES or kind is QuestionKind.ROLLED_BACK:
+        if fired:
+            return Reason.FIRED
+        return Reason.CHANGED if metrics.get("unchanged") == 0 else None
+    right = _RIGHT.get(record.question.protocol)
+    if right is None or metrics.get(right) != 0:
+        return None
+    if not fired:
+        return Reason.NOT_FIRED
+    if record.expected_edit in {None, record.answer.edit_id}:
+        return Reason.WRONG_TEXT
+    return Reason.OTHER_EDIT
+
+
+def _explainer(run: Run, arm: str) -> Callable[[Record, Reason], Failure]:
+    about = run.info.arm(arm)
+    edits = {} if about is None else _edits(about, run.info.stream)
+    failed = {} if about is None else {edit.position: edit.failure for edit in about.edits if edit.failure is not None}
+
+    def explain(record: Record, reason: Reason) -> Failure:
+        position, base = record.question.position, run.base_of(record)
+        code = failed.get(-1 if position is None else position, "")
+        if code and reason in {Reason.NOT_FIRED, Reason.OTHER_EDIT, Reason.WRONG_TEXT}:
+            reason = Reason.EDIT_FAILED
+        return Failure(
+            position=position,
+            asked=asked_text(record),
+            targets=record.question.targets,
+            answer=record.answer.text,
+            base=None if base is None else base.answer.text,
+            reason=reason,
+            detail=code if reason is Reason.EDIT_FAILED else "",
+            edit_id=record.answer.edit_id,
+            fired=edits.get(record.answer.edit_id or ""),
+            score=record.answer.score,
+        )
+
+    return explain
+
+
+def _edits(arm: ArmInfo, stream: Sequence[StreamedCase]) -> dict[str, StreamedCase]:
+    """Return the case that each edit of an arm says."""
+    return {
+        edit.edit_id: stream[edit.position]
+        for edit in reversed(arm.edits)
+        if edit.edit_id is not None and edit.position < len(stream)
+    }
