@@ -1,0 +1,1 @@
+"""Layouts of data files: how the fields of one row become cases."""
