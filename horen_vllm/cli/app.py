@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from horen_vllm import __version__
-from horen_vllm.cli import audit, codebook, db, edit, key, tenant
+from horen_vllm.cli import audit, codebook, db, edit, eval, key, tenant  # noqa: A004 - its command's name
 from horen_vllm.cli.calibrate import calibrate
 from horen_vllm.cli.connection import secure_commands, secured
 from horen_vllm.cli.control import control
@@ -32,13 +32,14 @@ app.command(context_settings=_PASS_ON)(secured(serve))
 app.command()(control)
 app.command()(worker)
 app.command()(calibrate)
-secure_commands(edit.app, codebook.app, tenant.app, key.app, audit.app)
+secure_commands(edit.app, codebook.app, tenant.app, key.app, audit.app, eval.app)
 app.add_typer(edit.app, name="edit")
 app.add_typer(codebook.app, name="codebook")
 app.add_typer(tenant.app, name="tenant")
 app.add_typer(key.app, name="key")
 app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
+app.add_typer(eval.app, name="eval")
 app.command()(explain)
 app.command()(secured(doctor))
 app.command()(demo)

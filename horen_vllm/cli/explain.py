@@ -40,14 +40,15 @@ def explain(
 ) -> None:
     """Show which entries of a codebook are near a prompt, with their scores, and why each fires or not."""
     asked = {"messages": [{"role": "user", "content": prompt}]} if chat else {"prompt": prompt}
-    told = _ask(_server(server, home), {"model": model, "top": top, **asked}, api_key)
+    told = _ask(server_url(server, home), {"model": model, "top": top, **asked}, api_key)
     if as_json:
         print_json(told)
         return
     _print(told)
 
 
-def _server(server: str | None, home: Path | None) -> str:
+def server_url(server: str | None, home: Path | None) -> str:
+    """Return the base URL of the OpenAI server that an option or a home names, else the environment; see `HomeLayout`."""
     if server or home:
         return server or HomeLayout(Path(home or ".")).read_endpoints().server
     if url := os.environ.get("HOREN_SERVER"):

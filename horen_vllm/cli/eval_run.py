@@ -1,0 +1,220 @@
+"""Puts a run of ``horen eval`` together: data, server, control plane, display."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from horen_vllm.cli.connection import connect, security, tenant_of
+from horen_vllm.cli.eval_control import ControlPlane
+from horen_vllm.cli.eval_options import EvalOptions
+from horen_vllm.cli.eval_table import write_results
+from horen_vllm.cli.explain import server_url
+from horen_vllm.control.credential import key_source
+from horen_vllm.errors import InvalidArgument, Unavailable
+from horen_vllm.evals.asking.answerer import Answerer
+from horen_vllm.evals.asking.calling import Patience
+from horen_vllm.evals.asking.http import HttpAnswerer
+from horen_vllm.evals.asking.progress import AskingBar
+from horen_vllm.evals.asking.tokenizer import check_tokenizer
+from horen_vllm.evals.data.dataset import Dataset
+from horen_vllm.evals.data.general import GeneralPrompt, GeneralPrompts, open_prompts
+from horen_vllm.evals.data.opening import open_dataset
+from horen_vllm.evals.reporting.run_info import RUN_FILE, DatasetInfo, DefectInfo, ModelInfo, RunInfo
+from horen_vllm.evals.running import provenance
+from horen_vllm.evals.running.books import Books
+from horen_vllm.evals.running.model import base_model, has_chat
+from horen_vllm.evals.running.run import EvalRun, Material
+from horen_vllm.evals.running.settings import RunSettings, default_checkpoints
+from horen_vllm.evals.scoring import Similarity
+from horen_vllm.ids import parse_name
+
+_CHECKED_TEXTS: Final = 50
+_NAME_LENGTH: Final = 40
+"""So that ``eval-NAME-PRESET`` is the name of a codebook."""
+_PASSAGES: Final = "unke"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where the parts answer, as the command line says."""
+
+    url: str | None
+    control: str | None
+    home: Path | None
+    tenant: str | None
+    timeout_s: float
+
+
+def run_evaluation(options: EvalOptions, where: Endpoints, *, as_json: bool) -> None:
+    """Run, or go on with, an evaluation, and print what it comes to; errors as `EvalRun.go` and of what it needs."""
+    console = Console(stderr=True)
+    dataset = open_dataset(
+        options.file,
+        name=options.dataset,
+        layout=options.layout,
+        limit=options.edits,
+        keep_contradictory=options.keep_contradictory,
+    )
+    files = {path: open_prompts(path) for path in (options.ordinary, options.ability) if path is not None}
+    _tell_defects(dataset, console)
+    with ExitStack() as held:
+        _evaluate(options, where, dataset, files, console, held)
+    write_results(options.out, as_json=as_json)
+
+
+def _evaluate(
+    options: EvalOptions,
+    where: Endpoints,
+    dataset: Dataset,
+    files: dict[Path, GeneralPrompts],
+    console: Console,
+    held: ExitStack,
+) -> None:
+    answerer: Answerer = held.enter_context(_server(where))
+    model = base_model(answerer, options.model)
+    settings = _settings(options, dataset, chat=has_chat(answerer, model) if options.chat is None else options.chat)
+    cases = dataset.cases[: settings.edits]
+    tokenizer = ""
+    if options.tokenizer is not None:
+        texts = [text for case in cases[:_CHECKED_TEXTS] for text in (case.prompt, f" {case.target}")]
+        check_tokenizer(answerer, options.tokenizer, texts)
+        tokenizer = f"that of {provenance.portable(str(options.tokenizer))}: the same"
+    books = None
+    if settings.books:
+        client = held.enter_context(connect(where.control, where.home))
+        control = ControlPlane(client, tenant_of(where.tenant))
+        books = Books(control, cases, settings.thresholds, patience_s=options.patience)
+    bar = held.enter_context(AskingBar(console))
+    notes = [] if settings.chat else ["The model has no chat template: the strict protocol asks completions."]
+    if books is not None and books.without_subject:
+        notes.append(f"{books.without_subject} of {len(cases)} edits are submitted without a subject.")
+    run = EvalRun(
+        settings,
+        Material(
+            answerer=answerer,
+            cases=cases,
+            dataset=_described(dataset, settings, files),
+            model=ModelInfo(name=model, tokenizer=tokenizer),
+            books=books,
+            ordinary=_prompts(files, options.ordinary),
+            ability=_prompts(files, options.ability),
+            similarity=_similarity(options.semantic_model),
+            notes=notes,
+        ),
+        options.out,
+        name=_name(options),
+        command=provenance.command_line(sys.argv[1:]),
+        concurrency=options.concurrency,
+        display=bar,
+    )
+    with _going_on_later():
+        run.go()
+
+
+@contextmanager
+def _going_on_later() -> Iterator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        error.add_note("What was answered is kept: the same command goes on from there.")
+        raise
+
+
+def _server(where: Endpoints) -> HttpAnswerer:
+    how = security()
+    key = key_source(how.api_key, how.api_key_file)
+    return HttpAnswerer(
+        server_url(where.url, where.home),
+        api_key=key() if key is not None else None,
+        patience=Patience(timeout_s=where.timeout_s),
+    )
+
+
+def _settings(options: EvalOptions, dataset: Dataset, *, chat: bool) -> RunSettings:
+    edits = options.edits or len(dataset.cases)
+    if edits > len(dataset.cases):
+        message = f"{options.file} has {len(dataset.cases)} edits, and {edits} are asked for."
+        raise InvalidArgument(message, code="too_few_edits")
+    asked = {
+        "dataset": options.dataset,
+        "file": options.file,
+        "layout": options.layout,
+        "arms": tuple(dict.fromkeys(options.arms)),
+        "thresholds": options.thresholds,
+        "edits": edits,
+        "checkpoints": options.checkpoints or default_checkpoints(edits),
+        "sample": options.sample,
+        "supersede": options.supersede,
+        "seed": options.seed,
+        "chat": chat,
+        "without": options.without,
+        "ordinary": options.ordinary,
+        "ability": options.ability,
+        "semantic_model": str(options.semantic_model) if options.semantic_model else None,
+        "keep_contradictory": options.keep_contradictory,
+        "passages": options.dataset == _PASSAGES,
+        "offline": options.offline,
+    } | ({} if options.protocols is None else {"protocols": options.protocols})
+    try:
+        settings = RunSettings.model_validate(asked)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InvalidArgument(f"{where}: {first['msg']}, not {first['input']!r}.", code="invalid_option") from error
+    return settings.checked()
+
+
+def _described(dataset: Dataset, settings: RunSettings, files: dict[Path, GeneralPrompts]) -> DatasetInfo:
+    return DatasetInfo(
+        name=settings.dataset,
+        path=provenance.portable(str(dataset.path.absolute())),
+        sha256=dataset.sha256,
+        layout=dataset.layout,
+        cases=len(dataset.cases),
+        defects=tuple(
+            DefectInfo(kind=it.kind, count=it.count, examples=it.examples, handling=it.handling)
+            for it in dataset.defects
+        ),
+        others=tuple(f"{provenance.portable(str(path.absolute()))} {it.sha256}" for path, it in files.items()),
+    )
+
+
+def _tell_defects(dataset: Dataset, console: Console) -> None:
+    console.print(
+        f"{dataset.path.name}: {len(dataset.cases)} edits of {dataset.rows} rows, layout {dataset.layout}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for it in dataset.defects:
+        console.print(f"  {it.count} {it.kind}: {it.handling}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _prompts(files: dict[Path, GeneralPrompts], path: Path | None) -> tuple[GeneralPrompt, ...]:
+    return files[path].prompts if path is not None else ()
+
+
+def _similarity(folder: Path | None) -> Similarity | None:
+    if folder is None:
+        return None
+    from horen_vllm.evals.metrics.semantic import SentenceEncoder  # noqa: PLC0415 - torch and transformers
+
+    return SentenceEncoder(folder)
+
+
+def _name(options: EvalOptions) -> str:
+    """Return the name of the run: as it was begun, else as asked for, else after its folder."""
+    if (options.out / RUN_FILE).exists():
+        return RunInfo.load(options.out).name
+    made = re.sub(r"[^a-z0-9]+", "-", options.out.absolute().name.lower()).strip("-")[:_NAME_LENGTH].strip("-")
+    name = parse_name(options.name or made or "run", "run")
+    if len(name) > _NAME_LENGTH:
+        raise InvalidArgument(f"the run's name {name!r} has more than {_NAME_LENGTH} characters.", code="invalid_name")
+    return name
