@@ -48,7 +48,7 @@ def explain(
 
 
 def server_url(server: str | None, home: Path | None) -> str:
-    """Return the base URL of the OpenAI server that an option or a home names, else the environment; see `HomeLayout`."""
+    """Return the base URL of the OpenAI server that the options name, else the environment."""
     if server or home:
         return server or HomeLayout(Path(home or ".")).read_endpoints().server
     if url := os.environ.get("HOREN_SERVER"):
