@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
@@ -34,13 +35,12 @@ from horen_vllm.loopback import is_loopback
 
 T = TypeVar("T")
 
-_REFUSALS: Final[Mapping[int, tuple[type[HorenError], str]]] = {
-    400: (InvalidArgument, "question_refused"),
-    413: (InvalidArgument, "question_refused"),
-    422: (InvalidArgument, "question_refused"),
-    401: (Unauthenticated, "invalid_api_key"),
-    403: (PermissionDenied, "key_scope"),
-    404: (NotFound, "unknown_model"),
+_Refuse = Callable[[str], HorenError]
+_REFUSALS: Final[Mapping[int, _Refuse]] = {
+    **dict.fromkeys((400, 413, 422), partial(InvalidArgument, code="question_refused")),
+    401: partial(Unauthenticated, code="invalid_api_key"),
+    403: partial(PermissionDenied, code="key_scope"),
+    404: partial(NotFound, code="unknown_model"),
 }
 """Status to the error that asking again would not change, with its code where the server gives none."""
 _AGAIN: Final = frozenset({408, 425, 429})
@@ -211,13 +211,14 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def _refusal(response: httpx.Response) -> HorenError:
-    kind, code = _REFUSALS.get(response.status_code, (FailedPrecondition, "unexpected_answer"))
+    refuse = _REFUSALS.get(response.status_code, partial(FailedPrecondition, code="unexpected_answer"))
     try:
         body = response.json()
         error = body.get("error", body)
         message, given = str(error["message"]), error.get("code")
     except (ValueError, AttributeError, KeyError, TypeError):
         message, given = response.text[:200] or f"status {response.status_code} without a word", None
-    if isinstance(given, str) and kind is not InvalidArgument:
-        code = given
-    return kind(message, code=code)
+    refusal = refuse(message)
+    if isinstance(given, str) and not isinstance(refusal, InvalidArgument):
+        return type(refusal)(message, code=given)
+    return refusal
