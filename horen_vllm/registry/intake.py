@@ -27,7 +27,8 @@ _NO_ID: Final = EditId("")
 class Intake:
     """Takes submissions in, in order.
 
-    Everything that they have in common is read once and locked in one order: request ids, quotas, codebooks.
+    Everything that they have in common is read once and locked in one order: request ids, codebooks, quotas. So does
+    whoever else locks both a codebook and a quota.
 
     Parameters
     ----------
@@ -46,8 +47,8 @@ class Intake:
         keys = [it.request for it in submissions if it.request is not None]
         self._known = known_requests(session, keys, now)
         wanted = Counter(str(it.codebook.tenant) for it in submissions)
-        quotas = lock_quotas(session, wanted)
         self._codebooks = _lock_codebooks(session, {it.codebook for it in submissions})
+        quotas = lock_quotas(session, wanted)
         self._allowances = {tenant: Allowance(session, quota, wanted[tenant], now) for tenant, quota in quotas.items()}
         self._first = self._read_first()
         self._rows: list[dict[str, Any]] = []

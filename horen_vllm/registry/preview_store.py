@@ -98,14 +98,14 @@ class SqlPreviewStore(SqlStore):
             ``claim_lost``, when another worker has it.
         """
         with self._database.write("") as session:
-            row = _find(session, preview_id)
+            row = _find(session, preview_id, lock=True)
             if row.worker != worker:
                 raise FailedPrecondition(f"Another worker has preview {preview_id}.", code="claim_lost")
             row.answer = answer_to_json(answer)
 
 
-def _find(session: Session, preview_id: str) -> PreviewRow:
-    row = session.get(PreviewRow, preview_id)
+def _find(session: Session, preview_id: str, *, lock: bool = False) -> PreviewRow:
+    row = session.get(PreviewRow, preview_id, with_for_update=lock or None)
     if row is None:
         raise NotFound(f"There is no preview {preview_id}.", code="unknown_preview")
     return row

@@ -106,16 +106,21 @@ def require_entry_quota(session: Session, tenant: TenantId, more: int) -> None:
 def usage_of(session: Session, tenant: TenantId) -> UsageRecord:
     """Return what a tenant uses; deleted codebooks do not count."""
     there = (CodebookRow.tenant == tenant, CodebookRow.deleted_at.is_(None))
-    codebooks, entries = session.execute(
-        select(func.count(), func.coalesce(func.sum(CodebookRow.entry_count), 0)).where(*there)
-    ).one()
-    pending = session.scalar(
+    unfinished = (
         select(func.count())
         .select_from(EditRow)
         .join(CodebookRow, CodebookRow.id == EditRow.codebook_id)
         .where(*there, EditRow.finished_at.is_(None))
     )
-    return UsageRecord(codebooks=codebooks, entries=int(entries), pending=pending or 0)
+    # One statement sees one moment: an edit that is published meanwhile counts as one or as the other.
+    codebooks, entries, pending = session.execute(
+        select(
+            func.count(),
+            func.coalesce(func.sum(CodebookRow.entry_count), 0),
+            unfinished.correlate(None).scalar_subquery(),
+        ).where(*there)
+    ).one()
+    return UsageRecord(codebooks=codebooks, entries=int(entries), pending=pending)
 
 
 def quota_record(tenant: TenantId, row: QuotaRow | None) -> QuotaRecord:
