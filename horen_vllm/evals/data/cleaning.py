@@ -53,7 +53,7 @@ class Gathering:
         places = [self._place(edit) for edit in edits]
         probes = tuple(probe for edit in edits for probe in edit.probes)
         placed = [place for place in places if place is not None]
-        if len(placed) == len(edits):
+        if placed and len(placed) == len(edits):
             self._give(max(placed), probes)
         elif placed and not self.is_full:
             for probe in probes:

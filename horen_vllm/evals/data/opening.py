@@ -74,16 +74,16 @@ def open_dataset(
     """
     log = DefectLog()
     source = _open(path)
-    # Errors of the first row are told once, by the reading below.
     chosen = _named(layout) if layout is not None else _fitting(source)
-    usual = usual_kind(name, chosen.name) if name is not None else usual_kind(path.stem, path.resolve().parent.name)
+    said = (name,) if name is not None else (path.stem, path.resolve().parent.name)
+    usual = usual_kind(*said, chosen.name)
     gathering = Gathering(log, source.place, limit, keep_contradictory)
     rows = 0
     for row in source.rows(log):
-        if gathering.is_full:
-            break
         rows += 1
         gathering.add(_cases(row, chosen, usual))
+        if gathering.is_full:
+            break
     if not gathering.cases:
         raise InvalidArgument(f"{path} has no edits.", code="empty_dataset")
     cases = tuple(Tidying(gathering.cases, log, source.place).tidied())
@@ -117,8 +117,10 @@ class _Pair:
         localities = self.localities.rows(DefectLog())
         for row in self.edits.rows(log):
             other = next(localities, None)
-            taken = {name: None if other is None else other.fields.get(name) for name in ("loc", "loc_ans")}
-            row.fields = {**row.fields, **taken}
+            if other is None:
+                message = f"{self.localities.name} has no {self.place} {row.number}: each edit needs one."
+                raise InvalidArgument(message, code="missing_field")
+            row.fields = {**row.fields, **{name: other.fields.get(name) for name in ("loc", "loc_ans")}}
             yield row
 
 

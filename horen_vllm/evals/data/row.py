@@ -98,8 +98,7 @@ class Row:
         """
         name = self.has(*names)
         if name is None:
-            shown = " or ".join(repr(f"{self._prefix}{name}") for name in names)
-            raise InvalidArgument(f"{self._at()} has no field {shown}.", code="missing_field")
+            raise self.missing(*names)
         value = self.fields[name]
         if not isinstance(value, str):
             raise self.wrong(name, "is not a text")
@@ -188,6 +187,11 @@ class Row:
                 yield _without_indexes(self._prefix) + name
         for part in self._parts:
             yield from part.unread()
+
+    def missing(self, *names: str) -> InvalidArgument:
+        """Return the error that none of these fields is there."""
+        wanted = " or ".join(repr(f"{self._prefix}{name}") for name in names)
+        return InvalidArgument(f"{self._at()} has no field {wanted}.", code="missing_field")
 
     def wrong(self, name: str, why: str) -> InvalidArgument:
         """Return the error that a field has not the form that the layout says."""

@@ -14,7 +14,7 @@ from horen_vllm.evals.records import Case, Probe, ProbeKind
 def _read(row: Row, usual: ProbeKind) -> Iterator[Case]:
     edit = row.part("requested_rewrite")
     if edit is None:
-        raise row.wrong("requested_rewrite", "is missing")
+        raise row.missing("requested_rewrite")
     subject = edit.needed(DefectKind.EMPTY_PROMPT, "subject")
     prompt = filled(edit.needed(DefectKind.EMPTY_PROMPT, "prompt", "prompt_full"), subject)
     target = new_object(edit, "target_new")

@@ -40,6 +40,8 @@ def _edit(case: Case, edit: Row, suffix: str | None) -> Case:
 
 
 def _read(row: Row, usual: ProbeKind) -> Iterator[Case]:
+    if row.has("requested_rewrite") is None:
+        raise row.missing("requested_rewrite")
     edits = row.parts("requested_rewrite")
     if not edits:
         raise row.wrong("requested_rewrite", "has no edit")

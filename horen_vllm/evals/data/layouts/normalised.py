@@ -14,16 +14,7 @@ from horen_vllm.evals.data.layouts.negatives import negatives
 from horen_vllm.evals.data.row import Row
 from horen_vllm.evals.records import Case, Probe, ProbeKind
 
-_MARKS: Final = (
-    "locality_prompt",
-    "locality_all",
-    "near_prompt",
-    "persona",
-    "mhop",
-    "portability",
-    "edits",
-    "rephrase",
-)
+_MARKS: Final = ("rephrase", "locality_prompt", "locality_all", "near_prompt", "mhop", "edits")
 _SAME_SUBJECT: Final = frozenset({"Relation_Specificity", "Forgetfulness"})
 """KnowEdit's names of prompts about other relations of the subject, and about other values of the same one."""
 
@@ -69,20 +60,16 @@ def _portabilities(row: Row) -> Iterator[Probe]:
         yield from probes(ProbeKind.PORTABILITY, asked(part, ("prompt",), ("target",)))
 
 
-def _read_plain(row: Row, usual: ProbeKind) -> Iterator[Case]:
-    subject = row.text("subject")
+def _read_plain(row: Row, _usual: ProbeKind) -> Iterator[Case]:
     yield Case(
         case_id=row_id(row),
         line=row.number,
         prompt=row.needed(DefectKind.EMPTY_PROMPT, "prompt"),
         target=row.needed(DefectKind.EMPTY_TARGET, "target"),
-        subject=subject,
+        subject=row.text("subject"),
         rephrases=row.texts("rephrases", "paraphrases"),
         target_true=row.text("target_true"),
-        probes=(
-            *negatives(asked(row, ("locality",), ("locality_targets",)), subject, usual),
-            *(probe for kind in ProbeKind for probe in _plain_probes(row, kind)),
-        ),
+        probes=tuple(probe for kind in ProbeKind for probe in _plain_probes(row, kind)),
     )
 
 
