@@ -3,15 +3,16 @@
 from collections.abc import Iterator, Mapping
 from math import comb
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pydantic import JsonValue
 
-from horen_vllm.evals.metrics.intervals import Sample, difference, mean_with_interval, paired_difference
+from horen_vllm.errors import InvalidArgument
+from horen_vllm.evals.metrics.intervals import Sample, difference, paired_difference
 from horen_vllm.evals.records import Protocol, QuestionKind, Record
 from horen_vllm.evals.reporting.run_info import RunInfo
 from horen_vllm.evals.reporting.run_records import GroupKey, Run, load_run
-from horen_vllm.evals.reporting.samples import sample_of
+from horen_vllm.evals.reporting.samples import number_of, sample_of
 from horen_vllm.evals.reporting.summary import SEED_NAME
 from horen_vllm.evals.reporting.summary_parts import Number, Part, Rounded
 
@@ -82,7 +83,7 @@ class Comparison(Part):
 
 
 def compare_folders(first: Path, second: Path, arms: Mapping[str, str] | None = None) -> Comparison:
-    """Compare the runs in two folders; errors as `load_run`."""
+    """Compare the runs in two folders; errors as `load_run` and `compare`."""
     return compare(load_run(first), load_run(second), arms, names=(str(first), str(second)))
 
 
@@ -97,7 +98,17 @@ def compare(
         Arm of the first run to the arm of the second that it is compared with; those of the same name by default.
     names
         What the runs are called; by default their own names.
+
+    Raises
+    ------
+    InvalidArgument
+        ``invalid_arms``: `arms` names one that its run does not have.
     """
+    for run, wanted in ((first, arms or {}), (second, (arms or {}).values())):
+        for arm in wanted:
+            if arm not in run.arms:
+                message = f"run {run.info.name} has no arm {arm!r}: it has {', '.join(run.arms)}."
+                raise InvalidArgument(message, code="invalid_arms")
     pairs = {arm: arm for arm in first.arms if arm in second.arms} if arms is None else dict(arms)
     seed = first.info.seeds.get(SEED_NAME, 0)
     found: list[Compared] = []
@@ -148,35 +159,24 @@ def _compared(first: Run, second: Run, key: GroupKey, other: GroupKey, seed: int
         if paired:
             sides = [list(side) for side in zip(*both, strict=True)]
         samples = [sample_of(side, metric) for side in sides]
-        if samples[0] is not None and samples[1] is not None:
-            yield _line(key, other, metric, samples[0], samples[1], seed, paired=paired)
+        means = [number_of(sample, seed, metric) for sample in samples]
+        if samples[0] is not None and samples[1] is not None and means[0] is not None and means[1] is not None:
+            told = _paired(samples[0], samples[1], seed) if paired else _unpaired(samples[0], samples[1], seed)
+            place = {"checkpoint": key.checkpoint, "protocol": key.protocol, "kind": key.kind, "metric": metric}
+            arms = {"first_arm": key.arm, "second_arm": other.arm}
+            yield Compared.model_validate(arms | place | {"first": means[0], "second": means[1]} | told)
 
 
-def _line(
-    key: GroupKey, other: GroupKey, metric: str, first: Sample, second: Sample, seed: int, *, paired: bool
-) -> Compared:
-    gains = [after - before for before, after in zip(first.values, second.values, strict=True)] if paired else []
+def _paired(first: Sample, second: Sample, seed: int) -> dict[str, Any]:
+    gains = [after - before for before, after in zip(first.values, second.values, strict=True)]
     better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-    gain = (
-        paired_difference(first.values, second.values, seed=seed, cases=first.cases)
-        if paired
-        else difference(first, second, seed=seed)
-    )
-    return Compared(
-        first_arm=key.arm,
-        second_arm=other.arm,
-        checkpoint=key.checkpoint,
-        protocol=key.protocol,
-        kind=key.kind,
-        metric=metric,
-        first=Number.of(mean_with_interval(first.values, seed=seed, cases=first.cases)),
-        second=Number.of(mean_with_interval(second.values, seed=seed, cases=second.cases)),
-        difference=Number.of(gain),
-        paired=paired,
-        better=better,
-        worse=worse,
-        p_value=sign_test(better, worse) if paired else None,
-    )
+    found = paired_difference(first.values, second.values, seed=seed, cases=first.cases)
+    tested = {"better": better, "worse": worse, "p_value": sign_test(better, worse)}
+    return {"difference": Number.of(found), "paired": True} | tested
+
+
+def _unpaired(first: Sample, second: Sample, seed: int) -> dict[str, Any]:
+    return {"difference": Number.of(difference(first, second, seed=seed)), "paired": False}
 
 
 def _identity(run: Run, record: Record) -> tuple[str, ...]:

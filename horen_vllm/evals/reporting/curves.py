@@ -41,7 +41,9 @@ def overall_curves(summary: Summary) -> list[Plot]:
             Curves(f"{name} ({protocol})", _lines(rows, lambda one: (one.arm, one.checkpoint), number))
             for name, number in sides.items()
         ]
-        found += _drawn(panels, f"Reliability, generalisation, locality and OP by number of edits, {protocol} protocol")
+        found += _drawn(
+            summary, panels, f"Reliability, generalisation, locality and OP by number of edits, {protocol} protocol"
+        )
     return found
 
 
@@ -61,7 +63,7 @@ def false_fire_curves(summary: Summary) -> list[Plot]:
         )
         for protocol, kind in kinds
     ]
-    return _drawn(panels, "Share of the negatives for which an edit fires, by number of edits")
+    return _drawn(summary, panels, "Share of the negatives for which an edit fires, by number of edits")
 
 
 def equal_rate_curves(summary: Summary) -> list[Plot]:
@@ -71,7 +73,7 @@ def equal_rate_curves(summary: Summary) -> list[Plot]:
         rows = [one for one in summary.equal_rates if (one.protocol, one.negatives) == (protocol, kind)]
         panels = [
             Curves(
-                "at the own threshold" if rate is None else f"{words.kind(kind)}: at most {rate:.0%} fire",
+                "at the own threshold" if rate is None else f"{words.kind(kind)}: at most {rate * 100:g} % fire",
                 _lines(
                     [one for one in rows if one.rate == rate],
                     lambda one: (one.arm, one.checkpoint),
@@ -81,7 +83,9 @@ def equal_rate_curves(summary: Summary) -> list[Plot]:
             )
             for rate in dict.fromkeys(one.rate for one in rows)
         ]
-        found += _drawn(panels, f"Generalisation by number of edits, {protocol} protocol, {words.kind(kind)} negatives")
+        found += _drawn(
+            summary, panels, f"Generalisation by number of edits, {protocol} protocol, {words.kind(kind)} negatives"
+        )
     return found
 
 
@@ -95,7 +99,7 @@ def age_curves(summary: Summary) -> list[Plot]:
             if one.protocol is protocol and len(one.bands) > 1
         }
         panels.append(Curves(f"{protocol} protocol", lines, x="place in the stream", y="reliability", log=False))
-    return _drawn(panels, "Reliability by place of the edit in the stream, oldest first")
+    return _drawn(summary, panels, "Reliability by place of the edit in the stream, oldest first")
 
 
 def growth_curves(summary: Summary) -> list[Plot]:
@@ -119,7 +123,7 @@ def growth_curves(summary: Summary) -> list[Plot]:
             shares=False,
         ),
     ]
-    return _drawn(panels, "Seconds an edit and memory of the codebook, by number of edits")
+    return _drawn(summary, panels, "Seconds an edit and memory of the codebook, by number of edits")
 
 
 def score_histograms(run: Run, summary: Summary) -> list[Plot]:
@@ -152,9 +156,9 @@ def _lines(
     return {arm: sorted(points, key=lambda point: point[0]) for arm, points in lines.items()}
 
 
-def _drawn(panels: Sequence[Curves], alt: str) -> list[Plot]:
+def _drawn(summary: Summary, panels: Sequence[Curves], alt: str) -> list[Plot]:
     shown = [panel for panel in panels if panel.lines]
-    return [draw_curves(shown, alt)] if shown else []
+    return [draw_curves(shown, alt, [arm.name for arm in summary.run.arms])] if shown else []
 
 
 def _mebibytes(count: int | None) -> float | None:

@@ -25,6 +25,9 @@ ROBUSTNESS: Final = (
 PORTABILITY: Final = (QuestionKind.PORTABILITY, QuestionKind.PERSONA, QuestionKind.MULTI_HOP)
 """Kinds that ask for what follows from an edit."""
 
+NO_SHARES: Final = frozenset({"ngram_entropy"})
+"""Metrics that are not from 0 to 1."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -79,5 +82,3 @@ TRIOS: Final = {
     ),
 }
 """Protocols that judge edits: reliability is the worth of an edit's own prompt, generalisation of its rephrases."""
-
-WORTH: Final = {protocol: trio.worth for protocol, trio in TRIOS.items()}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from horen_vllm.evals.reporting.summary_parts import Number
 
-_WIDTH, _HEIGHT = 3.9, 3.0
+_WIDTH, _HEIGHT, _COLUMNS = 3.9, 3.0, 4
 _BINS: Final = 40
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Told apart by most people, colour-blind or not; a series also has a marker of its own."""
@@ -70,9 +70,15 @@ class Histogram:
     threshold: float | None = None
 
 
-def draw_curves(panels: Sequence[Curves], alt: str) -> Plot:
-    """Return panels side by side, each line with its intervals."""
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+def draw_curves(panels: Sequence[Curves], alt: str, names: Sequence[str] = ()) -> Plot:
+    """Return panels side by side, each line with its intervals.
+
+    Parameters
+    ----------
+    names
+        Lines that have their colours by this order, whether a panel has them or not.
+    """
+    names = list(dict.fromkeys((*names, *(name for panel in panels for name in panel.lines))))
     with _drawing():
         figure, axes = _figure(len(panels))
         for panel, axis in zip(panels, axes, strict=True):
@@ -107,9 +113,10 @@ def _drawing() -> AbstractContextManager[None]:
 
 
 def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    columns = min(3, max(1, panels))
+    columns = panels if panels <= _COLUMNS else _COLUMNS - 1
     rows = -(-panels // columns)
-    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows + 0.4), layout="constrained")
+    width = _WIDTH if columns < _COLUMNS else 0.75 * _WIDTH
+    figure = Figure(figsize=(width * columns, _HEIGHT * rows + 0.4), layout="constrained")
     return figure, [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
 
 

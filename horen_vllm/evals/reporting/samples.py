@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from horen_vllm.evals.metrics.intervals import Sample, mean_with_interval
+from horen_vllm.evals.metrics.intervals import Sample, bootstrap_mean, mean_with_interval
 from horen_vllm.evals.records import Record
+from horen_vllm.evals.reporting.measures import NO_SHARES
 from horen_vllm.evals.reporting.run_records import case_of
 from horen_vllm.evals.reporting.summary_parts import Number
 
@@ -17,6 +18,10 @@ def sample_of(records: Sequence[Record], metric: str) -> Sample | None:
     return Sample(values, cases)
 
 
-def number_of(sample: Sample | None, seed: int) -> Number | None:
+def number_of(sample: Sample | None, seed: int, metric: str = "") -> Number | None:
     """Return the mean of a sample with its interval; None of none."""
-    return None if sample is None else Number.of(mean_with_interval(sample.values, seed=seed, cases=sample.cases))
+    if sample is None:
+        return None
+    # Wilson's interval is one of shares, and nothing but zeros does not make a share.
+    make = bootstrap_mean if metric in NO_SHARES else mean_with_interval
+    return Number.of(make(sample.values, seed=seed, cases=sample.cases))

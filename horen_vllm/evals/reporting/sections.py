@@ -59,7 +59,7 @@ def quality(run: Run, summary: Summary) -> Iterator[Section]:
         "robustness",
         "The same question in other surroundings",
         "At the last checkpoint: behind a long system prompt, behind examples, at a turn of a conversation, with "
-        "typing errors. Compare with `edit` of the strict protocol.",
+        "typing errors. Compare with the edit itself.",
         tables=_judged(last, (QuestionKind.EDIT, *ROBUSTNESS), only=Protocol.STRICT, needs=ROBUSTNESS),
     )
     yield Section(
@@ -138,7 +138,7 @@ def _equal(run: Run, summary: Summary) -> Section:
             one.arm,
             one.protocol,
             words.kind(one.negatives),
-            "own threshold" if one.rate is None else f"at most {one.rate:.0%}",
+            "own threshold" if one.rate is None else f"at most {one.rate * 100:g} %",
             _limit(one),
             Cell.of(one.negatives_fire),
             Cell.of(one.reliability),
@@ -153,7 +153,8 @@ def _equal(run: Run, summary: Summary) -> Section:
         "At equal false-fire rates",
         "Thresholds differ between arms; rates can be made equal, by a higher limit on the score. A lower one than the "
         "codebook's own cannot be tried afterwards: where the own threshold is the bound, the numbers are lower "
-        "bounds. What no edit answers counts as the base model answered it.",
+        "bounds. What no edit answers counts as the base model answered it. Of fewer than 100 negatives, at most 1 % "
+        "means none.",
         [Table("", header, rows)],
         equal_rate_curves(summary),
     )
@@ -240,8 +241,15 @@ def _grid(title: str, groups: Sequence[Group], metrics: Sequence[str]) -> Table:
     """Return a table with a line for each group and a column for each metric that one of them has."""
     shown = [name for name in metrics if any(name in group.metrics for group in groups)]
     ordered = sorted(groups, key=lambda group: list(QuestionKind).index(group.kind))
+    protocols = {group.protocol for group in groups}
     rows: list[Row] = [
-        [words.kind(group.kind), group.arm, group.protocol, *(Cell.of(group.metrics.get(name)) for name in shown)]
+        [
+            words.kind(group.kind),
+            group.arm,
+            *([group.protocol] if len(protocols) > 1 else []),
+            *(Cell.of(group.metrics.get(name)) for name in shown),
+        ]
         for group in ordered
     ]
-    return Table(title, ["question", "arm", "protocol", *map(words.metric, shown)], rows)
+    header = ["question", "arm", *(["protocol"] if len(protocols) > 1 else []), *map(words.metric, shown)]
+    return Table(title, header, rows)

@@ -80,7 +80,7 @@ def _group(key: GroupKey, records: Sequence[Record], seed: int) -> Group:
         **key._asdict(),
         questions=len(records),
         cases=len({case_of(record) for record in records}),
-        metrics={name: found for name, one in samples.items() if (found := number_of(one, seed)) is not None},
+        metrics={name: found for name, one in samples.items() if (found := number_of(one, seed, name)) is not None},
     )
 
 
