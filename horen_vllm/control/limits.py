@@ -144,19 +144,21 @@ def check_revision(revision: int, field: str = "to_revision", *, first: int = 1)
     return revision
 
 
-def check_replica(replica_id: str, fingerprint: str) -> None:
+def check_replica(replica_id: str, model: str, fingerprint: str) -> None:
     """Refuse a replica without a usable id or without a base model.
 
     Raises
     ------
     InvalidArgument
-        ``invalid_replica_id`` or ``missing_fingerprint``.
+        ``invalid_replica_id``, ``missing_fingerprint`` or ``invalid_text``.
     """
     if not 0 < len(replica_id) <= MAX_REPLICA_ID or not replica_id.isprintable():
         message = f"replica_id must have 1 to {MAX_REPLICA_ID} printable characters; it has {len(replica_id)}."
         raise InvalidArgument(message, code="invalid_replica_id")
     if not fingerprint:
         raise InvalidArgument("fingerprint must not be empty.", code="missing_fingerprint")
+    _check_storable(fingerprint, "fingerprint")
+    _check_storable(model, "model")
 
 
 def check_lease(seconds: float) -> float:

@@ -15,7 +15,7 @@ NEWEST: Final = "-"
 """Stands in a calibration's name for the newest version."""
 
 _KEY = re.compile(r"keys/(?P<key>[a-z0-9]+)")
-_CALIBRATION = re.compile(r"calibrations/(?P<version>[1-9][0-9]{0,17}|-)")
+_CALIBRATION = re.compile(r"calibrations/(?P<version>[1-9][0-9]{0,8}|-)")
 _EDIT = re.compile(r"tenants/(?P<tenant>[^/]+)/codebooks/(?P<codebook>[^/]+)/edits/(?P<edit>[a-z0-9]+)")
 
 

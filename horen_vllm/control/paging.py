@@ -8,6 +8,8 @@ from horen_vllm.errors import InvalidArgument
 
 _PREFIX: Final = "after:"
 _MAX_TOKEN: Final = 256
+_MOST: Final = 2**31 - 1
+"""Greatest sequence, revision or version: databases keep them in 32 bits."""
 
 
 def encode_token(position: str) -> str:
@@ -29,7 +31,8 @@ def decode_token(token: str) -> str:
         text = base64.b64decode(token[:_MAX_TOKEN], altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         text = ""
-    if not text.startswith(_PREFIX):
+    # PostgreSQL has no NUL in text.
+    if not text.startswith(_PREFIX) or "\x00" in text:
         raise InvalidArgument("page_token is not one that a list call returned.", code="invalid_page_token")
     return text.removeprefix(_PREFIX)
 
@@ -39,10 +42,10 @@ def encode_pair(first: int, second: int) -> str:
     return encode_token(f"{first}.{second}")
 
 
-def decode_number(token: str) -> int:
-    """Return the position of `token` as a number, 0 for an empty one; raises as `decode_token`."""
+def decode_number(token: str, most: int = _MOST) -> int:
+    """Return the position of `token` as a number up to `most`, 0 for an empty one; raises as `decode_token`."""
     position = decode_token(token)
-    return _number(position) if position else 0
+    return _number(position, most) if position else 0
 
 
 def decode_pair(token: str) -> tuple[int, int]:
@@ -54,7 +57,7 @@ def decode_pair(token: str) -> tuple[int, int]:
     return _number(first), _number(second)
 
 
-def _number(text: str) -> int:
-    if not text.isdecimal() or len(text) > 18:
+def _number(text: str, most: int = _MOST) -> int:
+    if not text.isdecimal() or len(text) > 18 or int(text) > most:
         raise InvalidArgument("page_token belongs to another list call.", code="invalid_page_token")
     return int(text)

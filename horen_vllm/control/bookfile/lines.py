@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any, BinaryIO, Final
 
 from horen_vllm.control import limits
@@ -124,8 +124,9 @@ def _list(items: Any) -> list[Any]:
 
 def _time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
-    if time.tzinfo is None:
-        raise ValueError("a time without a zone")
+    # Databases and messages tell times in zones of their own, in which the first and the last year may not exist.
+    if time.tzinfo is None or not MINYEAR < time.year < MAXYEAR:
+        raise ValueError("a time without a zone, or in a year that is none elsewhere")
     return time
 
 

@@ -2,7 +2,7 @@
 # ruff: noqa: N802 - the protocol names the methods.
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from horen_vllm.control import convert_admin, convert_changes, limits, names, paging
 from horen_vllm.control._pb.horen.v1 import admin_pb2, admin_pb2_grpc
@@ -12,6 +12,8 @@ from horen_vllm.control.services.keys import KeyMethods
 from horen_vllm.control.services.quotas import QuotaMethods
 from horen_vllm.ids import TenantId, parse_name
 from horen_vllm.registry.ports import Registry
+
+_MOST_EVENTS: Final = 2**63 - 1
 
 
 class AdminService(KeyMethods, QuotaMethods, admin_pb2_grpc.AdminServiceServicer):
@@ -52,7 +54,7 @@ class AdminService(KeyMethods, QuotaMethods, admin_pb2_grpc.AdminServiceServicer
     ) -> admin_pb2.ListAuditEventsResponse:
         """Return a page of what was done."""
         size = limits.check_page_size(request.page_size)
-        after = paging.decode_number(request.page_token)
+        after = paging.decode_number(request.page_token, most=_MOST_EVENTS)
         tenant = names.requested_tenant(request.tenant) if request.tenant else None
         read = partial(self._registry.list_audit_events, tenant, after=after, limit=size + 1)
         records = await self._backend.call(read)

@@ -32,7 +32,7 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
 
     async def Sync(self, request: replicas_pb2.SyncRequest, _context: Any) -> replicas_pb2.SyncResponse:
         """Return what the replica does not know, as soon as there is something, at most `wait_seconds` later."""
-        limits.check_replica(request.replica_id, request.fingerprint)
+        limits.check_replica(request.replica_id, request.model, request.fingerprint)
         end = asyncio.get_running_loop().time() + limits.check_wait(request.wait_seconds)
         known = names.replica_codebooks(dict(request.known))
         async for view in self._backend.poll(partial(self._changes, request.fingerprint, known)):
@@ -42,7 +42,7 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
 
     async def Heartbeat(self, request: replicas_pb2.HeartbeatRequest, _context: Any) -> replicas_pb2.HeartbeatResponse:
         """Renew the replica's lease."""
-        limits.check_replica(request.replica_id, request.fingerprint)
+        limits.check_replica(request.replica_id, request.model, request.fingerprint)
         record = await self._backend.call(
             partial(
                 self._registry.heartbeat,

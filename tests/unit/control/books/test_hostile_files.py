@@ -244,6 +244,8 @@ def without(name: str) -> dict[str, Any]:
         {**EDIT, "alias_of": 5},
         {**EDIT, "retired_at": "2026-11-29"},
         {**EDIT, "expires_at": 5},
+        {**EDIT, "expires_at": "9999-12-31T23:59:59-14:00"},
+        {**EDIT, "retired_at": "0001-01-01T00:00:00+14:00"},
     ],
 )
 def test_other_edits_are_refused(edit: object) -> None:
