@@ -3,7 +3,6 @@
 UnKE's own evaluation computes other numbers under the same names; they are in `unke`.
 """
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -41,10 +40,8 @@ def bleu(answer: str, reference: str) -> float:
 
 
 def sentence_bleu(answer: Sequence[str], reference: Sequence[str], **options: Any) -> float:
-    """Return NLTK's BLEU of a sequence of words; its warnings about orders without a match are left out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return float(package("nltk.translate.bleu_score").sentence_bleu([reference], answer, **options))
+    """Return NLTK's BLEU of one sequence of words against another."""
+    return float(package("nltk.translate.bleu_score").sentence_bleu([reference], answer, **options))
 
 
 @cache

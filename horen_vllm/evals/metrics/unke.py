@@ -5,7 +5,10 @@ say elsewhere: ROUGE is the recall over distinct words, case and commas kept, by
 answer never costs anything, and BLEU is over characters.
 """
 
+import sys
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
 
 from horen_vllm.evals.metrics.overlap import Rouge, sentence_bleu
 
@@ -30,7 +33,12 @@ def unke_rouge(answer: str, reference: str) -> Rouge:
 
 def unke_bleu(answer: str, reference: str) -> float:
     """Return BLEU-4 over characters, not smoothed: NLTK's `sentence_bleu` given the strings themselves, 0 to 1."""
-    return sentence_bleu(answer, reference)
+    return sentence_bleu(answer, reference, smoothing_function=_without_smoothing)
+
+
+def _without_smoothing(precisions: list[Fraction], **_: Any) -> list[float]:
+    """Return what NLTK takes without smoothing, less its warning about each answer that lacks an order."""
+    return [float(precision) or sys.float_info.min for precision in precisions]
 
 
 def _sentences(text: str) -> list[list[str]]:
