@@ -83,6 +83,11 @@ def key_source(secret: str | None, file: Path | None) -> KeySource | None:
     return fixed_key(secret) if secret else None
 
 
+def host_of(target: str) -> str:
+    """Return the host of ``HOST:PORT``."""
+    return target.rpartition(":")[0].strip("[]")
+
+
 def check_channel(target: str, *, encrypted: bool) -> None:
     """Refuse to send a key in clear text to another machine.
 
@@ -91,8 +96,7 @@ def check_channel(target: str, *, encrypted: bool) -> None:
     FailedPrecondition
         ``insecure_channel``.
     """
-    host = target.rpartition(":")[0].strip("[]")
-    if not encrypted and not is_loopback(host):
+    if not encrypted and not is_loopback(host_of(target)):
         message = f"an API key does not travel to {target} in clear text: say with which CA to speak TLS."
         raise FailedPrecondition(message, code="insecure_channel")
 

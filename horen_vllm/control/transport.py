@@ -7,11 +7,12 @@ from typing import Any, Final, TypeVar
 import grpc
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from horen_vllm.control.credential import CredentialInterceptor, KeySource, check_channel
+from horen_vllm.control.credential import CredentialInterceptor, KeySource, check_channel, host_of
 from horen_vllm.control.settings import MAX_MESSAGE_BYTES
 from horen_vllm.control.status import error_from_rpc
 from horen_vllm.control.tls import ClientTls
 from horen_vllm.errors import HorenError
+from horen_vllm.loopback import is_loopback
 
 B = TypeVar("B")
 
@@ -168,9 +169,11 @@ def fresh(request_id: str | None) -> str:
 
 
 def _channel(target: str, tls: ClientTls | None) -> Any:
+    # What is for this machine, keys in clear text among it, does not pass through the proxy of the environment.
+    options = (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if is_loopback(host_of(target)) else _OPTIONS
     if tls is None:
-        return grpc.insecure_channel(target, options=_OPTIONS)
-    return grpc.secure_channel(target, tls.credentials(), options=(*_OPTIONS, *tls.options()))
+        return grpc.insecure_channel(target, options=options)
+    return grpc.secure_channel(target, tls.credentials(), options=(*options, *tls.options()))
 
 
 def _retrying() -> Retrying:
