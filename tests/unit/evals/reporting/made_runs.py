@@ -59,7 +59,7 @@ def record(
         ),
         answer=Answer(
             text=text,
-            token_ids=tuple(text.encode()),
+            token_ids=tuple(text.encode("utf-8", "surrogatepass")),
             prompt_token_ids=tuple(prompt.encode()),
             finish_reason="length",
             edit_id=edit_id,
