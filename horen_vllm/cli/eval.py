@@ -13,6 +13,7 @@ from horen_vllm.cli.eval_options import (
     DATASETS,
     AbilityOption,
     ArmsOption,
+    AttemptsOption,
     ChatOption,
     CheckpointsOption,
     CodebookFolderOption,
@@ -65,7 +66,7 @@ def evaluate(
     out: OutOption,
     edits: EditsOption = None,
     checkpoints: CheckpointsOption = None,
-    arms: ArmsOption = "base,calibrated,retrieval",
+    arms: ArmsOption = None,
     threshold: ThresholdOption = None,
     sample: SampleOption = 200,
     supersede: SupersedeOption = 50,
@@ -84,6 +85,7 @@ def evaluate(
     tokenizer: TokenizerOption = None,
     concurrency: ConcurrencyOption = 16,
     timeout: TimeoutOption = 120.0,
+    attempts: AttemptsOption = 12,
     patience: PatienceOption = 900.0,
     offline: OfflineFlag = False,
     codebook: CodebookFolderOption = None,
@@ -99,7 +101,7 @@ def evaluate(
         out=out,
         edits=edits,
         checkpoints=numbers(checkpoints),
-        arms=names(arms),
+        arms=names(arms) if arms is not None else None,
         thresholds=thresholds_of(threshold),
         sample=sample,
         supersede=supersede,
@@ -123,7 +125,7 @@ def evaluate(
     # httpx, gRPC and what the metrics need, which other commands do not.
     from horen_vllm.cli.eval_run import Endpoints, run_evaluation  # noqa: PLC0415
 
-    where = Endpoints(url=url, control=control, home=home, tenant=tenant, timeout_s=timeout)
+    where = Endpoints(url=url, control=control, home=home, tenant=tenant, timeout_s=timeout, attempts=attempts)
     run_evaluation(options, where, as_json=as_json)
 
 

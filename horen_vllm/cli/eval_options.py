@@ -25,8 +25,12 @@ CheckpointsOption = Annotated[
     typer.Option(metavar="N,N,...", help="Numbers of edits after which is asked (default: 1, 10, 100 ... and all)."),
 ]
 ArmsOption = Annotated[
-    str,
-    typer.Option(metavar="ARM,...", help="Who is asked: base, retrieval, and presets, each in a codebook of its own."),
+    str | None,
+    typer.Option(
+        metavar="ARM,...",
+        help="Who is asked: base, retrieval, and presets, each in a codebook of its own "
+        "(default: base,calibrated,retrieval).",
+    ),
 ]
 ThresholdOption = Annotated[
     list[str] | None,
@@ -110,6 +114,15 @@ TokenizerOption = Annotated[
     typer.Option(metavar="DIR", help="Model folder whose tokenizer the server must have.", rich_help_panel=_SERVER),
 ]
 ConcurrencyOption = Annotated[int, typer.Option(min=1, max=1024, help="Questions in flight.", rich_help_panel=_SERVER)]
+AttemptsOption = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=1000,
+        help="Times that a question is asked while the server does not answer.",
+        rich_help_panel=_SERVER,
+    ),
+]
 TimeoutOption = Annotated[
     float,
     typer.Option(min=1.0, metavar="SECONDS", help="Longest wait for one answer.", rich_help_panel=_SERVER),
@@ -146,7 +159,7 @@ class EvalOptions:
     out: Path
     edits: int | None
     checkpoints: tuple[int, ...] | None
-    arms: tuple[str, ...]
+    arms: tuple[str, ...] | None
     thresholds: dict[str, float]
     sample: int
     supersede: int

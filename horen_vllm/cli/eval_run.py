@@ -11,7 +11,7 @@ from typing import Final
 from pydantic import ValidationError
 from rich.console import Console
 
-from horen_vllm.cli.connection import connect, security, tenant_of
+from horen_vllm.cli.connection import OWN_TENANT, connect, security, tenant_of
 from horen_vllm.cli.eval_control import ControlPlane
 from horen_vllm.cli.eval_options import EvalOptions
 from horen_vllm.cli.eval_table import write_results
@@ -26,14 +26,15 @@ from horen_vllm.evals.asking.tokenizer import check_tokenizer
 from horen_vllm.evals.data.dataset import Dataset
 from horen_vllm.evals.data.general import GeneralPrompt, GeneralPrompts, open_prompts
 from horen_vllm.evals.data.opening import open_dataset
+from horen_vllm.evals.questions.drafts import BASE
 from horen_vllm.evals.reporting.run_info import RUN_FILE, DatasetInfo, DefectInfo, ModelInfo, RunInfo
 from horen_vllm.evals.running import provenance
 from horen_vllm.evals.running.books import Books
 from horen_vllm.evals.running.model import base_model, has_chat
 from horen_vllm.evals.running.run import EvalRun, Material
-from horen_vllm.evals.running.settings import RunSettings, default_checkpoints
+from horen_vllm.evals.running.settings import DEFAULT_ARMS, RunSettings, default_checkpoints
 from horen_vllm.evals.scoring import Similarity
-from horen_vllm.ids import parse_name
+from horen_vllm.ids import DEFAULT_TENANT, TenantId, parse_name
 
 _CHECKED_TEXTS: Final = 50
 _NAME_LENGTH: Final = 40
@@ -50,6 +51,7 @@ class Endpoints:
     home: Path | None
     tenant: str | None
     timeout_s: float
+    attempts: int
 
 
 def run_evaluation(options: EvalOptions, where: Endpoints, *, as_json: bool) -> None:
@@ -64,7 +66,7 @@ def run_evaluation(options: EvalOptions, where: Endpoints, *, as_json: bool) -> 
     )
     files = {path: open_prompts(path) for path in (options.ordinary, options.ability) if path is not None}
     _tell_defects(dataset, console)
-    with ExitStack() as held:
+    with _going_on_later(), ExitStack() as held:
         _evaluate(options, where, dataset, files, console, held)
     write_results(options.out, as_json=as_json)
 
@@ -77,9 +79,11 @@ def _evaluate(
     console: Console,
     held: ExitStack,
 ) -> None:
-    answerer: Answerer = held.enter_context(_server(where))
-    model = base_model(answerer, options.model)
-    settings = _settings(options, dataset, chat=has_chat(answerer, model) if options.chat is None else options.chat)
+    answerer: Answerer = _in_process(options, where) if options.offline else held.enter_context(_server(where))
+    model = base_model(answerer, None if options.offline else options.model)
+    static = _codebooks(answerer) if options.offline else ()
+    chat = has_chat(answerer, model) if options.chat is None else options.chat
+    settings = _settings(options, dataset, chat=chat, static=static)
     cases = dataset.cases[: settings.edits]
     tokenizer = ""
     if options.tokenizer is not None:
@@ -111,11 +115,10 @@ def _evaluate(
         options.out,
         name=_name(options),
         command=provenance.command_line(sys.argv[1:]),
-        concurrency=options.concurrency,
+        concurrency=1 if options.offline else options.concurrency,
         display=bar,
     )
-    with _going_on_later():
-        run.go()
+    run.go()
 
 
 @contextmanager
@@ -133,11 +136,28 @@ def _server(where: Endpoints) -> HttpAnswerer:
     return HttpAnswerer(
         server_url(where.url, where.home),
         api_key=key() if key is not None else None,
-        patience=Patience(timeout_s=where.timeout_s),
+        patience=Patience(timeout_s=where.timeout_s, attempts=where.attempts),
     )
 
 
-def _settings(options: EvalOptions, dataset: Dataset, *, chat: bool) -> RunSettings:
+def _in_process(options: EvalOptions, where: Endpoints) -> Answerer:
+    from horen_vllm.evals.asking.offline import TransformersAnswerer  # noqa: PLC0415 - torch and transformers
+
+    if options.model is None:
+        raise InvalidArgument("--offline needs --model with the model's folder.", code="model_required")
+    tenant = tenant_of(where.tenant)
+    return TransformersAnswerer(
+        Path(options.model),
+        codebooks=options.codebook,
+        tenant=DEFAULT_TENANT if tenant == OWN_TENANT else TenantId(tenant),
+    )
+
+
+def _codebooks(answerer: Answerer) -> tuple[str, ...]:
+    return tuple(name.partition("@")[2] for name in answerer.model_names() if "@" in name)
+
+
+def _settings(options: EvalOptions, dataset: Dataset, *, chat: bool, static: tuple[str, ...]) -> RunSettings:
     edits = options.edits or len(dataset.cases)
     if edits > len(dataset.cases):
         message = f"{options.file} has {len(dataset.cases)} edits, and {edits} are asked for."
@@ -146,10 +166,10 @@ def _settings(options: EvalOptions, dataset: Dataset, *, chat: bool) -> RunSetti
         "dataset": options.dataset,
         "file": options.file,
         "layout": options.layout,
-        "arms": tuple(dict.fromkeys(options.arms)),
+        "arms": options.arms or ((BASE, *static) if options.offline else DEFAULT_ARMS),
         "thresholds": options.thresholds,
         "edits": edits,
-        "checkpoints": options.checkpoints or default_checkpoints(edits),
+        "checkpoints": options.checkpoints or ((edits,) if options.offline else default_checkpoints(edits)),
         "sample": options.sample,
         "supersede": options.supersede,
         "seed": options.seed,
@@ -161,6 +181,7 @@ def _settings(options: EvalOptions, dataset: Dataset, *, chat: bool) -> RunSetti
         "keep_contradictory": options.keep_contradictory,
         "passages": options.dataset == _PASSAGES,
         "offline": options.offline,
+        "static": static,
     } | ({} if options.protocols is None else {"protocols": options.protocols})
     try:
         settings = RunSettings.model_validate(asked)

@@ -30,7 +30,7 @@ from horen_vllm.evals.running import provenance
 from horen_vllm.evals.running.books import Books
 from horen_vllm.evals.running.journal import Journal
 from horen_vllm.evals.running.judge import Judge, answering
-from horen_vllm.evals.running.settings import STATIC, RunSettings
+from horen_vllm.evals.running.settings import RunSettings
 from horen_vllm.evals.scoring import Similarity
 
 ASK: Final = "ask"
@@ -54,8 +54,6 @@ class Material:
         The whole stream of edits, in order.
     notes
         What a reader must know of where all this came from.
-    static_model
-        Model name of the codebook that is there already, for the arm ``static``.
     """
 
     answerer: Answerer
@@ -66,7 +64,6 @@ class Material:
     ordinary: Sequence[GeneralPrompt] = ()
     ability: Sequence[GeneralPrompt] = ()
     similarity: Similarity | None = None
-    static_model: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
 
 
@@ -229,8 +226,10 @@ class EvalRun:
 
     def _fresh_arm(self, name: str) -> ArmInfo:
         model = self._material.model.name
+        if name in self._settings.static:
+            return ArmInfo(name=name, model=f"{model}@{name}", codebook=name)
         if name not in self._settings.books:
-            return ArmInfo(name=name, model=self._material.static_model if name == STATIC else model)
+            return ArmInfo(name=name, model=model)
         book = f"eval-{self._name}-{name}"
         return ArmInfo(name=name, model=f"{model}@{book}", preset=name, codebook=book)
 

@@ -12,8 +12,6 @@ from horen_vllm.evals.questions.plan_settings import PlanSettings
 from horen_vllm.evals.records import Protocol, QuestionKind
 from horen_vllm.evals.running.provenance import portable
 
-STATIC: Final = "static"
-"""The arm of a codebook that is there already, as files."""
 DEFAULT_ARMS: Final = (BASE, "calibrated", RETRIEVAL)
 _TENFOLD: Final = 10
 
@@ -37,6 +35,12 @@ class RunSettings(BaseModel):
         Whether the model has a chat template.
     keep_contradictory
         Whether edits that contradict an earlier one of the file are submitted, too.
+    passages
+        Whether targets are passages of text.
+    offline
+        Whether the model is asked in this process; then nothing is submitted.
+    static
+        Codebooks that hold the edits already, each the name of an arm.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +65,7 @@ class RunSettings(BaseModel):
     keep_contradictory: bool = False
     passages: bool = False
     offline: bool = False
+    static: tuple[str, ...] = ()
 
     def checked(self) -> Self:
         """Return this when it makes sense.
@@ -71,7 +76,7 @@ class RunSettings(BaseModel):
             ``unknown_arm``; ``invalid_arms``, for a threshold of an arm that is not asked, or for no arm at all;
             ``invalid_checkpoints`` or ``invalid_sample``.
         """
-        known = {BASE, RETRIEVAL, *((STATIC,) if self.offline else PRESETS)}
+        known = {BASE, RETRIEVAL, *(self.static if self.offline else PRESETS)}
         for arm in self.arms:
             if arm not in known:
                 raise InvalidArgument(f"unknown arm {arm!r}: choose of {', '.join(sorted(known))}.", code="unknown_arm")
@@ -79,6 +84,8 @@ class RunSettings(BaseModel):
         if idle or len(set(self.arms)) != len(self.arms):
             why = f"{idle[0]!r} has a threshold and is not asked" if idle else "an arm is named twice"
             raise InvalidArgument(f"{why}: check --arms and --threshold.", code="invalid_arms")
+        if BASE not in self.arms:
+            raise InvalidArgument("the arm base is what all others are compared with.", code="invalid_arms")
         if self.checkpoints[-1:] != (self.edits,):
             message = f"the last checkpoint must be the number of edits, {self.edits}."
             raise InvalidArgument(message, code="invalid_checkpoints")
@@ -88,7 +95,7 @@ class RunSettings(BaseModel):
     @property
     def books(self) -> tuple[str, ...]:
         """The arms that have a codebook of the run's own: presets."""
-        return tuple(arm for arm in self.arms if arm in PRESETS)
+        return tuple(arm for arm in self.arms if arm in PRESETS and not self.offline)
 
     def plan(self) -> PlanSettings:
         """Return what decides the questions."""
