@@ -155,7 +155,7 @@ def _compared(first: Run, second: Run, key: GroupKey, other: GroupKey, seed: int
             if metric in one.metrics and (twin := theirs.get(identity)) is not None and metric in twin.metrics
         ]
         # Of two draws that hardly overlap, the overlap says less than the draws.
-        paired = len(both) >= _LEAST_PAIRED * min(map(len, sides))
+        paired = bool(both) and len(both) >= _LEAST_PAIRED * min(map(len, sides))
         if paired:
             sides = [list(side) for side in zip(*both, strict=True)]
         samples = [sample_of(side, metric) for side in sides]
