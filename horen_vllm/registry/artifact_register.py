@@ -38,22 +38,21 @@ class SqlArtifactRegister(SqlStore):
                 _register(session, digests[first : first + AT_ONCE], sizes, now)
 
 
-def require_live(session: Session, digests: Collection[str], now: datetime) -> None:
-    """Lock the rows of `digests` until the commit, and make condemned ones live again.
+def require_live(session: Session, digests: Collection[str]) -> None:
+    """Lock the rows of `digests` until the commit.
 
-    A file without a row was never registered, and so never condemned.
+    A file without a row was never registered, and so never condemned. Of a condemned one nobody knows whether it is
+    there: a collector may have died between the file and its row.
 
     Raises
     ------
     FailedPrecondition
-        ``artifact_collected``, when one of the files was deleted: it must be registered and written again.
+        ``artifact_collected``, when one of the files is not live: it must be registered and written again.
     """
     for row in locked(session, digests):
-        if row.state is ArtifactState.DELETED:
-            message = f"artifact {row.digest} was deleted since nothing needed it: store it again."
+        if row.state is not ArtifactState.LIVE:
+            message = f"artifact {row.digest} is being deleted since nothing needed it: store it again."
             raise FailedPrecondition(message, code="artifact_collected")
-        if row.state is ArtifactState.CONDEMNED:
-            row.state, row.changed_at = ArtifactState.LIVE, now
 
 
 def locked(session: Session, digests: Collection[str]) -> list[ArtifactRow]:

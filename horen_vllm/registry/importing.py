@@ -49,6 +49,7 @@ class Importer:
         self._ids: dict[EditId, str] = {}
         self._prompts: dict[str, str] = {}
         self._heirs: set[str] = set()
+        self._kept: frozenset[str] = frozenset()
         self._rows: list[dict[str, Any]] = []
         self._entries: list[dict[str, Any]] = []
         self.counts = ImportCounts()
@@ -69,11 +70,12 @@ class Importer:
         self._check_prompts()
 
     def _take_batch(self, batch: Sequence[ImportedEdit]) -> None:
-        require_live(self._session, [item.artifact for item in batch if item.artifact is not None], self._now)
+        require_live(self._session, [item.artifact for item in batch if item.artifact is not None])
         origins = [item.edit.origin for item in batch]
         query = select(EditRow).where(EditRow.codebook_id == self._codebook.id, EditRow.origin.in_(origins))
         known = {row.origin: row for row in self._session.scalars(query.with_for_update())}
         active = find_open_entries(self._session, [EditId(row.edit_id) for row in known.values()])
+        self._kept = self._in_revisions([row.edit_id for row in known.values()])
         for item in batch:
             row = known.get(item.edit.origin)
             if row is None:
@@ -82,6 +84,11 @@ class Importer:
                 self._ids[item.edit.origin] = row.edit_id
                 self._take_known(item, row, active=row.edit_id in active or row.edit_id in self._heirs)
         self._store()
+
+    def _in_revisions(self, edits: Sequence[str]) -> frozenset[str]:
+        """Return those of `edits` whose entries some revision that is kept has."""
+        query = select(MembershipRow.edit_id).where(MembershipRow.edit_id.in_(edits)).distinct()
+        return frozenset(self._session.scalars(query)) if edits else frozenset()
 
     def _take_known(self, item: ImportedEdit, row: EditRow, *, active: bool) -> None:
         state = item.edit.state
@@ -114,7 +121,10 @@ class Importer:
         if row.expires_at is not None and row.expires_at <= self._now:
             row.retired_at, row.updated_at = row.expires_at, self._now
             return
-        row.artifact, row.updated_at = _stored(item), self._now
+        stored = _stored(item)
+        # Revisions that have its entry keep it, whatever the file has.
+        row.artifact = row.artifact if row.edit_id in self._kept else stored
+        row.updated_at = self._now
         self._claim_prompt(item.edit, row.edit_id)
         open_entry(self._session, self._codebook, row.edit_id)
         self._count(added=1)
@@ -185,20 +195,16 @@ class Importer:
             raise _conflict(edit.spec.prompt, other)
 
     def _check_prompts(self) -> None:
-        """Refuse what came in with the prompt of an entry that was there and stays."""
+        """Refuse what came in with the prompt of an entry that was there and stays, be it as another edit's."""
         if not self._prompts:
             return
         there = (
             select(EditRow.edit_id, EditRow.prompt)
             .join(MembershipRow, MembershipRow.edit_id == EditRow.edit_id)
-            .where(
-                MembershipRow.codebook_id == self._codebook.id,
-                MembershipRow.to_revision.is_(None),
-                MembershipRow.from_revision < self._next,
-            )
+            .where(MembershipRow.codebook_id == self._codebook.id, MembershipRow.to_revision.is_(None))
         )
         for edit_id, prompt in self._session.execute(there).yield_per(BATCH):
-            if normalise_prompt(prompt) in self._prompts:
+            if self._prompts.get(normalise_prompt(prompt), edit_id) != edit_id:
                 raise _conflict(prompt, edit_id)
 
     def _count(self, **more: int) -> None:

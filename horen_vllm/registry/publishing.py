@@ -39,7 +39,7 @@ def publish_all(
     publications = [publication for _, publication in batch]
     _require_chain(codebook, publications)
     require_edits(session, codebook, {edit for publication in publications for edit in _named(publication)})
-    require_live(session, [publication.artifact for publication in publications], now)
+    require_live(session, [publication.artifact for publication in publications])
     superseded = {edit for publication in publications for edit in publication.supersedes}
     opened = find_open_entries(session, superseded)
     for row, publication in batch:

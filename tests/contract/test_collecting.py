@@ -162,14 +162,42 @@ def test_a_deleted_codebook_is_kept_until_it_is_purged(sql: SqlRegistry, files: 
     assert collect(sql, files, clock) == {edit.artifact}
 
 
-def test_a_condemned_file_that_is_published_stays(sql: SqlRegistry, files: Files, clock: ManualClock) -> None:
+def test_a_condemned_file_is_stored_again_before_it_is_published(
+    sql: SqlRegistry, files: Files, clock: ManualClock
+) -> None:
     book, digest = make_book(sql), "d" * 64
     sql.register_artifacts({digest: 1})
     files.add(digest)
     clock.advance(DAY)
     assert list(sql.condemn_artifacts(grace_s=DAY)) == [digest]
-    publish_unregistered(sql, book, digest)
+    with pytest.raises(FailedPrecondition) as caught:
+        publish_unregistered(sql, book, digest)
+    assert caught.value.code == "artifact_collected"
+    clock.advance(31)
+    sql.register_artifacts({digest: 1})
+    publish_unregistered(sql, book, digest, submit=False)
     assert collect(sql, files, clock) == set()
+
+
+def test_what_an_interrupted_collection_deleted_cannot_be_published(
+    sql: SqlRegistry, files: Files, clock: ManualClock
+) -> None:
+    book, digest = make_book(sql), "d" * 64
+    sql.register_artifacts({digest: 1})
+    files.add(digest)
+    clock.advance(DAY)
+    sql.condemn_artifacts(grace_s=DAY)
+    clock.advance(DAY)
+
+    def dies(name: str) -> None:
+        files.delete(name)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sql.sweep_artifacts(dies, grace_s=DAY)
+    with pytest.raises(FailedPrecondition) as caught:
+        publish_unregistered(sql, book, digest)
+    assert caught.value.code == "artifact_collected"
 
 
 def test_a_deleted_file_cannot_be_published(sql: SqlRegistry, files: Files, clock: ManualClock) -> None:

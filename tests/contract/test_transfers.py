@@ -176,6 +176,40 @@ def test_what_was_rolled_back_comes_back(registry: Registry, book: CodebookName,
     assert registry.get_edit(edit.edit_id).active
 
 
+def test_a_file_with_another_entry_changes_no_revision(
+    registry: Registry, book: CodebookName, publish: Publish
+) -> None:
+    edit = publish(book)
+    registry.rollback(book, 1)
+    file, before = export(registry, book, 2), registry.entries(book, 2)
+    other = replace(file, edits=(replace(file.edits[0], artifact="f" * 64),))
+    assert bring_in(registry, book, other).counts == ImportCounts(added=1)
+    assert registry.entries(book, 2) == before
+    # So what comes back is the entry that the codebook knows.
+    assert registry.entries(book) == (EntryRef(edit_id=edit.edit_id, sequence=1, artifact=edit.artifact or ""),)
+
+
+def test_who_inherits_a_prompt_is_no_second_entry_for_it(
+    registry: Registry, book: CodebookName, other: CodebookName, publish: Publish
+) -> None:
+    first = publish(book)
+    same = registry.submit(book, first.spec)
+    (claim,) = registry.claim("w", lease_s=30, fingerprint="fp")
+    registry.finish_same(claim, first.edit_id)
+    file = export(registry, book)
+    bring_in(registry, other, replace(file, edits=file.edits[:1]))
+    (known,) = registry.list_edits(other)
+    registry.retire_edit(known.edit_id)
+    again = publish(other)
+    there = export(registry, other)
+    edits = (there.edits[0], replace(there.edits[1], spec=first.spec))
+    with pytest.raises(FailedPrecondition) as caught:
+        bring_in(registry, book, replace(there, edits=edits))
+    assert caught.value.code == "import_conflict"
+    assert same.edit_id in caught.value.message
+    assert again.edit_id
+
+
 def test_an_edit_whose_time_has_passed_is_a_tombstone(
     registry: Registry, book: CodebookName, other: CodebookName, publish: Publish, now: Callable[[], datetime]
 ) -> None:

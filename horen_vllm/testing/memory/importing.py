@@ -80,7 +80,9 @@ class Importer:
         if record.expires_at is not None and record.expires_at <= self._now:
             mark_retired(self._state, edit, self._now, since=record.expires_at)
             return
-        self._state.put(replace(edit, record=replace(record, artifact=_stored(item), updated_at=self._now)))
+        stored = _stored(item)
+        # Revisions that have its entry keep it, whatever the file has.
+        self._state.put(replace(edit, record=replace(record, artifact=record.artifact or stored, updated_at=self._now)))
         self._claim_prompt(item.edit, record.edit_id)
         self.members |= {record.edit_id}
         self._count(added=1)
@@ -133,10 +135,10 @@ class Importer:
             raise _conflict(edit.spec.prompt, other)
 
     def _check_prompts(self) -> None:
-        """Refuse what came in with the prompt of an entry that was there and stays."""
-        for edit_id in self.members & self._before:
+        """Refuse what came in with the prompt of an entry that was there and stays, be it as another edit's."""
+        for edit_id in self.members:
             prompt = self._state.edits[edit_id].record.spec.prompt
-            if normalise_prompt(prompt) in self._prompts:
+            if self._prompts.get(normalise_prompt(prompt), edit_id) != edit_id:
                 raise _conflict(prompt, edit_id)
 
     def _count(self, **more: int) -> None:
