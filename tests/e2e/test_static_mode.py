@@ -1,43 +1,18 @@
 """Codebooks out of a folder, served by ``LLM()`` without a registry."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from horen_vllm.artifact import EntryArtifact, encode_entry
-from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.errors import HorenError
 from horen_vllm.fingerprint import model_fingerprint
-from horen_vllm.ids import CodebookName
-from horen_vllm.static import StaticDescription, StaticEntry, write_static
-from tests.e2e import mixed, rpc
+from tests.e2e import mixed
 from tests.e2e.engines import engine, stepped_engine
 from tests.e2e.oracle import Oracle, OracleBook
+from tests.e2e.static_folder import REVISION, save
 
 pytestmark = [pytest.mark.engine, pytest.mark.matrix]
-REVISION = 5
-
-
-def save(folder: Path, name: str, book: OracleBook, fingerprint: str) -> None:
-    """Write an oracle's codebook as ``horen codebook save`` writes one."""
-    artifacts, entries = ArtifactFolder(folder / "artifacts"), []
-    for entry in book.entries:
-        _, made = rpc.artifact_of(entry)
-        manifest = dataclasses.replace(made.manifest, fingerprint=fingerprint)
-        digest = artifacts.put(encode_entry(EntryArtifact(keys=made.keys, values=made.values, manifest=manifest)))
-        entries.append(StaticEntry(edit_id=entry.edit_id, sequence=entry.sequence, artifact=digest))
-    description = StaticDescription(
-        name=CodebookName.parse(name),
-        model="test",
-        fingerprint=fingerprint,
-        site="test",
-        revision=REVISION,
-        parameters=rpc.parameters(book, "cosine"),
-        entries=tuple(entries),
-    )
-    write_static(folder / "static", description, artifacts)
 
 
 def test_both_codebooks_of_a_folder_are_served_from_the_first_request(
