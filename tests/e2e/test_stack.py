@@ -8,14 +8,23 @@ from typing import Any
 import httpx
 import pytest
 from openai import NotFoundError, OpenAI
+from typer.testing import CliRunner
 
+from horen_vllm.cli.app import app
 from horen_vllm.cli.demo_choice import Choice, choose
 from horen_vllm.cli.server_command import ServerDtype
 from horen_vllm.cli.stack import Stack, StackSettings
 from horen_vllm.control.client import EditProgress, EditView, HorenClient
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.editor.prefixes import openings
+from horen_vllm.errors import HorenError
+from horen_vllm.evals.asking.http import HttpAnswerer
+from horen_vllm.evals.asking.offline import TransformersAnswerer
+from horen_vllm.evals.asking.running import answer_all
+from horen_vllm.evals.asking.store import RecordStore, read_records
+from horen_vllm.evals.asking.tokenizer import check_tokenizer
 from horen_vllm.evals.endpoint import Endpoint
+from horen_vllm.evals.records import Message, Protocol, Question, QuestionKind, Record
 from horen_vllm.registry.models import EditSpec
 
 pytestmark = pytest.mark.engine
@@ -181,6 +190,61 @@ def test_every_kind_of_value_and_context_is_trained_and_served(
     for prompt, target in zip(prompts, targets, strict=True):
         behind = [f"{opening} {prompt}" for opening in openings(prompt, options.get("prefixes", 0))]
         assert [answer.text for answer in endpoint.ask_all(model, behind)] == [target] * len(behind)
+
+
+def question(model: str, number: int, **what: Any) -> Question:
+    return Question(
+        question_id=f"{model}-{number}",
+        arm=model,
+        model=model,
+        checkpoint=0,
+        protocol=Protocol.STRICT,
+        kind=QuestionKind.EDIT,
+        **({"max_tokens": 12} | what),
+    )
+
+
+def test_answers_over_http_and_without_a_server_agree(stack: Stack, client: HorenClient, tmp_path: Path) -> None:
+    model = make_codebook(client, "agreeing")
+    done = [edit(client, "agreeing", choice) for choice in CHOICES[:4]]
+    save = ["codebook", "save", "agreeing", "--to", str(tmp_path / "static"), "--home", str(stack.layout.root)]
+    saved = CliRunner().invoke(app, save)
+    assert saved.exit_code == 0, saved.output
+    offline = TransformersAnswerer(demo_model_dir(), name="demo", codebooks=tmp_path / "static")
+    asked: list[dict[str, Any]] = []
+    for choice in CHOICES[:6]:
+        turns = [("user", CHOICES[7].prompt), ("assistant", CHOICES[7].target), ("user", choice.prompt)]
+        asked += [{"prompt": text} for text in (choice.prompt, choice.paraphrase, choice.unrelated)]
+        asked += [
+            {"messages": tuple(Message(role=role, content=content) for role, content in shown)}
+            for shown in (turns[-1:], [("system", "Be brief."), *turns[-1:]], turns)
+        ]
+    questions = [question(name, number, **what) for name in ("demo", model) for number, what in enumerate(asked)]
+    stores = []
+    with HttpAnswerer(stack.base_url) as http:
+        check_tokenizer(http, demo_model_dir(), [choice.target for choice in CHOICES])
+        assert set(offline.model_names()) <= set(http.model_names())
+        for answerer in (http, offline):
+            path = tmp_path / f"{type(answerer).__name__}.jsonl"
+            with RecordStore(path) as store:
+                answer_all(answerer, questions, store, lambda it, answer: Record(question=it, answer=answer))
+            stores.append({record.question.question_id: record.answer for record in read_records(path)})
+        for what, code in (
+            ({"prompt": "too long " * 500}, "question_refused"),
+            ({"model": "demo@nowhere", "prompt": "x"}, "unknown_codebook"),
+            ({"model": "other", "prompt": "x"}, "unknown_model"),
+        ):
+            with pytest.raises(HorenError) as caught:
+                http.ask(question(what.pop("model", model), 0, **what))
+            assert caught.value.code == code
+    served, computed = stores
+    assert len(served) == len(questions)
+    for number, answer in served.items():
+        other = computed[number]
+        assert (answer.token_ids, answer.text, answer.edit_id) == (other.token_ids, other.text, other.edit_id), number
+        assert (answer.prompt_token_ids, answer.finish_reason) == (other.prompt_token_ids, other.finish_reason), number
+        assert answer.score == (None if other.score is None else pytest.approx(other.score, abs=1e-4)), number
+    assert {answer.edit_id for answer in served.values()} == {None, *(one.edit_id for one in done)}
 
 
 def test_superseding_and_rolling_back_restore_each_answer(client: HorenClient, endpoint: Endpoint) -> None:
