@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from horen_vllm.evals.records import Protocol, Record
-from horen_vllm.evals.reporting.run_info import ArmInfo, RunInfo
+from horen_vllm.evals.reporting.run_info import LOOK_UP, ArmInfo, RunInfo
 from horen_vllm.evals.reporting.run_records import Run
 from horen_vllm.evals.reporting.summary_parts import Editing, Growth, Latency, Spread
 
@@ -24,6 +24,7 @@ def latency(run: Run) -> Iterator[Latency]:
             protocol=protocol,
             seconds=spread([answer.seconds for answer in answers]),
             tokens=float(np.mean([len(answer.token_ids) for answer in answers])),
+            lookup_seconds=_lookup(run.info, arm),
         )
 
 
@@ -48,6 +49,12 @@ def spread(seconds: Sequence[float]) -> Spread:
     """Return mean, median, 99th percentile and maximum of at least one time."""
     p50, p99 = np.quantile(seconds, [0.5, 0.99])
     return Spread(count=len(seconds), mean=float(np.mean(seconds)), p50=float(p50), p99=float(p99), most=max(seconds))
+
+
+def _lookup(info: RunInfo, arm: str) -> float | None:
+    parts = [part for part in info.times if part.name == LOOK_UP and part.arm == arm]
+    count = sum(part.count for part in parts)
+    return sum(part.seconds for part in parts) / count if count else None
 
 
 def _growth(arm: ArmInfo) -> Iterator[Growth]:

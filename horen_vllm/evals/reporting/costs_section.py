@@ -115,14 +115,22 @@ def _growth(summary: Summary) -> Table:
 
 def _latency(summary: Summary) -> Section:
     rows = [
-        [one.arm, one.protocol, f"{one.seconds.count:,}", f"{one.tokens:.1f}", *_seconds(one.seconds)]
+        [
+            one.arm,
+            one.protocol,
+            f"{one.seconds.count:,}",
+            f"{one.tokens:.1f}",
+            *_seconds(one.seconds),
+            "" if one.lookup_seconds is None else f"{one.lookup_seconds:.4f}",
+        ]
         for one in summary.latency
     ]
+    header = ["arm", "protocol", "answers", "tokens an answer", "seconds: mean", "p50", "p99", "and to find the facts"]
     return Section(
         "latency",
         "Latency",
         "From request to whole answer, under the load of the run's own concurrency; so compare arms with each other.",
-        [Table("", ["arm", "protocol", "answers", "tokens an answer", "seconds: mean", "p50", "p99"], rows)],
+        [Table("", header, rows)],
     )
 
 

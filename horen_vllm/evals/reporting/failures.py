@@ -8,7 +8,7 @@ from typing import Final
 
 from horen_vllm.evals.questions.drafts import BASE
 from horen_vllm.evals.records import Protocol, QuestionKind, Record
-from horen_vllm.evals.reporting.measures import NEGATIVES
+from horen_vllm.evals.reporting.measures import SILENT
 from horen_vllm.evals.reporting.run_info import ArmInfo, StreamedCase
 from horen_vllm.evals.reporting.run_records import GroupKey, Run
 
@@ -27,6 +27,15 @@ class Reason(StrEnum):
     WRONG_TEXT = "its edit fired, with another text"
     FIRED = "an edit fired where none may"
     CHANGED = "changed, though no edit fired"
+    UNKNOWN_EDIT = "an edit fired, with another text; which one should is not known"
+    OTHER_TEXT = "another text"
+    """Of an arm without a codebook."""
+    OTHER_THAN_BEFORE = "another text than the base model's"
+    """Of an arm without a codebook."""
+
+
+_OF_EDITS: Final = frozenset({Reason.NOT_FIRED, Reason.OTHER_EDIT, Reason.WRONG_TEXT, Reason.UNKNOWN_EDIT})
+"""Why an edit's question has another answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +118,7 @@ def _reason(record: Record) -> Reason | None:
     """Return why a record is a failure; None when it is none, or when its protocol knows no right and wrong."""
     kind, metrics = record.question.kind, record.metrics
     fired = record.answer.edit_id is not None
-    if kind in NEGATIVES or kind is QuestionKind.ROLLED_BACK:
+    if kind in SILENT or kind is QuestionKind.ROLLED_BACK:
         if fired:
             return Reason.FIRED
         return Reason.CHANGED if metrics.get("unchanged") == 0 else None
@@ -118,21 +127,23 @@ def _reason(record: Record) -> Reason | None:
         return None
     if not fired:
         return Reason.NOT_FIRED
-    if record.expected_edit in {None, record.answer.edit_id}:
-        return Reason.WRONG_TEXT
-    return Reason.OTHER_EDIT
+    if record.expected_edit is None:
+        return Reason.UNKNOWN_EDIT
+    return Reason.WRONG_TEXT if record.expected_edit == record.answer.edit_id else Reason.OTHER_EDIT
 
 
 def _explainer(run: Run, arm: str) -> Callable[[Record, Reason], Failure]:
-    about = run.info.arm(arm)
+    about, unrouted = run.info.arm(arm), arm not in run.routed
     edits = {} if about is None else _edits(about, run.info.stream)
     failed = {} if about is None else {edit.position: edit.failure for edit in about.edits if edit.failure is not None}
 
     def explain(record: Record, reason: Reason) -> Failure:
         position, base = record.question.position, run.base_of(record)
         code = failed.get(-1 if position is None else position, "")
-        if code and reason in {Reason.NOT_FIRED, Reason.OTHER_EDIT, Reason.WRONG_TEXT}:
+        if code and reason in _OF_EDITS:
             reason = Reason.EDIT_FAILED
+        if unrouted:
+            reason = Reason.OTHER_TEXT if reason in _OF_EDITS else Reason.OTHER_THAN_BEFORE
         return Failure(
             position=position,
             asked=asked_text(record),

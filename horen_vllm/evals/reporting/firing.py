@@ -7,7 +7,7 @@ from typing import Final
 from horen_vllm.evals.metrics.intervals import Sample, wilson
 from horen_vllm.evals.metrics.rates import AtEqualRate, Scored, at_equal_rate
 from horen_vllm.evals.records import Protocol, QuestionKind, Record
-from horen_vllm.evals.reporting.measures import NEGATIVES, TRIOS, Trio
+from horen_vllm.evals.reporting.measures import NEGATIVES, SILENT, TRIOS, Trio
 from horen_vllm.evals.reporting.run_records import Run, case_of
 from horen_vllm.evals.reporting.samples import number_of, sample_of
 from horen_vllm.evals.reporting.summary_parts import EqualRate, FalseFires, Number
@@ -21,7 +21,7 @@ def false_fires(run: Run, seed: int) -> Iterator[FalseFires]:
     """Yield the false fires of every arm with a codebook, by checkpoint and kind of negative."""
     routed = run.routed
     for key, records in run.groups.items():
-        if key.kind not in NEGATIVES or key.arm not in routed:
+        if key.kind not in SILENT or key.arm not in routed:
             continue
         fired = sum(record.answer.edit_id is not None for record in records)
         share = wilson(fired, len(records))

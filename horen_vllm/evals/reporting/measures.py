@@ -13,6 +13,8 @@ NEGATIVES: Final = (
     QuestionKind.ABILITY,
 )
 """Kinds for which no edit may fire."""
+SILENT: Final = (*NEGATIVES, QuestionKind.SHORT)
+"""The same, with what is too short to say which edit is meant."""
 ROBUSTNESS: Final = (
     QuestionKind.LONG_SYSTEM,
     QuestionKind.FEW_SHOT,

@@ -16,6 +16,8 @@ RUN_FILE: Final = "run.json"
 RECORDS_FILE: Final = "records.jsonl"
 SUMMARY_FILE: Final = "summary.json"
 REPORT_FILE: Final = "report.html"
+LOOK_UP: Final = "look up"
+"""Part of a run in which the arm ``retrieval`` finds facts: as many as its count says."""
 
 
 class _Part(BaseModel):

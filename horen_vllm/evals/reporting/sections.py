@@ -126,7 +126,8 @@ def _negatives(run: Run, summary: Summary) -> Section:
         "false-fires",
         "Where no edit may fire",
         "Unrelated: nothing in common with an edit. Near: the same form of question about another subject. Same "
-        "subject: another question about the subject of an edit. Ordinary: prompts of everyday use.",
+        "subject: another question about the subject of an edit. Ordinary: prompts of everyday use. Ability: general "
+        "questions. Short: the first one to three tokens of an edited prompt, too little to say which edit is meant.",
         [Table("", header, rows)],
         false_fire_curves(summary),
     )

@@ -162,13 +162,21 @@ class Spread(Part):
 
 
 class Latency(Part):
-    """Time from request to whole answer, under the load of the run's own concurrency."""
+    """Time from request to whole answer, under the load of the run's own concurrency.
+
+    Attributes
+    ----------
+    tokens
+        Mean number of generated tokens.
+    lookup_seconds
+        What comes on top of each answer for finding its facts, on average; None for an arm that looks nothing up.
+    """
 
     arm: str
     protocol: Protocol
     seconds: Spread
     tokens: Rounded
-    """Mean number of generated tokens."""
+    lookup_seconds: Rounded | None = None
 
 
 class Growth(Part):

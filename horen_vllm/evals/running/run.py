@@ -17,6 +17,7 @@ from horen_vllm.evals.questions.general import GeneralPrompt
 from horen_vllm.evals.questions.plan import Plan
 from horen_vllm.evals.records import Case, Question
 from horen_vllm.evals.reporting.run_info import (
+    LOOK_UP,
     RECORDS_FILE,
     ArmInfo,
     DatasetInfo,
@@ -144,7 +145,9 @@ class EvalRun:
                 return
             edits = answering(outcomes)
         if arm != BASE:
-            self._ask(arm, checkpoint, self._plan.questions(self._arm(arm), checkpoint), edits)
+            questions = self._plan.questions(self._arm(arm), checkpoint)
+            self._ask(arm, checkpoint, questions, edits)
+            self._looked_up(arm, checkpoint, len(questions))
 
     def _end(self, arm: str) -> None:
         if not self._plan.supersedings or arm not in (*self._settings.books, RETRIEVAL):
@@ -191,6 +194,13 @@ class EvalRun:
                 f"{len(asked.refused)} questions to {arm} after {checkpoint} edits were refused by the server and "
                 f"count nowhere; the first: {first.question.question_id}: {first.message}"
             )
+
+    def _looked_up(self, arm: str, checkpoint: int, count: int) -> None:
+        """Write down what finding the facts took, which is no part of the answers' own time."""
+        if arm == RETRIEVAL:
+            seconds = self._plan.lookup_seconds[checkpoint] * count
+            took = PhaseTime(name=LOOK_UP, arm=arm, checkpoint=checkpoint, seconds=seconds, count=count)
+            self._journal.took(took)
 
     def _missing(self, arm: str, checkpoint: int) -> None:
         questions = self._plan.questions(self._arm(arm), checkpoint)

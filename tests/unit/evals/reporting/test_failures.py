@@ -32,6 +32,9 @@ WRONG = {"all_tokens": 0.0, "normalised": 0.0}
         (record(QuestionKind.NEAR, Protocol.FIRE, edit_id="e1", score=0.9, metrics={"unchanged": 0.0}), Reason.FIRED),
         (record(QuestionKind.NEAR, Protocol.FIRE, edit_id="e1", score=0.9, metrics={"unchanged": 1.0}), Reason.FIRED),
         (record(QuestionKind.NEAR, Protocol.FIRE, metrics={"unchanged": 0.0}), Reason.CHANGED),
+        (record(edit_id="e1", score=0.9, metrics=WRONG), Reason.UNKNOWN_EDIT),
+        (record(arm="retrieval", metrics=WRONG), Reason.OTHER_TEXT),
+        (record(QuestionKind.NEAR, arm="retrieval", metrics={"unchanged": 0.0}), Reason.OTHER_THAN_BEFORE),
         (record(QuestionKind.ROLLED_BACK, metrics={"unchanged": 0.0}), Reason.CHANGED),
     ],
 )
@@ -73,7 +76,7 @@ def test_the_code_of_a_failed_edit_is_told() -> None:
 def test_all_failures_are_counted_and_the_first_shown() -> None:
     asked = [record(case=case, metrics=WRONG) for case in range(9)]
     asked += [record(case=9, metrics={"all_tokens": 1.0})]
-    (found,) = failures(grouped(info(), asked), most=4)
+    (found,) = failures(grouped(info(arms=[ARM]), asked), most=4)
     assert (found.count, found.asked, [one.position for one in found.shown]) == (9, 10, [0, 1, 2, 3])
 
 

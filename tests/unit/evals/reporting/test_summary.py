@@ -9,7 +9,7 @@ import pytest
 from horen_vllm.errors import InvalidArgument, NotFound
 from horen_vllm.evals.metrics.intervals import wilson
 from horen_vllm.evals.records import Protocol, QuestionKind, Record
-from horen_vllm.evals.reporting.run_info import SUMMARY_FILE, ArmInfo, CodebookState, EditOutcome
+from horen_vllm.evals.reporting.run_info import LOOK_UP, SUMMARY_FILE, ArmInfo, CodebookState, EditOutcome, PhaseTime
 from horen_vllm.evals.reporting.run_records import grouped, load_run
 from horen_vllm.evals.reporting.summary import load_summary, summarise, write_summary
 from horen_vllm.evals.reporting.summary_parts import EqualRate, Group, Summary
@@ -254,6 +254,19 @@ def test_latency_counts_each_answer_once() -> None:
     found = {one.arm: one for one in summary_of(*base, *asked).latency}
     assert (found["base"].seconds.count, found["base"].seconds.p50, found["base"].tokens) == (2, 1.5, 4.0)
     assert found["cosine"].seconds.count == 4
+
+
+def test_what_retrieval_takes_to_find_facts_stands_beside_its_answers() -> None:
+    times = [PhaseTime(name=LOOK_UP, arm="retrieval", checkpoint=at, seconds=at / 10, count=10) for at in (10, 30)]
+    about = info().model_copy(update={"times": times})
+    found = {one.arm: one for one in summarise(grouped(about, [record(), record(arm="retrieval")])).latency}
+    assert found["retrieval"].lookup_seconds == 0.2
+    assert found["cosine"].lookup_seconds is None
+
+
+def test_a_few_tokens_of_a_prompt_must_not_fire() -> None:
+    (found,) = summary_of(record(QuestionKind.SHORT, FIRE, edit_id="e0", score=0.9)).false_fires
+    assert (found.kind, found.per_10_000) == (QuestionKind.SHORT, 10_000)
 
 
 def test_the_order_of_the_answers_does_not_matter() -> None:

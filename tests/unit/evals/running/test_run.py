@@ -12,7 +12,8 @@ from horen_vllm.errors import AlreadyExists, FailedPrecondition, HorenError, Una
 from horen_vllm.evals.asking.store import read_records
 from horen_vllm.evals.questions.drafts import BASE, RETRIEVAL
 from horen_vllm.evals.records import Case, Protocol, QuestionKind, Record
-from horen_vllm.evals.reporting.run_info import RECORDS_FILE, DatasetInfo, ModelInfo, RunInfo
+from horen_vllm.evals.reporting.report import write_report
+from horen_vllm.evals.reporting.run_info import LOOK_UP, RECORDS_FILE, DatasetInfo, ModelInfo, RunInfo
 from horen_vllm.evals.running.books import Books
 from horen_vllm.evals.running.run import EvalRun, Material
 from horen_vllm.evals.running.settings import RunSettings
@@ -242,6 +243,13 @@ def test_without_codebooks_no_control_plane_is_needed(world: World, tmp_path: Pa
     found = records(tmp_path)
     assert {record.question.arm for record in found.values()} == {BASE, RETRIEVAL}
     assert not of_kind(found, RETRIEVAL, QuestionKind.ROLLED_BACK)
+
+
+def test_what_finding_the_facts_took_is_written_down_apart_from_the_answers(world: World, tmp_path: Path) -> None:
+    found = [part for part in world.start(tmp_path).times if part.name == LOOK_UP]
+    assert [(part.arm, part.checkpoint) for part in found] == [(RETRIEVAL, 2), (RETRIEVAL, 6)]
+    assert all(part.count > 0 and part.seconds > 0 for part in found)
+    assert {one.arm for one in write_report(tmp_path).latency if one.lookup_seconds is not None} == {RETRIEVAL}
 
 
 def test_two_processes_do_not_work_on_one_folder(world: World, tmp_path: Path) -> None:
