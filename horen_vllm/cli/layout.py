@@ -71,7 +71,7 @@ class HomeLayout:
         return self.root / "endpoints.json"
 
     def create(self) -> None:
-        """Make the folders.
+        """Make the folders; a new home is its owner's alone, for it tells what every tenant asked.
 
         Raises
         ------
@@ -79,8 +79,9 @@ class HomeLayout:
             ``home_not_writable``.
         """
         try:
-            for folder in (self.root, self.artifacts, self.logs):
-                folder.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.artifacts, self.logs):
+                folder.mkdir(exist_ok=True)
         except OSError as exc:
             raise self._not_writable(exc) from exc
 

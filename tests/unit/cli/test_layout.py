@@ -28,6 +28,21 @@ def test_a_home_of_any_name_has_its_own_database(tmp_path: Path, run: Run, folde
     assert current(layout.database_url) == head()
 
 
+def test_a_new_home_is_its_owners_alone(tmp_path: Path, run: Run) -> None:
+    # The database tells what every tenant asked.
+    home = tmp_path / "home"
+    assert run("db", "upgrade", "--home", home).exit_code == 0
+    assert home.stat().st_mode & 0o077 == 0
+
+
+def test_a_home_that_was_opened_to_others_stays_so(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o770)
+    HomeLayout(home).create()
+    assert home.stat().st_mode & 0o777 == 0o770
+
+
 def test_a_lock_that_may_not_be_written_is_an_error_with_a_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
