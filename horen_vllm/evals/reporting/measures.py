@@ -27,7 +27,7 @@ ROBUSTNESS: Final = (
 PORTABILITY: Final = (QuestionKind.PORTABILITY, QuestionKind.PERSONA, QuestionKind.MULTI_HOP)
 """Kinds that ask for what follows from an edit."""
 
-NO_SHARES: Final = frozenset({"ngram_entropy"})
+NO_SHARES: Final = frozenset({"ngram_entropy", "semantic"})
 """Metrics that are not from 0 to 1."""
 
 

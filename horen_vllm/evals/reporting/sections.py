@@ -35,6 +35,10 @@ _WORTH: Final = {
     ),
 }
 """Metrics shown where an answer is judged, by protocol."""
+_BESIDE: Final = (
+    "Beside each number: its 95 % interval, and how many answers it is of. That of OP is drawn from the answers "
+    "alone, so it has no width where all are equal."
+)
 
 
 def quality(run: Run, summary: Summary) -> Iterator[Section]:
@@ -96,7 +100,7 @@ def _overall(run: Run, summary: Summary) -> Section:
         "overall",
         f"After {run.last:,} edits",
         f"{note}.",
-        [Table("", header, rows, "Beside each number: its 95 % interval, and how many answers it is of.")],
+        [Table("", header, rows, _BESIDE)],
         overall_curves(summary),
     )
 
