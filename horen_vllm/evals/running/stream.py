@@ -1,14 +1,17 @@
 """One codebook's stream of edits: submitted up to a checkpoint, followed until all are served or have failed."""
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from horen_vllm.errors import FailedPrecondition, Unavailable
 from horen_vllm.evals.reporting.run_info import CodebookState, EditOutcome
 from horen_vllm.evals.running.control import BookState, EditControl, EditState, EditStatus, Submission
+from horen_vllm.evals.running.outages import Outages
 
+LONGEST_OUTAGE_S: Final = 120.0
+"""Longest time that a control plane is waited for, in seconds, as long as a server is that questions go to."""
 SUPERSEDED: Final = "superseded"
 """Failure of an edit that a later one of the stream took the place of."""
 
@@ -47,7 +50,8 @@ class EditStream:
     ids
         What request ids begin with: the same in every start of a run, another one in every run.
     patience_s
-        Longest time without any progress, in seconds.
+        Longest time without any progress, in seconds; a control plane that is away is waited for, too, but not
+        longer than `LONGEST_OUTAGE_S`.
     poll_s
         Time between two looks, in seconds.
     on_progress
@@ -72,6 +76,7 @@ class EditStream:
         self._patience_s = patience_s
         self._poll_s = poll_s
         self._on_progress = on_progress
+        self._outages = Outages(min(patience_s, LONGEST_OUTAGE_S), poll_s)
 
     def advance(self, known: Sequence[EditOutcome], stop: int, *, others: Collection[str] = ()) -> Advance:
         """Submit the edits behind `known` up to number `stop`, and return what became of them.
@@ -96,15 +101,13 @@ class EditStream:
         found = self._found(known, stop, others)
         resumed, began = len(found), time.monotonic()
         refused: dict[int, str] = {}
-        for position, edit_id, code in self._submit([it for it in range(start, stop) if it not in found]):
-            if edit_id is None:
-                refused[position] = code or "refused"
-            else:
-                found[position] = edit_id
+        self._outages.outlast(
+            lambda: self._submit(range(start, stop), found, refused), lambda: len(found) + len(refused)
+        )
         settled = self.settle(stop - start)
         seconds = time.monotonic() - began
         wanted = set(found.values())
-        states = {it.edit_id: it for it in self._control.edits(self._book) if it.edit_id in wanted} if wanted else {}
+        states = {it.edit_id: it for it in self._stored() if it.edit_id in wanted} if wanted else {}
         outcomes = (_outcome(it, states.get(found.get(it, "")), refused.get(it)) for it in range(start, stop))
         return Advance(outcomes=tuple(outcomes), state=state_of(settled, stop, seconds), resumed=resumed)
 
@@ -124,9 +127,9 @@ class EditStream:
         seen, since = None, time.monotonic()
         first: int | None = None
         while True:
-            pending = self._control.oldest_pending(self._book)
+            pending = self._outages.outlast(lambda: self._control.oldest_pending(self._book))
             first = pending if first is None else first
-            book = self._require()
+            book = self._outages.outlast(self._require)
             if pending is None and book.served:
                 self._on_progress(total, total)
                 return book
@@ -148,7 +151,7 @@ class EditStream:
         old = {outcome.edit_id for outcome in known} | set(others)
         found: dict[int, str] = {}
         position = len(known)
-        for state in self._control.edits(self._book):
+        for state in self._stored():
             if state.edit_id in old:
                 continue
             place = self._place(state, position)
@@ -168,7 +171,9 @@ class EditStream:
         rest = range(position, len(self._edits))
         return next((it for it in rest if (self._edits[it].prompt, self._edits[it].target) == said), None)
 
-    def _submit(self, positions: Sequence[int]) -> Iterator[tuple[int, str | None, str | None]]:
+    def _submit(self, positions: range, found: dict[int, str], refused: dict[int, str]) -> None:
+        """Submit what is neither `found` nor `refused` yet, and say there what becomes of it."""
+        left = [it for it in positions if it not in found and it not in refused]
         submissions = (
             Submission(
                 prompt=self._edits[it].prompt,
@@ -176,11 +181,16 @@ class EditStream:
                 subject=self._edits[it].subject,
                 request_id=f"{self._ids}-{it}",
             )
-            for it in positions
+            for it in left
         )
-        if positions:
-            for said in self._control.submit(self._book, submissions):
-                yield positions[said.index], said.edit_id, said.code
+        for said in self._control.submit(self._book, submissions) if left else ():
+            if said.edit_id is None:
+                refused[left[said.index]] = said.code or "refused"
+            else:
+                found[left[said.index]] = said.edit_id
+
+    def _stored(self) -> list[EditState]:
+        return self._outages.outlast(lambda: list(self._control.edits(self._book)))
 
     def _require(self) -> BookState:
         book = self._control.find(self._book)

@@ -32,8 +32,8 @@ class MemoryControl:
     ----------
     failing
         Prompts whose edits fail, and refused ones, with their codes.
-    on_submission
-        Called before each edit is stored.
+    on_submission, on_look
+        Called before each edit is stored, and before each look at the oldest one that is pending.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class MemoryControl:
         self.served = True
         self.refusal: tuple[str, str] | None = None
         self.on_submission: Callable[[], None] = lambda: None
+        self.on_look: Callable[[], None] = lambda: None
         self._ids = count(1)
 
     def create(self, book: str, preset: str, threshold: float | None, *, request_id: str) -> BookState:
@@ -65,6 +66,7 @@ class MemoryControl:
             yield Submitted(index=index, edit_id=self._store(self.books[book], one).edit_id)
 
     def oldest_pending(self, book: str) -> int | None:
+        self.on_look()
         if book not in self.books:
             return None
         edits = self.books[book].edits

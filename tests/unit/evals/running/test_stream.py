@@ -18,6 +18,10 @@ BOOK = "eval-test-cosine"
 EDITS = [Edit(prompt=f"Who leads {place}?", target=f"Person {place}") for place in range(8)]
 
 
+class KilledError(Exception):
+    """The process ends here."""
+
+
 def stream(control: MemoryControl, edits: list[Edit] | None = None, *, patience_s: float = 60.0) -> EditStream:
     if BOOK not in control.books:
         control.create(BOOK, "cosine", None, request_id="create")
@@ -28,12 +32,12 @@ def prompts(control: MemoryControl) -> list[str]:
     return [edit.prompt for edit in control.books[BOOK].edits]
 
 
-def breaking_off(after: int) -> Callable[[], None]:
+def breaking_off(after: int, error: Exception | None = None) -> Callable[[], None]:
     left = iter(range(after))
 
     def submitted() -> None:
         if next(left, None) is None:
-            raise Unavailable("killed.")
+            raise error or KilledError
 
     return submitted
 
@@ -88,7 +92,7 @@ def test_a_stream_that_is_broken_off_anywhere_stores_each_edit_once_and_in_order
     for stop in stops:
         control.on_submission = breaking_off(stop)
         # The next start knows nothing of what this one was told.
-        with suppress(Unavailable):
+        with suppress(KilledError):
             stream(control).advance((), 8)
     control.on_submission = lambda: None
     advance = stream(control).advance((), 8)
@@ -164,3 +168,26 @@ def test_outcomes_of_earlier_checkpoints_are_not_looked_for_again() -> None:
     known = (EditOutcome(position=0, failure="target_too_long"),)
     stream(control).advance(known, 2)
     assert prompts(control) == [EDITS[1].prompt]
+
+
+def test_a_control_plane_that_is_away_for_a_while_is_waited_for() -> None:
+    control = MemoryControl()
+    running, away = stream(control), iter(range(20))
+
+    def flicker() -> None:
+        if (turn := next(away, None)) is not None and turn % 3 == 1:
+            raise Unavailable("restarting.")
+
+    control.on_submission = control.on_look = flicker
+    outcomes = running.advance((), 8).outcomes
+    assert prompts(control) == [edit.prompt for edit in EDITS]
+    assert [outcome.failure for outcome in outcomes] == [None] * 8
+
+
+def test_a_control_plane_that_stays_away_ends_the_waiting() -> None:
+    control = MemoryControl()
+    running = stream(control, patience_s=0.0)
+    control.on_submission = breaking_off(3, Unavailable("gone.", code="control_unavailable"))
+    with pytest.raises(Unavailable) as caught:
+        running.advance((), 8)
+    assert caught.value.code == "control_unavailable"
