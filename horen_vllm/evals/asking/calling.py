@@ -8,8 +8,9 @@ from functools import partial
 from threading import Event
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-import httpx
+import urllib3
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -46,6 +47,8 @@ _REFUSALS: Final[Mapping[int, _Refuse]] = {
 _AGAIN: Final = frozenset({408, 425, 429})
 """Statuses below 500 that a later call may not meet."""
 _CONNECT_S: Final = 10.0
+_KEPT: Final = 1024
+"""Idle connections that are kept; no run has so many questions in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,9 @@ class Patience:
 class Caller:
     """A client of one server; any thread may call.
 
+    It is made of urllib3: httpx takes several times the processor time for a request, which on one machine is the
+    server's.
+
     Parameters
     ----------
     url
@@ -87,14 +93,8 @@ class Caller:
         self.url = _checked(url, api_key)
         self._patience = patience or Patience()
         self._closed = Event()
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"content-type": "application/json", **_credential(api_key)},
-            timeout=httpx.Timeout(self._patience.timeout_s, connect=min(_CONNECT_S, self._patience.timeout_s)),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            # Proxies are for other machines.
-            trust_env=not is_loopback(urlsplit(self.url).hostname or ""),
-        )
+        self._headers = {"content-type": "application/json", **_credential(api_key)}
+        self._http = _pool(self.url, self._patience.timeout_s)
 
     def call(self, path: str, body: Mapping[str, Any] | None, read: Callable[[dict[str, Any], float], T]) -> T:
         """Call ``POST path`` with `body`, or ``GET path`` for None, until there is an answer, and return it as read.
@@ -126,32 +126,37 @@ class Caller:
         try:
             answer: T = retrying(self._once, path, content, read)
         except NotNowError as exc:
-            message = f"{self.url} did not answer {path} in {self._patience.attempts} attempts; at last: {exc}."
+            attempts = retrying.statistics.get("attempt_number", 1)
+            message = f"{self.url} did not answer {path} in {attempts} attempts; at last: {exc}."
             raise Unavailable(message, code="server_unavailable") from exc
         return answer
 
     def close(self) -> None:
         """Close the connections; whoever still waits for a next attempt gives up."""
         self._closed.set()
-        self._http.close()
+        self._http.clear()
 
     def _once(self, path: str, content: bytes | None, read: Callable[[dict[str, Any], float], T]) -> T:
         if self._closed.is_set():
             raise NotNowError("the client was closed")
         began = time.perf_counter()
         try:
-            response = self._http.request("GET" if content is None else "POST", path, content=content)
-        except httpx.TransportError as exc:
-            raise NotNowError(f"{type(exc).__name__}: {exc}".rstrip(": ")) from exc
+            response = self._http.urlopen(
+                "GET" if content is None else "POST",
+                f"{self.url}{path}",
+                body=content,
+                headers=self._headers,
+                retries=False,
+                redirect=False,
+            )
+        except urllib3.exceptions.HTTPError as exc:
+            raise NotNowError(f"{type(exc).__name__}: {exc}") from exc
         seconds = time.perf_counter() - began
-        if response.status_code >= 500 or response.status_code in _AGAIN:
-            raise NotNowError(f"status {response.status_code}", retry_after_s=_retry_after(response))
-        if response.status_code != 200:
+        if response.status >= 500 or response.status in _AGAIN:
+            raise NotNowError(f"status {response.status}", retry_after_s=_retry_after(response))
+        if response.status != 200:
             raise _refusal(response)
-        try:
-            answer = response.json()
-        except ValueError:
-            answer = None
+        answer = _json(response)
         if not isinstance(answer, dict):
             raise DataLoss(f"{self.url}{path} answered something that is no JSON object.", code="unreadable_answer")
         return read(answer, seconds)
@@ -204,20 +209,42 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         raise InvalidArgument(message, code="question_refused") from exc
 
 
-def _retry_after(response: httpx.Response) -> float:
+def _pool(url: str, timeout_s: float) -> urllib3.PoolManager:
+    parts = urlsplit(url)
+    host, options = (
+        parts.hostname or "",
+        dict[str, Any](timeout=urllib3.Timeout(connect=min(_CONNECT_S, timeout_s), read=timeout_s), maxsize=_KEPT),
+    )
+    proxy = getproxies().get(parts.scheme)
+    # Proxies are for other machines.
+    if proxy is None or is_loopback(host) or proxy_bypass(host):
+        return urllib3.PoolManager(**options)
+    return urllib3.ProxyManager(proxy, **options)
+
+
+def _json(response: urllib3.BaseHTTPResponse) -> Any:
+    """Return a response's JSON; None for anything else."""
+    try:
+        return json.loads(response.data)
+    except ValueError:
+        return None
+
+
+def _retry_after(response: urllib3.BaseHTTPResponse) -> float:
     """Return the seconds of ``Retry-After``; 0 when it is missing or a date."""
     text = response.headers.get("retry-after", "")
     return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
-def _refusal(response: httpx.Response) -> HorenError:
-    refuse = _REFUSALS.get(response.status_code, partial(FailedPrecondition, code="unexpected_answer"))
+def _refusal(response: urllib3.BaseHTTPResponse) -> HorenError:
+    refuse = _REFUSALS.get(response.status, partial(FailedPrecondition, code="unexpected_answer"))
     try:
-        body = response.json()
+        body = _json(response)
         error = body.get("error", body)
         message, given = str(error["message"]), error.get("code")
-    except (ValueError, AttributeError, KeyError, TypeError):
-        message, given = response.text[:200] or f"status {response.status_code} without a word", None
+    except (AttributeError, KeyError, TypeError):
+        text = response.data[:200].decode(errors="replace")
+        message, given = text or f"status {response.status} without a word", None
     refusal = refuse(message)
     if isinstance(given, str) and not isinstance(refusal, InvalidArgument):
         return type(refusal)(message, code=given)
