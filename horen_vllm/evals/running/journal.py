@@ -32,7 +32,7 @@ class Journal:
         self.resumed = (folder / RUN_FILE).exists()
         """Whether the run was begun by an earlier start."""
         self.info = _going_on(RunInfo.load(folder), fresh, folder) if self.resumed else fresh
-        self._save(finished_at=None)
+        self._save()
 
     def arm(self, name: str) -> ArmInfo:
         """Return the arm of that name."""

@@ -110,7 +110,7 @@ class EvalRun:
         self._judge = Judge(token_ids, material.similarity)
 
     def go(self) -> RunInfo:
-        """Do what is still to be done, and return the description of the whole run.
+        """Do what is still to be done, and return the description of the whole run; of a finished one, do nothing.
 
         Raises
         ------
@@ -123,6 +123,8 @@ class EvalRun:
         """
         with RecordStore(self._folder / RECORDS_FILE) as store:
             self._journal = Journal(self._folder, self._fresh())
+            if self._journal.info.finished_at is not None:
+                return self._journal.info
             self._store = store
             self._judge.learn(read_records(store.path))
             self._notes()

@@ -231,10 +231,18 @@ def test_questions_that_the_server_refuses_are_noted_and_count_nowhere(world: Wo
     info = world.start(tmp_path)
     assert not of_kind(records(tmp_path), "cosine", QuestionKind.LONG_SYSTEM)
     assert any("refused" in note and "cosine" in note for note in info.notes)
-    asked = len(world.model.asked)
-    again = world.start(tmp_path)
-    assert len(world.model.asked) == asked
-    assert any("no answer" in note for note in again.notes)
+
+
+def test_what_was_refused_before_the_codebook_moved_on_is_noted(world: World, tmp_path: Path) -> None:
+    world.model.too_long = 150
+    world.start(tmp_path / "whole")
+    world.name, world.model.left = "second", len(world.model.asked) - 1
+    with pytest.raises(Unavailable):
+        world.start(tmp_path / "broken")
+    world.model.left, world.model.too_long = None, 10**6
+    info = world.start(tmp_path / "broken")
+    assert any("no answer" in note and "cosine" in note for note in info.notes)
+    assert not of_kind(records(tmp_path / "broken"), "cosine", QuestionKind.LONG_SYSTEM)
 
 
 def test_without_codebooks_no_control_plane_is_needed(world: World, tmp_path: Path) -> None:
