@@ -17,7 +17,7 @@ from horen_vllm.cli.eval_options import EvalOptions
 from horen_vllm.cli.eval_table import write_results
 from horen_vllm.cli.explain import server_url
 from horen_vllm.control.credential import key_source
-from horen_vllm.errors import InvalidArgument, Unavailable
+from horen_vllm.errors import FailedPrecondition, InvalidArgument, Unavailable
 from horen_vllm.evals.asking.answerer import Answerer
 from horen_vllm.evals.asking.calling import Patience
 from horen_vllm.evals.asking.http import HttpAnswerer
@@ -123,11 +123,16 @@ def _evaluate(
 
 @contextmanager
 def _going_on_later() -> Iterator[None]:
+    kept = "What was answered is kept: the same command goes on from there."
     try:
         yield
     except Unavailable as error:
-        error.add_note("What was answered is kept: the same command goes on from there.")
+        error.add_note(kept)
         raise
+    except OSError as error:
+        unusable = FailedPrecondition(f"the run's folder cannot be written: {error}.", code="file_unusable")
+        unusable.add_note(kept)
+        raise unusable from error
 
 
 def _server(where: Endpoints) -> HttpAnswerer:
