@@ -5,7 +5,8 @@ import torch
 from horen_vllm.core.match import Routed
 from horen_vllm.kernels.inject import inject_torch, inject_triton
 from horen_vllm.kernels.pool import pool_torch, pool_triton
-from horen_vllm.kernels.route import route_torch, route_triton
+from horen_vllm.kernels.route import route_triton
+from horen_vllm.kernels.route_torch import route_torch
 
 
 def warm_up(keys_PD: torch.Tensor, dtype: torch.dtype) -> None:
@@ -47,8 +48,9 @@ def route(
     steps: int,
     epsilon: float,
     threshold: float,
+    directions: bool = True,
 ) -> Routed:
-    """Route unit queries through a revision's keys; parameters as `route_torch` says."""
+    """Route queries through a revision's keys; parameters as `route_torch` says."""
     form = route_triton if queries_BD.is_cuda else route_torch
     return form(
         queries_BD,
@@ -61,6 +63,7 @@ def route(
         steps=steps,
         epsilon=epsilon,
         threshold=threshold,
+        directions=directions,
     )
 
 

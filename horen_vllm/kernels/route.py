@@ -5,13 +5,10 @@ fills a GPU and a row's result is the same whatever else is in the batch. The de
 Shapes: B queries, N keys of the revision, P rows of the key buffer, D width, E entries, K blocks, C chunks.
 """
 
-from collections.abc import Iterator
-
 import torch
 import triton
 
-from horen_vllm.core.match import NO_ENTRY, Routed, decide_tensors
-from horen_vllm.core.refine import unit
+from horen_vllm.core.match import Routed
 from horen_vllm.kernels.route_kernels import (
     attractor_kernel,
     merge_kernel,
@@ -20,6 +17,7 @@ from horen_vllm.kernels.route_kernels import (
     score_kernel,
     step_kernel,
 )
+from horen_vllm.kernels.route_torch import nothing
 
 BLOCK_N = 16
 SCORE_BLOCK_D = 512
@@ -28,8 +26,6 @@ STEP_BLOCK_D = 2048
 MERGE_BLOCK = 1024
 CHUNK = 256
 MOST_CHUNKS = 32
-_TORCH_BLOCK = 1 << 22
-"""Numbers in a block of keys that the torch form takes at once: scattered rows are copied 16 MiB at a time."""
 
 
 def route_triton(
@@ -44,10 +40,11 @@ def route_triton(
     steps: int,
     epsilon: float,
     threshold: float,
+    directions: bool = True,  # noqa: ARG001 - every key is scored in full here
 ) -> Routed:
     """Launch the kernels: four for each refinement step, two for the decision; same contract as `route_torch`."""
     if 0 in (queries_BD.shape[0], key_rows_N.shape[0]):
-        return _nothing(queries_BD)
+        return nothing(queries_BD)
     queries_BD = queries_BD.contiguous()
     if steps:
         queries_BD = _refine(queries_BD, keys_PD, key_rows_N, beta=beta, gamma=gamma, steps=steps, epsilon=epsilon)
@@ -125,90 +122,3 @@ def _decide(
     )
     # fmt: on
     return Routed(entry, best, score, second, second_score)
-
-
-def _nothing(queries_BD: torch.Tensor) -> Routed:
-    none_B = torch.full_like(queries_BD[:, 0], NO_ENTRY, dtype=torch.int64)
-    low_B = torch.full_like(queries_BD[:, 0], -torch.inf)
-    return Routed(none_B, none_B, low_B, none_B, low_B)
-
-
-def route_torch(
-    queries_BD: torch.Tensor,
-    keys_PD: torch.Tensor,
-    key_rows_N: torch.Tensor,
-    owners_N: torch.Tensor,
-    sequences_E: torch.Tensor,
-    *,
-    beta: float,
-    gamma: float,
-    steps: int,
-    epsilon: float,
-    threshold: float,
-) -> Routed:
-    """Route unit queries as ``core.match.route_tensors`` does, with the keys read where they lie.
-
-    Rows are independent: a row's result does not depend on the others, nor on how many there are. A query that
-    is not a number matches nothing.
-
-    Parameters
-    ----------
-    queries_BD
-        [B, D] float32, unit rows, unrefined.
-    keys_PD
-        [P, D] float32, the paged buffer. Rows that `key_rows_N` does not name are never read.
-    key_rows_N
-        [N] int64, the revision's rows of the buffer.
-    owners_N
-        [N] int64, the entry of each key, in [0, E).
-    sequences_E
-        [E] int64, distinct edit sequence numbers >= 0.
-    beta, gamma, steps, epsilon
-        Refinement as in ``core.refine.refine``.
-    threshold
-        A row matches when its best score is greater.
-    """
-    if 0 in (queries_BD.shape[0], key_rows_N.shape[0]):
-        return _nothing(queries_BD)
-    moving_B1 = torch.ones_like(queries_BD[:, :1], dtype=torch.bool)
-    for _ in range(steps):
-        weights_BN = torch.softmax(beta * _scores_torch(queries_BD, keys_PD, key_rows_N), dim=-1)
-        target_BD = unit(_attractor_torch(weights_BN, keys_PD, key_rows_N))
-        moving_B1 = moving_B1 & ((target_BD - queries_BD).norm(dim=-1, keepdim=True) > epsilon)
-        stepped_BD = unit((1 - gamma) * queries_BD + gamma * target_BD)
-        queries_BD = torch.where(moving_B1, stepped_BD, queries_BD)
-    scores_BN = _scores_torch(queries_BD, keys_PD, key_rows_N)
-    scores_BN = scores_BN.masked_fill(scores_BN.isnan(), -torch.inf)
-    scores_BE = scores_BN.new_full((scores_BN.shape[0], sequences_E.shape[0]), -torch.inf)
-    scores_BE.scatter_reduce_(1, owners_N.expand_as(scores_BN), scores_BN, reduce="amax")
-    routed = decide_tensors(scores_BE, sequences_E, threshold)
-    best = torch.where(torch.isneginf(routed.score), NO_ENTRY, routed.best)
-    return Routed(routed.entry, best, routed.score, routed.runner_up, routed.runner_up_score)
-
-
-def _scores_torch(queries_BD: torch.Tensor, keys_PD: torch.Tensor, key_rows_N: torch.Tensor) -> torch.Tensor:
-    scores_BN = queries_BD.new_empty(queries_BD.shape[0], key_rows_N.shape[0])
-    for first, block in _key_blocks(keys_PD, key_rows_N):
-        # One row at a time: a matrix product's rounding may depend on how many rows it has.
-        for query, scores in zip(queries_BD, scores_BN, strict=True):
-            torch.mv(block, query, out=scores[first : first + block.shape[0]])
-    return scores_BN
-
-
-def _attractor_torch(weights_BN: torch.Tensor, keys_PD: torch.Tensor, key_rows_N: torch.Tensor) -> torch.Tensor:
-    pulled_BD = weights_BN.new_zeros(weights_BN.shape[0], keys_PD.shape[1])
-    for first, block in _key_blocks(keys_PD, key_rows_N):
-        for weights, pulled in zip(weights_BN, pulled_BD, strict=True):
-            pulled.addmv_(block.T, weights[first : first + block.shape[0]])
-    return pulled_BD
-
-
-def _key_blocks(keys_PD: torch.Tensor, key_rows_N: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    size = max(1, _TORCH_BLOCK // keys_PD.shape[1])
-    for first in range(0, key_rows_N.shape[0], size):
-        rows = key_rows_N[first : first + size]
-        if bool((rows.diff() == 1).all()):
-            start = int(rows[0])
-            yield first, keys_PD[start : start + rows.shape[0]]
-        else:
-            yield first, keys_PD.index_select(0, rows)

@@ -142,6 +142,7 @@ class Router:
             steps=rule.steps,
             epsilon=rule.epsilon,
             threshold=bound,
+            directions=view.radii is None,
         )
 
     def _shards_keys(self, view: RevisionView) -> bool:

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from horen_vllm.core.match import NO_ENTRY, KeyTable, Routed, entry_scores
 from horen_vllm.core.presets import MethodParameters
-from horen_vllm.kernels.route import MERGE_BLOCK, route_torch, route_triton
+from horen_vllm.kernels.route import MERGE_BLOCK, route_triton
 from horen_vllm.kernels.route_kernels import merge_kernel
+from horen_vllm.kernels.route_torch import route_torch
 
 MARGIN = 1e-6
 FORMS = (route_triton, route_torch)

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from horen_vllm.core.match import Routed
-from horen_vllm.kernels.route import route_torch
+from horen_vllm.kernels.route_torch import route_torch
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.revisions import RevisionView
 from tests.unit.plugin.entries import D_IN, make_codebooks, make_entry, parameters, publish, update_of
