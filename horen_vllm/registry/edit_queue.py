@@ -106,6 +106,7 @@ class SqlEditQueue(SqlEditSubmissions, SqlEditRetirement):
             for row in held.values():
                 row.state = EditState.COMMITTED
                 row.attempt -= 1
+                row.worker = None  # the number is an earlier claim's again, maybe of a worker of the same name
                 row.updated_at = now
             end_attempts(session, held, GIVEN_BACK, now)
 

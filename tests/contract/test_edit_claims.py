@@ -208,6 +208,21 @@ def test_giving_up_the_last_edit_leaves_nothing_to_claim(
     assert nothing_to_claim(registry)
 
 
+@pytest.mark.parametrize("write", WRITES)
+def test_a_lost_claim_stays_lost_when_a_later_one_of_its_name_is_given_back(
+    registry: Registry, edit: EditRecord, advance: Advance, write: str
+) -> None:
+    # Where a restarted worker has the name of the one before, and that one lives on.
+    lost = claimed(registry, "same")
+    advance(31)
+    registry.give_back([claimed(registry, "same")])
+    with pytest.raises(FailedPrecondition) as caught:
+        WRITES[write](registry, lost)
+    assert caught.value.code == "claim_lost"
+    assert registry.extend([lost], lease_s=30) == ()
+    assert registry.get_edit(edit.edit_id).state is EditState.COMMITTED
+
+
 def test_one_claim_gives_up_all_edits_that_are_due(registry: Registry, create: Create, advance: Advance) -> None:
     poisoned = [registry.submit(create(name), SPEC) for name in ("one", "two")]
     for _ in range(MAX_ATTEMPTS):

@@ -77,7 +77,7 @@ class MemoryQueue(MemoryEdits, MemoryRetirement):
             for edit in held.values():
                 attempt = edit.record.attempt - 1
                 record = replace(edit.record, state=EditState.COMMITTED, attempt=attempt, updated_at=self._clock())
-                state.put(replace(edit, record=record))
+                state.put(replace(edit, record=record, worker=None))
 
     def publish(self, batch: Sequence[tuple[Claim, Publication]]) -> tuple[EditRecord, ...]:
         """Make one revision an edit, in order; all or none of them."""
