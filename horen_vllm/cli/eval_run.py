@@ -66,9 +66,10 @@ def run_evaluation(options: EvalOptions, where: Endpoints, *, as_json: bool) -> 
     )
     files = {path: open_prompts(path) for path in (options.ordinary, options.ability) if path is not None}
     _tell_defects(dataset, console)
-    with _going_on_later(), ExitStack() as held:
-        _evaluate(options, where, dataset, files, console, held)
-    write_results(options.out, as_json=as_json)
+    with _going_on_later():
+        with ExitStack() as held:
+            _evaluate(options, where, dataset, files, console, held)
+        write_results(options.out, as_json=as_json)
 
 
 def _evaluate(
