@@ -86,10 +86,10 @@ def _evaluate(
     chat = has_chat(answerer, model) if options.chat is None else options.chat
     settings = _settings(options, dataset, chat=chat, static=static)
     cases = dataset.cases[: settings.edits]
-    tokenizer = ""
+    tokenizer, token_ids = "", None
     if options.tokenizer is not None:
         texts = [text for case in cases[:_CHECKED_TEXTS] for text in (case.prompt, f" {case.target}")]
-        check_tokenizer(answerer, options.tokenizer, texts)
+        token_ids = check_tokenizer(answerer, options.tokenizer, texts).token_ids
         tokenizer = f"that of {provenance.portable(str(options.tokenizer))}: the same"
     books = None
     if settings.books:
@@ -108,6 +108,7 @@ def _evaluate(
             dataset=_described(dataset, settings, files),
             model=ModelInfo(name=model, tokenizer=tokenizer),
             books=books,
+            token_ids=token_ids,
             ordinary=_prompts(files, options.ordinary),
             ability=_prompts(files, options.ability),
             similarity=_similarity(options.semantic_model),

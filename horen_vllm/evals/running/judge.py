@@ -1,9 +1,9 @@
 """Makes the record of an answer: its metrics, against the base model's answer and the edit that should fire."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from horen_vllm.evals.questions.drafts import BASE, base_question_id
+from horen_vllm.evals.questions.drafts import BASE, TokenIds, base_question_id
 from horen_vllm.evals.records import Answer, Protocol, Question, QuestionKind, Record
 from horen_vllm.evals.reporting.run_info import EditOutcome
 from horen_vllm.evals.scoring import Similarity, score
@@ -33,7 +33,7 @@ class Judge:
         For passages; None: they get no semantic score.
     """
 
-    def __init__(self, token_ids: Callable[[str], tuple[int, ...]], similarity: Similarity | None = None) -> None:
+    def __init__(self, token_ids: TokenIds, similarity: Similarity | None = None) -> None:
         self._token_ids = token_ids
         self._similarity = similarity
         self._base: dict[str, Answer] = {}
@@ -68,7 +68,7 @@ class Judge:
         self.learn([record])
         return record
 
-    def _target_ids(self, question: Question) -> tuple[int, ...]:
+    def _target_ids(self, question: Question) -> Sequence[int]:
         paper = question.protocol is Protocol.PAPER and question.targets
         # A target that continues a prompt has a space before it (the paper's appendix D.3).
         return self._token_ids(f" {question.targets[0]}") if paper else ()

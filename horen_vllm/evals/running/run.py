@@ -1,7 +1,7 @@
 """A whole run: base model first, then every arm at every checkpoint, then what supersedes and what is rolled back."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from horen_vllm.evals.asking.answerer import Answerer
 from horen_vllm.evals.asking.running import Watcher, answer_all
 from horen_vllm.evals.asking.store import RecordStore, read_records
-from horen_vllm.evals.questions.drafts import BASE, RETRIEVAL, Arm
+from horen_vllm.evals.questions.drafts import BASE, RETRIEVAL, Arm, TokenIds
 from horen_vllm.evals.questions.general import GeneralPrompt
 from horen_vllm.evals.questions.plan import Plan
 from horen_vllm.evals.records import Case, Question
@@ -53,6 +53,8 @@ class Material:
     ----------
     cases
         The whole stream of edits, in order.
+    token_ids
+        The same tokenizer as the model's, without asking a server each time; None: the model's own.
     notes
         What a reader must know of where all this came from.
     """
@@ -62,6 +64,7 @@ class Material:
     dataset: DatasetInfo
     model: ModelInfo
     books: Books | None = None
+    token_ids: TokenIds | None = None
     ordinary: Sequence[GeneralPrompt] = ()
     ability: Sequence[GeneralPrompt] = ()
     similarity: Similarity | None = None
@@ -99,7 +102,7 @@ class EvalRun:
         self._command = command
         self._concurrency = concurrency
         self._display = display
-        token_ids: Callable[[str], tuple[int, ...]] = lru_cache(maxsize=None)(material.answerer.token_ids)
+        token_ids: TokenIds = lru_cache(maxsize=None)(material.token_ids or material.answerer.token_ids)
         self._plan = Plan(
             material.cases,
             settings.plan(),
