@@ -30,17 +30,21 @@ from horen_vllm.kernels.route_kernels import (
     score_kernel,
     step_kernel,
 )
+from horen_vllm.kernels.sweep_kernels import cut_kernel, matrix_kernel, shortlist_kernel, sweep_kernel
 
 ARCHITECTURES: Final = (80, 90)
-WIDTHS: Final = (14336,)
-"""Of the site's input: Llama-8B's ``down_proj``. Block sizes do not depend on it."""
+WIDTHS: Final = (1024, 14336, 28672)
+"""Of keys: whitened, Llama-8B's ``down_proj``, and one that no program holds whole."""
+SITE_WIDTH: Final = 14336
+"""Of the site's input, for `pool`, whose block sizes do not depend on it."""
 OUTPUTS: Final = (2880, 4096, 8192)
 """Of the site's output: gpt-oss-20b, Llama-8B, and the widest that is common."""
 DTYPES: Final = ("bf16", "fp16", "fp32")
 
 _TYPES: Final = {
     "p_scores": "*fp32", "p_block_max": "*fp32", "p_keys": "*fp32", "p_queries": "*fp32",
-    "p_pull": "*fp32", "p_attractor": "*fp32", "p_refined": "*fp32", "p_best_score": "*fp32", "p_score": "*fp32",
+    "p_chunk_max": "*fp32", "p_first": "*fp32", "p_cut": "*fp32", "p_chord": "*fp32", "p_pull": "*fp32",
+    "p_attractor": "*fp32", "p_refined": "*fp32", "p_best_score": "*fp32", "p_score": "*fp32",
     "p_second_score": "*fp32", "p_sums": "*fp32", "p_token_slot": "*i32",
     "beta": "fp32", "keep": "fp32", "gamma": "fp32", "epsilon": "fp32", "threshold": "fp32",
 }  # fmt: skip
@@ -75,9 +79,11 @@ def cases() -> Iterator[Case]:
     """Yield every kernel at the shapes and with the block sizes that its launcher uses."""
     for width in WIDTHS:
         yield from _route_cases(width)
-        for dtype in DTYPES:
-            constants = {"D": width, "BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D}
-            yield Case(f"pool D={width} {dtype}", pool_kernel, constants, {"p_inputs": f"*{dtype}"})
+    for dtype in DTYPES:
+        constants = {"D": SITE_WIDTH, "BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D}
+        yield Case(f"pool D={SITE_WIDTH} {dtype}", pool_kernel, constants, {"p_inputs": f"*{dtype}"})
+    yield Case("shortlist", shortlist_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
+    yield Case("cut", cut_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
     yield Case("merge", merge_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
     for width in OUTPUTS:
         block = triton.next_power_of_2(width)
@@ -90,11 +96,25 @@ def cases() -> Iterator[Case]:
 def _route_cases(width: int) -> Iterator[Case]:
     score = {"D": width, "BLOCK_N": route.BLOCK_N, "BLOCK_D": route.SCORE_BLOCK_D}
     pull = {"D": width, "BLOCK_N": route.BLOCK_N, "BLOCK_D": route.PULL_BLOCK_D, "BLOCK_K": route.MERGE_BLOCK}
-    yield Case(f"score D={width}", score_kernel, score, {})
-    yield Case(f"pull D={width}", pull_kernel, pull, {})
-    yield Case(f"attractor D={width}", attractor_kernel, {"D": width, "BLOCK_D": route.PULL_BLOCK_D}, {})
+    if width <= route.WIDEST_SWEEP:
+        block_d, block_n, warps = route.sweep_shape(width)
+        sweep = {"D": width, "BLOCK_N": block_n, "BLOCK_D": block_d}
+        yield Case(f"sweep D={width}", sweep_kernel, sweep, {}, warps)
+    else:
+        yield Case(f"score D={width}", score_kernel, score, {})
+        yield Case(f"pull D={width}", pull_kernel, pull, {})
+    attractor = {"D": width, "BLOCK_C": route.ATTRACTOR_BLOCK_C, "BLOCK_D": route.PULL_BLOCK_D}
+    yield Case(f"attractor D={width}", attractor_kernel, attractor, {})
     yield Case(f"step D={width}", step_kernel, {"D": width, "BLOCK_D": route.STEP_BLOCK_D}, {})
-    yield Case(f"rank D={width}", rank_kernel, score, {})
+    yield Case(f"rank D={width}", rank_kernel, {**score, "CHOSEN": False}, {})
+    yield Case(f"rank again D={width}", rank_kernel, {**score, "CHOSEN": True}, {})
+    matrix = {
+        "D": width,
+        "BLOCK_B": route.MATRIX_BLOCK_B,
+        "BLOCK_N": route.MATRIX_BLOCK_N,
+        "BLOCK_D": route.MATRIX_BLOCK_D,
+    }
+    yield Case(f"matrix D={width}", matrix_kernel, matrix, {})
 
 
 def compile_case(case: Case, architecture: int) -> Usage:

@@ -20,7 +20,17 @@ def warm_up(keys_PD: torch.Tensor, dtype: torch.dtype) -> None:
     zero = torch.zeros(1, dtype=torch.int64, device=keys_PD.device)
     row_1D = torch.zeros_like(keys_PD[:1])
     pool(row_1D.to(dtype), row_1D, zero, zero, zero, zero)
-    route(row_1D, keys_PD, zero, zero, zero, beta=1.0, gamma=0.5, steps=1, epsilon=0.0, threshold=0.0)
+    warm_up_route(keys_PD)
+
+
+def warm_up_route(keys_PD: torch.Tensor) -> None:
+    """Compile the route kernels for keys of this width, with refinement and without; nothing on a CPU."""
+    if not keys_PD.is_cuda:
+        return
+    zero = torch.zeros(1, dtype=torch.int64, device=keys_PD.device)
+    query_1D = torch.zeros_like(keys_PD[:1])
+    for steps in (0, 1):
+        route(query_1D, keys_PD, zero, zero, zero, beta=1.0, gamma=0.5, steps=steps, epsilon=0.0, threshold=0.0)
 
 
 def pool(

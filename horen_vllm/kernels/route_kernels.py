@@ -11,6 +11,7 @@ from horen_vllm.core.match import NO_ENTRY
 _NO_ENTRY = tl.constexpr(NO_ENTRY)
 _LOW = tl.constexpr(float("-inf"))
 _LOWEST = tl.constexpr(-(2**63))
+_CHORD_SLACK = tl.constexpr(1e-5)
 
 
 @triton.jit
@@ -21,17 +22,17 @@ def _block_scores(
     key_stride: tl.tensor,
     i_n: tl.tensor,
     listed: tl.tensor,
-    D: tl.constexpr,
+    width: tl.tensor,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> tl.tensor:
     # Multiply and add, not tl.dot: the order of the sum is then the same for every key, and equal keys score equal.
     rows = tl.load(p_key_rows + i_n, mask=listed, other=0).to(tl.int64)
     b_products = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
-    for first in range(0, D, BLOCK_D):
+    for first in range(0, width, BLOCK_D):
         i_d = first + tl.arange(0, BLOCK_D)
-        b_query = tl.load(p_query + i_d, mask=i_d < D, other=0.0)
-        mask = listed[:, None] & (i_d < D)[None, :]
+        b_query = tl.load(p_query + i_d, mask=i_d < width, other=0.0)
+        mask = listed[:, None] & (i_d < width)[None, :]
         b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=mask, other=0.0)
         b_products += b_keys * b_query[None, :]
     b_scores = tl.sum(b_products, axis=1)
@@ -70,6 +71,7 @@ def pull_kernel(
     p_block_max: tl.tensor,
     p_keys: tl.tensor,
     p_key_rows: tl.tensor,
+    p_chunk_max: tl.tensor,
     p_pull: tl.tensor,
     beta: tl.tensor,
     key_stride: tl.tensor,
@@ -83,7 +85,10 @@ def pull_kernel(
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
-    """Write one chunk's share [B, C, D] of ``sum exp(beta (s - max)) k``. Grid: (C * D blocks * B,)."""
+    """Write one chunk's share [B, C, D] of ``sum exp(beta (s - max)) k``, and the maximum [B, C] of all keys.
+
+    For keys too wide for `sweep_kernel`. Grid: (C * D blocks * B,).
+    """
     i_b = (tl.program_id(0) % num_queries).to(tl.int64)
     rest = tl.program_id(0) // num_queries
     i_chunk = rest // tl.cdiv(D, BLOCK_D)
@@ -104,24 +109,37 @@ def pull_kernel(
         b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=mask, other=0.0)
         b_pull += b_exp[:, None] * b_keys
     at = i_b * num_chunks + i_chunk
+    tl.store(p_chunk_max + at, highest)
     tl.store(p_pull + at * D + i_d, tl.sum(b_pull, axis=0), mask=i_d < D)
 
 
 @triton.jit(do_not_specialize=["num_chunks"])
 def attractor_kernel(
     p_pull: tl.tensor,
+    p_chunk_max: tl.tensor,
     p_attractor: tl.tensor,
+    beta: tl.tensor,
     num_chunks: tl.tensor,
     D: tl.constexpr,
+    BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
     """Merge the chunks' shares into ``T(q)`` [B, D] (Theorem 2.1) times a factor. Grid: (D blocks, B)."""
     i_b = tl.program_id(1).to(tl.int64)
     i_d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    b_pull = tl.zeros([BLOCK_D], dtype=tl.float32)
-    for i_chunk in range(num_chunks):
-        b_pull += tl.load(p_pull + (i_b * num_chunks + i_chunk) * D + i_d, mask=i_d < D, other=0.0)
-    tl.store(p_attractor + i_b * D + i_d, b_pull, mask=i_d < D)
+    b_max = tl.full([BLOCK_C], _LOW, dtype=tl.float32)
+    for first in range(0, num_chunks, BLOCK_C):
+        i_c = first + tl.arange(0, BLOCK_C)
+        b_max = tl.maximum(b_max, tl.load(p_chunk_max + i_b * num_chunks + i_c, mask=i_c < num_chunks, other=_LOW))
+    highest = tl.max(b_max, axis=0)
+    b_pull = tl.zeros([BLOCK_C, BLOCK_D], dtype=tl.float32)
+    for first in range(0, num_chunks, BLOCK_C):
+        i_c = first + tl.arange(0, BLOCK_C)
+        b_own = tl.load(p_chunk_max + i_b * num_chunks + i_c, mask=i_c < num_chunks, other=_LOW)
+        mask = (i_c < num_chunks)[:, None] & (i_d < D)[None, :]
+        b_share = tl.load(p_pull + (i_b * num_chunks + i_c)[:, None] * D + i_d[None, :], mask=mask, other=0.0)
+        b_pull += tl.exp(beta * (b_own - highest))[:, None] * b_share
+    tl.store(p_attractor + i_b * D + i_d, tl.sum(b_pull, axis=0), mask=i_d < D)
 
 
 @triton.jit
@@ -129,13 +147,14 @@ def step_kernel(
     p_queries: tl.tensor,
     p_attractor: tl.tensor,
     p_refined: tl.tensor,
+    p_chord: tl.tensor,
     keep: tl.tensor,
     gamma: tl.tensor,
     epsilon: tl.tensor,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    """Take one damped step (eq. 3) unless the row is at its attractor (Alg. 1). Grid: (B,)."""
+    """Take one damped step (eq. 3) unless the row is at its attractor (Alg. 1), and write its length. Grid: (B,)."""
     i_b = tl.program_id(0).to(tl.int64)
     b_square = tl.zeros([BLOCK_D], dtype=tl.float32)
     for first in range(0, D, BLOCK_D):
@@ -155,12 +174,17 @@ def step_kernel(
     norm = tl.maximum(tl.sqrt(tl.sum(b_square, axis=0)), 1e-12)
     # A row that has stopped stops again: its query, and so its attractor, is the same to the bit.
     moving = tl.sqrt(tl.sum(b_apart, axis=0)) > epsilon
+    b_apart = tl.zeros([BLOCK_D], dtype=tl.float32)
     for first in range(0, D, BLOCK_D):
         i_d = first + tl.arange(0, BLOCK_D)
         b_target = tl.load(p_attractor + i_b * D + i_d, mask=i_d < D, other=0.0) / length
         b_query = tl.load(p_queries + i_b * D + i_d, mask=i_d < D, other=0.0)
-        b_mixed = (keep * b_query + gamma * b_target) / norm
-        tl.store(p_refined + i_b * D + i_d, tl.where(moving, b_mixed, b_query), mask=i_d < D)
+        b_mixed = tl.where(moving, (keep * b_query + gamma * b_target) / norm, b_query)
+        b_apart += (b_mixed - b_query) * (b_mixed - b_query)
+        tl.store(p_refined + i_b * D + i_d, b_mixed, mask=i_d < D)
+    # Rounded up: what follows from it must hold for the exact length.
+    chord = tl.sqrt(tl.sum(b_apart, axis=0))
+    tl.store(p_chord + i_b, tl.where(chord > 0.0, chord + _CHORD_SLACK, 0.0))
 
 
 @triton.jit
@@ -181,20 +205,31 @@ def rank_kernel(
     p_sequences: tl.tensor,
     p_best_score: tl.tensor,
     p_best_owner: tl.tensor,
+    p_first: tl.tensor,
+    p_cut: tl.tensor,
     key_stride: tl.tensor,
     num_queries: tl.tensor,
     num_keys: tl.tensor,
     num_blocks: tl.tensor,
     D: tl.constexpr,
+    CHOSEN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
-    """Write the best two entries [B, K, 2] of one block of keys, two different ones. Grid: (K * B,), B fastest."""
+    """Write the best two entries [B, K, 2] of one block of keys, two different ones. Grid: (K * B,), B fastest.
+
+    With CHOSEN only keys whose first score [B, N] reaches the cut [B] are read.
+    """
     i_b = (tl.program_id(0) % num_queries).to(tl.int64)
     block = tl.program_id(0) // num_queries
     i_n = block * BLOCK_N + tl.arange(0, BLOCK_N)
     listed = i_n < num_keys
-    b_scores = _block_scores(p_queries + i_b * D, p_keys, p_key_rows, key_stride, i_n, listed, D, BLOCK_N, BLOCK_D)
+    width = D
+    if CHOSEN:
+        b_first = tl.load(p_first + i_b * num_keys + i_n, mask=listed, other=_LOW)
+        listed = listed & (b_first >= tl.load(p_cut + i_b))
+        width = tl.where(tl.max(listed.to(tl.int32), axis=0) > 0, D, 0)
+    b_scores = _block_scores(p_queries + i_b * D, p_keys, p_key_rows, key_stride, i_n, listed, width, BLOCK_N, BLOCK_D)
     found = b_scores > _LOW
     b_owners = tl.load(p_owners + i_n, mask=found, other=_NO_ENTRY)
     b_sequences = tl.load(p_sequences + b_owners, mask=found, other=_LOWEST)

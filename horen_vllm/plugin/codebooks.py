@@ -181,9 +181,7 @@ class PagedCodebooks:
         """Compile the route kernels for keys of this width, so that no request waits for it; nothing on a CPU."""
         keys = self.store.key_rows(width)
         if keys.is_cuda and width not in self._warm:
-            zero = torch.zeros(1, dtype=torch.int64, device=keys.device)
-            query = torch.zeros(1, width, device=keys.device)
-            dispatch.route(query, keys, zero, zero, zero, beta=1.0, gamma=0.5, steps=1, epsilon=0.0, threshold=0.0)
+            dispatch.warm_up_route(keys)
             self._warm.add(width)
 
     def _entries(

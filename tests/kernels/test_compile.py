@@ -3,13 +3,13 @@
 import pytest
 
 from bench.kernels_aot import ARCHITECTURES, Case, assembler_report, cases, compile_case
-from horen_vllm.kernels import inject, pool, route_kernels
+from horen_vllm.kernels import inject, pool, route_kernels, sweep_kernels
 
 CASES = list(cases())
 
 
 def test_no_kernel_is_left_out() -> None:
-    modules = (inject, pool, route_kernels)
+    modules = (inject, pool, route_kernels, sweep_kernels)
     kernels = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     assert kernels == {case.kernel.__name__ for case in CASES}
 

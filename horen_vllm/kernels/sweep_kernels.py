@@ -1,0 +1,168 @@
+"""Kernels of the one-pass route: scores and softmax sums from one reading of the keys, and which keys may still win.
+
+Shapes: B queries, N keys of the revision, P rows of the key buffer, D width, E entries, C chunks, K blocks.
+"""
+
+import triton
+import triton.language as tl
+
+from horen_vllm.kernels.bounds import SLACK
+from horen_vllm.kernels.route_kernels import _LOW, _best, _best_of_blocks
+
+_SLACK = tl.constexpr(SLACK)
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_keys", "num_chunks", "chunk"])
+def sweep_kernel(
+    p_queries: tl.tensor,
+    p_keys: tl.tensor,
+    p_key_rows: tl.tensor,
+    p_scores: tl.tensor,
+    p_chunk_max: tl.tensor,
+    p_pull: tl.tensor,
+    beta: tl.tensor,
+    key_stride: tl.tensor,
+    num_queries: tl.tensor,
+    num_keys: tl.tensor,
+    num_chunks: tl.tensor,
+    chunk: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Write one chunk's scores [B, N], maximum m [B, C] and ``sum exp(beta (s - m)) k`` [B, C, D].
+
+    A key is loaded once and stays in registers, whole, for both. Grid: (C * B,), B fastest.
+    """
+    i_b = (tl.program_id(0) % num_queries).to(tl.int64)
+    i_chunk = tl.program_id(0) // num_queries
+    i_d = tl.arange(0, BLOCK_D)
+    b_query = tl.load(p_queries + i_b * D + i_d, mask=i_d < D, other=0.0)
+    b_pull = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
+    highest = tl.max(tl.full([BLOCK_N], _LOW, dtype=tl.float32), axis=0)
+    for first in range(i_chunk * chunk, tl.minimum((i_chunk + 1) * chunk, num_keys), BLOCK_N):
+        i_n = first + tl.arange(0, BLOCK_N)
+        listed = i_n < num_keys
+        rows = tl.load(p_key_rows + i_n, mask=listed, other=0).to(tl.int64)
+        mask = listed[:, None] & (i_d < D)[None, :]
+        b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=mask, other=0.0)
+        b_scores = tl.sum(b_keys * b_query[None, :], axis=1)
+        is_number = b_scores == b_scores  # noqa: PLR0124 - false for NaN alone
+        b_scores = tl.where(listed & is_number, b_scores, _LOW)
+        tl.store(p_scores + i_b * num_keys + i_n, b_scores, mask=listed)
+        top = tl.maximum(highest, tl.max(b_scores, axis=0))
+        b_pull = b_pull * tl.exp(beta * (highest - top)) + tl.exp(beta * (b_scores - top))[:, None] * b_keys
+        highest = top
+    at = i_b * num_chunks + i_chunk
+    tl.store(p_chunk_max + at, highest)
+    tl.store(p_pull + at * D + i_d, tl.sum(b_pull, axis=0), mask=i_d < D)
+
+
+@triton.jit
+def _parts(b_numbers: tl.tensor) -> tl.tensor:
+    """Split float32 into three bfloat16 whose sum differs by less than one part in 2^21."""
+    b_first = b_numbers.to(tl.bfloat16)
+    b_rest = b_numbers - b_first.to(tl.float32)
+    b_second = b_rest.to(tl.bfloat16)
+    return b_first, b_second, (b_rest - b_second.to(tl.float32)).to(tl.bfloat16)
+
+
+@triton.jit(do_not_specialize=["num_queries", "num_keys"])
+def matrix_kernel(
+    p_queries: tl.tensor,
+    p_keys: tl.tensor,
+    p_key_rows: tl.tensor,
+    p_scores: tl.tensor,
+    key_stride: tl.tensor,
+    num_queries: tl.tensor,
+    num_keys: tl.tensor,
+    D: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+) -> None:
+    """Write first scores [B, N] from products of bfloat16 parts. Grid: (N blocks, B blocks)."""
+    i_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    i_b = (tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)).to(tl.int64)
+    listed, asked = i_n < num_keys, i_b < num_queries
+    rows = tl.load(p_key_rows + i_n, mask=listed, other=0).to(tl.int64)
+    b_scores = tl.zeros([BLOCK_B, BLOCK_N], dtype=tl.float32)
+    b_small = tl.zeros([BLOCK_B, BLOCK_N], dtype=tl.float32)
+    for first in range(0, D, BLOCK_D):
+        i_d = first + tl.arange(0, BLOCK_D)
+        inside = (i_d < D)[None, :]
+        b_query = tl.load(p_queries + i_b[:, None] * D + i_d[None, :], mask=asked[:, None] & inside, other=0.0)
+        b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=listed[:, None] & inside, other=0.0)
+        q_1, q_2, q_3 = _parts(b_query)
+        k_1, k_2, k_3 = _parts(b_keys)
+        # The small products apart, or the large ones would round them away.
+        b_small = tl.dot(q_1, tl.trans(k_3), b_small)
+        b_small = tl.dot(q_2, tl.trans(k_2), b_small)
+        b_small = tl.dot(q_3, tl.trans(k_1), b_small)
+        b_small = tl.dot(q_1, tl.trans(k_2), b_small)
+        b_small = tl.dot(q_2, tl.trans(k_1), b_small)
+        b_scores = tl.dot(q_1, tl.trans(k_1), b_scores)
+    b_scores += b_small
+    is_number = b_scores == b_scores  # noqa: PLR0124 - false for NaN alone
+    at = p_scores + i_b[:, None] * num_keys + i_n[None, :]
+    tl.store(at, tl.where(is_number, b_scores, _LOW), mask=asked[:, None] & listed[None, :])
+
+
+@triton.jit(do_not_specialize=["num_keys", "num_blocks"])
+def shortlist_kernel(
+    p_scores: tl.tensor,
+    p_owners: tl.tensor,
+    p_best_score: tl.tensor,
+    p_best_owner: tl.tensor,
+    num_keys: tl.tensor,
+    num_blocks: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Write two different entries [B, K, 2] that are the best of one block by first scores [B, N]. Grid: (K, B)."""
+    i_b = tl.program_id(1).to(tl.int64)
+    i_n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b_scores = tl.load(p_scores + i_b * num_keys + i_n, mask=i_n < num_keys, other=_LOW)
+    b_owners = tl.load(p_owners + i_n, mask=b_scores > _LOW, other=-1)
+    score, _, owner = _best(b_scores, b_owners, b_owners)
+    others = b_owners != owner
+    second_score, _, second = _best(
+        tl.where(others, b_scores, _LOW), tl.where(others, b_owners, -1), tl.where(others, b_owners, -1)
+    )
+    at = (i_b * num_blocks + tl.program_id(0)) * 2
+    tl.store(p_best_score + at, score)
+    tl.store(p_best_owner + at, owner)
+    tl.store(p_best_score + at + 1, second_score)
+    tl.store(p_best_owner + at + 1, second)
+
+
+@triton.jit
+def _turned_away(cosine: tl.tensor, chord: tl.tensor) -> tl.tensor:
+    """Return ``cos(arccos(cosine) + reach)``, at least -1, of a reach whose chord is given, rounded down."""
+    below = tl.maximum(cosine - _SLACK, -1.0)
+    turn = 1.0 - 0.5 * chord * chord
+    across = chord * tl.sqrt(tl.maximum(1.0 - 0.25 * chord * chord, 0.0))
+    turned = below * turn - tl.sqrt(tl.maximum(1.0 - below * below, 0.0)) * across
+    return tl.where(below > -turn, turned, -1.0)
+
+
+@triton.jit(do_not_specialize=["num_candidates"])
+def cut_kernel(
+    p_best_score: tl.tensor,
+    p_best_owner: tl.tensor,
+    p_sequences: tl.tensor,
+    p_chord: tl.tensor,
+    p_cut: tl.tensor,
+    num_candidates: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    """Write the first score [B] below which no key can be among the best two entries. Grid: (B,)."""
+    i_b = tl.program_id(0).to(tl.int64)
+    p_scores = p_best_score + i_b * num_candidates
+    p_owners = p_best_owner + i_b * num_candidates
+    score, _, best = _best_of_blocks(p_scores, p_owners, p_sequences, num_candidates, -1, BLOCK)
+    second_score, _, second = _best_of_blocks(p_scores, p_owners, p_sequences, num_candidates, best, BLOCK)
+    chord = tl.load(p_chord + i_b)
+    # The entries' own later scores are at least `needed`; a key that cannot get there is out.
+    needed = _turned_away(tl.where(second != -1, second_score, score), chord)
+    cut = _turned_away(needed, chord) - _SLACK
+    tl.store(p_cut + i_b, tl.where(needed > -1.0, cut, _LOW))
