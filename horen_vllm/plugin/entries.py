@@ -117,9 +117,16 @@ class EntryStore:
         return KeyLayout(self.d_in, self._shard[0] * self.d_in, self._shard[1] * self.d_in)
 
     def pages(self) -> dict[str, dict[str, int]]:
-        """Return what is used, free and budgeted: numbers of the key buffer, rows of the value buffer."""
+        """Return what is used, free and budgeted: numbers of the key buffer, rows of the value buffer.
+
+        ``bytes`` is the size of one of them.
+        """
         with self._lock:
-            return {"keys": self._key_buffer.usage(), "values": usage(self._value_rows)}
+            sizes = self.keys.element_size(), self.values.shape[1] * self.values.element_size()
+            return {
+                "keys": self._key_buffer.usage() | {"bytes": sizes[0]},
+                "values": usage(self._value_rows) | {"bytes": sizes[1]},
+            }
 
     def check_widths(self, pack: EntryPack, layout: KeyLayout) -> None:
         """Refuse entries that do not fit this model (FailedPrecondition ``wrong_shape``)."""

@@ -62,8 +62,8 @@ def test_pages_add_up_to_the_budget() -> None:
     store = make_store(num_keys=10, num_values=7)
     placed(store)
     assert store.pages() == {
-        "keys": {"used": 2 * D_IN, "free": 8 * D_IN, "budget": 10 * D_IN},
-        "values": {"used": 3, "free": 4, "budget": 7},
+        "keys": {"used": 2 * D_IN, "free": 8 * D_IN, "budget": 10 * D_IN, "bytes": 4},
+        "values": {"used": 3, "free": 4, "budget": 7, "bytes": store.values.element_size() * D_OUT},
     }
 
 

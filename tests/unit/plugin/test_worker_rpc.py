@@ -107,7 +107,7 @@ def test_status_tells_what_is_applied_and_what_it_takes(ask: Asked, tmp_path: Pa
     status = json.loads(ask.worker.horen_status())
     assert (status["applied"], status["entries"]) == ({NAME: 4}, {NAME: 2})
     assert (status["live_requests"], status["sequence"], status["op_calls"]) == (1, 3, 1)
-    assert status["pages"]["keys"] == {"used": 3 * D_IN, "free": 5 * D_IN, "budget": 8 * D_IN}
+    assert status["pages"]["keys"] == {"used": 3 * D_IN, "free": 5 * D_IN, "budget": 8 * D_IN, "bytes": 4}
     assert status["pages"]["values"]["used"] == 4
     assert status["routing"]["requests"] == 1
     assert status["routing"]["seconds"] > 0

@@ -57,8 +57,8 @@ def status(*codebooks: str) -> dict[str, Any]:
         "live_requests": 3,
         "sequence": 9,
         "pages": {
-            "keys": {"used": 10, "free": 22, "budget": 32},
-            "values": {"used": 40, "free": 24, "budget": 64},
+            "keys": {"used": 10, "free": 22, "budget": 32, "bytes": 4},
+            "values": {"used": 40, "free": 24, "budget": 64, "bytes": 384},
         },
         "routing": {"requests": 7, "seconds": 0.25},
         "flip_seconds": 0.001,
@@ -93,6 +93,7 @@ def test_the_gauges_say_what_the_engine_reports(page: Page) -> None:
     assert (page.of("applied_revision", FACTS), page.of("entries", FACTS)) == (5.0, 11.0)
     pages = [page.of(f"pages_{state}", {"kind": "values"}) for state in ("used", "free", "budget")]
     assert pages == [40.0, 24.0, 64.0]
+    assert [page.of("page_bytes", {"kind": kind}) for kind in ("keys", "values")] == [4.0, 384.0]
     assert (page["live_requests"], page["routed_prompts"], page["routing_seconds"]) == (3.0, 7.0, 0.25)
     assert page["flip_seconds"] == 0.001
     page.metrics.engine({**status(), "flip_seconds": None})
