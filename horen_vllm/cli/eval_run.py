@@ -1,5 +1,6 @@
 """Puts a run of ``horen eval`` together: data, server, control plane, display."""
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from horen_vllm.errors import FailedPrecondition, InvalidArgument, Unavailable
 from horen_vllm.evals.asking.answerer import Answerer
 from horen_vllm.evals.asking.calling import Patience
 from horen_vllm.evals.asking.http import HttpAnswerer
+from horen_vllm.evals.asking.memory import ServerMemory
 from horen_vllm.evals.asking.progress import AskingBar
 from horen_vllm.evals.asking.tokenizer import check_tokenizer
 from horen_vllm.evals.data.dataset import Dataset
@@ -56,6 +58,8 @@ class Endpoints:
 
 def run_evaluation(options: EvalOptions, where: Endpoints, *, as_json: bool) -> None:
     """Run, or go on with, an evaluation, and print what it comes to; errors as `EvalRun.go` and of what it needs."""
+    # It tells everything it does to whoever listens to everything.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     console = Console(stderr=True)
     dataset = open_dataset(
         options.file,
@@ -95,7 +99,8 @@ def _evaluate(
     if settings.books:
         client = held.enter_context(connect(where.control, where.home))
         control = ControlPlane(client, tenant_of(where.tenant))
-        books = Books(control, cases, settings.thresholds, patience_s=options.patience)
+        memory = held.enter_context(_memory(where))
+        books = Books(control, cases, settings.thresholds, patience_s=options.patience, memory=memory.used)
     bar = held.enter_context(AskingBar(console))
     notes = [] if settings.chat else ["The model has no chat template: the strict protocol asks completions."]
     if books is not None and books.without_subject:
@@ -138,13 +143,18 @@ def _going_on_later() -> Iterator[None]:
 
 
 def _server(where: Endpoints) -> HttpAnswerer:
+    patience = Patience(timeout_s=where.timeout_s, attempts=where.attempts)
+    return HttpAnswerer(server_url(where.url, where.home), api_key=_api_key(), patience=patience)
+
+
+def _memory(where: Endpoints) -> ServerMemory:
+    return ServerMemory(server_url(where.url, where.home), api_key=_api_key())
+
+
+def _api_key() -> str | None:
     how = security()
     key = key_source(how.api_key, how.api_key_file)
-    return HttpAnswerer(
-        server_url(where.url, where.home),
-        api_key=key() if key is not None else None,
-        patience=Patience(timeout_s=where.timeout_s, attempts=where.attempts),
-    )
+    return key() if key is not None else None
 
 
 def _in_process(options: EvalOptions, where: Endpoints) -> Answerer:

@@ -1,7 +1,7 @@
 """The codebooks of a run: made, filled up to a checkpoint, superseded in part, emptied again."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from horen_vllm.core.anchors import MAX_WORDS, AnchorTable
@@ -31,6 +31,9 @@ class Books:
         Preset to cosine c, where it is not to be the published or calibrated one.
     patience_s, poll_s
         As of `EditStream`.
+    memory
+        Returns the bytes that all codebooks take in the server, once it shows this one with so many entries; None where
+        that cannot be known.
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class Books:
         *,
         patience_s: float = 900.0,
         poll_s: float = 0.5,
+        memory: Callable[[str, int], int | None] = lambda _book, _entries: None,
     ) -> None:
         self._control = control
         self._edits = [edit_of(case) for case in cases]
         self._thresholds = thresholds
         self._patience_s = patience_s
         self._poll_s = poll_s
+        self._memory = memory
 
     @property
     def without_subject(self) -> int:
@@ -65,14 +70,19 @@ class Books:
         """
         info = journal.arm(arm)
         self._make(journal, info)
+        before = self._memory(_book(info), info.states[-1].entries if info.states else 0)
         stream = self._stream(journal, info, self._edits, "edit", watcher)
         advanced = stream.advance(info.edits, checkpoint)
+        state = advanced.state
+        if not advanced.resumed:
+            after = self._memory(_book(info), state.entries)
+            state = state.model_copy(update={"memory_bytes": _grown(info, before, after)})
         if advanced.resumed:
             journal.note(
                 f"The edits of {arm} to {checkpoint} were submitted in more than one go: the seconds of that "
                 f"checkpoint leave out what an earlier start of the run took."
             )
-        journal.change(arm, edits=(*info.edits, *advanced.outcomes), states=(*info.states, advanced.state))
+        journal.change(arm, edits=(*info.edits, *advanced.outcomes), states=(*info.states, state))
 
     def supersede(self, journal: Journal, arm: str, supersedings: Sequence[Superseding]) -> tuple[EditOutcome, ...]:
         """Submit the edits that take the place of others, once, and return what became of them."""
@@ -156,6 +166,12 @@ def edit_of(case: Case, target: str | None = None) -> Edit:
     words = plain_words(case.subject or "")
     named = 1 <= len(words) <= MAX_WORDS and bool(AnchorTable({0: [words]}).find(plain_words(case.prompt)))
     return Edit(prompt=case.prompt, target=target or case.target, subject=case.subject if named else None)
+
+
+def _grown(info: ArmInfo, before: int | None, after: int | None) -> int | None:
+    """Return what a codebook takes, when all of them together took `before` and take `after`: only it has grown."""
+    earlier = info.states[-1].memory_bytes if info.states else 0
+    return None if earlier is None or before is None or after is None else earlier + after - before
 
 
 def _request_id(journal: Journal, info: ArmInfo, what: str) -> str:

@@ -41,6 +41,11 @@ class World:
         self.cases = cases or cases_of(6)
         self.name = "test"
 
+    def memory(self, book: str, entries: int) -> int | None:
+        """Ten bytes an entry, of whatever codebook."""
+        assert entries == (len(self.control.books[book].active) if book in self.control.books else 0)
+        return 500 + 10 * sum(len(found.active) for found in self.control.books.values())
+
     def start(self, folder: Path, *, dataset: DatasetInfo = DATASET, **changes: Any) -> RunInfo:
         chosen = SETTINGS.model_copy(update=changes)
         material = Material(
@@ -48,7 +53,7 @@ class World:
             cases=self.cases,
             dataset=dataset,
             model=ModelInfo(name=MODEL),
-            books=Books(self.control, self.cases, {}, patience_s=0.0, poll_s=0.0),
+            books=Books(self.control, self.cases, {}, patience_s=0.0, poll_s=0.0, memory=self.memory),
         )
         run = EvalRun(chosen, material, folder, name=self.name, command="horen eval zsre", concurrency=1)
         return run.go()
@@ -165,6 +170,14 @@ def test_a_run_that_was_broken_off_anywhere_ends_as_the_whole_one(
     }
     assert len(world.model.asked) == len(set(world.model.asked)), "a question that has its record was asked again"
     assert info.finished_at is not None
+
+
+def test_what_each_codebook_takes_is_told_apart(world: World, tmp_path: Path) -> None:
+    info = world.start(tmp_path)
+    for name in ("cosine", "grace"):
+        arm = info.arm(name)
+        assert arm is not None
+        assert [state.memory_bytes for state in arm.states] == [20, 60]
 
 
 def test_a_finished_run_asks_nothing_more(world: World, tmp_path: Path) -> None:

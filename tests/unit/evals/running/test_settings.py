@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from horen_vllm.errors import FailedPrecondition, InvalidArgument
@@ -17,6 +17,7 @@ def chosen(**changes: Any) -> RunSettings:
     return RunSettings.model_validate(usual | changes)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**6))
 def test_checkpoints_are_powers_of_ten_and_the_end(edits: int) -> None:
     found = default_checkpoints(edits)
@@ -81,6 +82,7 @@ def test_a_command_is_told_without_secrets_and_without_this_machines_paths(argum
     assert command_line(arguments) == told
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=("L", "N"), include_characters="/._-"), min_size=1))
 def test_a_path_that_is_told_is_relative(path: str) -> None:
     assert not portable(path).startswith(("/", "../"))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from horen_vllm.errors import FailedPrecondition, Unavailable
@@ -83,6 +83,7 @@ def test_an_edit_of_which_a_later_one_took_the_place_is_told_as_such() -> None:
     assert [outcome.failure for outcome in outcomes] == [SUPERSEDED, None]
 
 
+@settings(deadline=None)
 @given(stops=st.lists(st.integers(1, 8), max_size=4), refused=st.sets(st.integers(0, 7), max_size=3))
 def test_a_stream_that_is_broken_off_anywhere_stores_each_edit_once_and_in_order(
     stops: list[int], refused: set[int]
