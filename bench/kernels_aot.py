@@ -58,7 +58,7 @@ class Case:
 
     name: str
     kernel: Any
-    constants: dict[str, int]
+    constants: dict[str, Any]
     types: dict[str, str]
     warps: int = 4
 
@@ -113,6 +113,7 @@ def _route_cases(width: int) -> Iterator[Case]:
         "BLOCK_B": route.MATRIX_BLOCK_B,
         "BLOCK_N": route.MATRIX_BLOCK_N,
         "BLOCK_D": route.MATRIX_BLOCK_D,
+        "PART": route.PART,
     }
     yield Case(f"matrix D={width}", matrix_kernel, matrix, {})
 

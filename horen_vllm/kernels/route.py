@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import triton
+import triton.language as tl
 
 from horen_vllm.core.match import Routed
 from horen_vllm.kernels.route_kernels import (
@@ -29,6 +30,8 @@ STEP_BLOCK_D = 2048
 MERGE_BLOCK = 1024
 ATTRACTOR_BLOCK_C = 32
 MATRIX_BLOCK_B, MATRIX_BLOCK_N, MATRIX_BLOCK_D = 16, 64, 32
+PART = tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16
+"""What the matrix units multiply: the interpreter cannot multiply bfloat16, of which float32 holds every number."""
 WIDEST_SWEEP = 16384
 """Keys up to this width stay in registers, whole, while they are scored and added up."""
 
@@ -174,7 +177,7 @@ def _matrix_scores(queries_BD: torch.Tensor, keys: _Keys) -> torch.Tensor:
     scores = queries_BD.new_empty(rows, keys.count)
     matrix_kernel[(triton.cdiv(keys.count, MATRIX_BLOCK_N), triton.cdiv(rows, MATRIX_BLOCK_B))](
         queries_BD, keys.buffer, keys.rows, scores, keys.stride, rows, keys.count,
-        D=width, BLOCK_B=MATRIX_BLOCK_B, BLOCK_N=MATRIX_BLOCK_N, BLOCK_D=MATRIX_BLOCK_D,
+        D=width, BLOCK_B=MATRIX_BLOCK_B, BLOCK_N=MATRIX_BLOCK_N, BLOCK_D=MATRIX_BLOCK_D, PART=PART,
     )  # fmt: skip
     return scores
 

@@ -26,8 +26,8 @@ _GENTLE: Final = 40.0
 """Largest beta at which ``exp(beta (s - 1))`` keeps its precision in fp32 for any cosine."""
 _LARGE: Final = 1 << 22
 """Numbers in a block of keys that is only scored: scattered rows are copied 16 MiB at a time."""
-_FEWEST: Final = 16
-"""Keys in a block at least, however wide they are."""
+_ALIGNED: Final = 16
+"""Numbers in a cache line: a product's rounding may depend on where in one its rows begin."""
 _GROUPS: Final = (8, 4, 2)
 """Queries that may be multiplied at once."""
 _WHOLE: Final = 8
@@ -60,7 +60,8 @@ class _Book:
         self.rows_N = rows_N
         self.owners_N = owners_N
         self.sequences_E = sequences_E
-        self.block = max(_FEWEST, _BLOCK * torch.get_num_threads() // keys_PD.shape[1])
+        # A multiple of `_ALIGNED`, so that every row of weights begins alike.
+        self.block = max(_ALIGNED, _BLOCK * torch.get_num_threads() // keys_PD.shape[1] // _ALIGNED * _ALIGNED)
         self._one_run = _is_run(rows_N)
 
     def blocks(self, size: int) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -82,7 +83,7 @@ class _Book:
 
     def scores(self, queries_BD: torch.Tensor) -> torch.Tensor:
         """Return scores [B, N] that are right but for rounding, which may differ from batch to batch."""
-        size = max(_FEWEST, _LARGE // queries_BD.shape[1])
+        size = max(1, _LARGE // queries_BD.shape[1])
         if len(queries_BD) == 1:
             return torch.cat([torch.mv(block, queries_BD[0]) for _, block in self.blocks(size)])[None]
         return torch.cat([queries_BD @ block.T for _, block in self.blocks(size)], dim=1)
@@ -182,10 +183,9 @@ def nothing(queries_BD: torch.Tensor) -> Routed:
 def _one_pass(queries_BD: torch.Tensor, book: _Book, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the scores [B, N] and ``pK`` [B, D] but for a factor, reading the keys once."""
     count, width = queries_BD.shape
-    padded = queries_BD.new_zeros(count + count % 2, width)
+    padded, pulled = (_aligned(count + count % 2, width) for _ in range(2))
     padded[:count] = queries_BD
     scores = queries_BD.new_empty(len(padded), len(book.rows_N))
-    pulled = torch.zeros_like(padded)
     top = queries_BD.new_full((len(padded), 1), 1.0 if beta <= _GENTLE else -torch.inf)
     sizes = group_sizes(book.block, width)
     for where, block in book.blocks(book.block):
@@ -204,6 +204,11 @@ def _one_pass(queries_BD: torch.Tensor, book: _Book, beta: float) -> tuple[torch
     return scores[:count], pulled[:count]
 
 
+def _aligned(rows: int, width: int) -> torch.Tensor:
+    """Return zeros [rows, width] of which every row begins at the start of a cache line."""
+    return torch.zeros(rows, -(-width // _ALIGNED) * _ALIGNED)[:, :width]
+
+
 def _groups(count: int, sizes: Sequence[int]) -> list[slice]:
     """Cut `count` rows into groups, the largest first."""
     groups, first = [], 0
@@ -220,7 +225,7 @@ def _products(rows_GD: torch.Tensor, block_nD: torch.Tensor) -> torch.Tensor:
 
 def _add_weighted(sums_GD: torch.Tensor, weights_Gn: torch.Tensor, block_nD: torch.Tensor) -> None:
     if len(sums_GD) == 1:
-        sums_GD[0].addmv_(block_nD.T, weights_Gn[0])
+        sums_GD[0].addmv_(block_nD.T, weights_Gn[0].clone())
     else:
         sums_GD.addmm_(weights_Gn, block_nD)
 
@@ -234,7 +239,7 @@ def group_sizes(keys: int, width: int) -> tuple[int, ...]:
     """
     generator = torch.Generator().manual_seed(0)
     block = torch.randn(keys, width, generator=generator)
-    rows = torch.randn(max(_GROUPS), width, generator=generator)
+    rows = _aligned(max(_GROUPS), width).copy_(torch.randn(max(_GROUPS), width, generator=generator))
     weights = torch.rand(max(_GROUPS), keys, generator=generator)
     scores, sums = _in_groups(rows, weights, block, min(_GROUPS))
 
@@ -251,7 +256,7 @@ def group_sizes(keys: int, width: int) -> tuple[int, ...]:
 def _in_groups(
     rows: torch.Tensor, weights: torch.Tensor, block: torch.Tensor, size: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    sums = torch.zeros_like(rows)
+    sums = _aligned(*rows.shape)
     for part, share in zip(torch.split(sums, size), torch.split(weights, size), strict=True):
         _add_weighted(part, share, block)
     return torch.cat([_products(part, block) for part in torch.split(rows, size)]), sums
@@ -356,7 +361,8 @@ def _ranked(query_D: torch.Tensor, keys: torch.Tensor, book: _Book) -> _Found:
 
 def _decided_by_all(queries_BD: torch.Tensor, book: _Book, threshold: float) -> tuple[Routed, Shares]:
     """Decide by the scores of all keys, of any length: how far a first score may be off is not known then."""
-    rows = [torch.cat([torch.mv(block, query) for _, block in book.blocks(book.block)]) for query in queries_BD]
+    copies = [query.clone() for query in queries_BD]
+    rows = [torch.cat([torch.mv(block, query) for _, block in book.blocks(book.block)]) for query in copies]
     scores_BN = torch.stack(rows)
     scores_BN = scores_BN.masked_fill(scores_BN.isnan(), -torch.inf)
     scores_BE = scores_BN.new_full((len(rows), len(book.sequences_E)), -torch.inf)

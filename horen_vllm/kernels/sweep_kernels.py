@@ -59,12 +59,13 @@ def sweep_kernel(
 
 
 @triton.jit
-def _parts(b_numbers: tl.tensor) -> tl.tensor:
-    """Split float32 into three bfloat16 whose sum differs by less than one part in 2^21."""
-    b_first = b_numbers.to(tl.bfloat16)
-    b_rest = b_numbers - b_first.to(tl.float32)
-    b_second = b_rest.to(tl.bfloat16)
-    return b_first, b_second, (b_rest - b_second.to(tl.float32)).to(tl.bfloat16)
+def _parts(b_numbers: tl.tensor, PART: tl.constexpr) -> tl.tensor:
+    """Split float32 into three bfloat16, held as PART, whose sum differs by less than one part in 2^21."""
+    b_first = b_numbers.to(tl.bfloat16).to(tl.float32)
+    b_rest = b_numbers - b_first
+    b_second = b_rest.to(tl.bfloat16).to(tl.float32)
+    b_third = (b_rest - b_second).to(tl.bfloat16).to(tl.float32)
+    return b_first.to(PART), b_second.to(PART), b_third.to(PART)
 
 
 @triton.jit(do_not_specialize=["num_queries", "num_keys"])
@@ -80,6 +81,7 @@ def matrix_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    PART: tl.constexpr,
 ) -> None:
     """Write first scores [B, N] from products of bfloat16 parts. Grid: (N blocks, B blocks)."""
     i_n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -93,8 +95,8 @@ def matrix_kernel(
         inside = (i_d < D)[None, :]
         b_query = tl.load(p_queries + i_b[:, None] * D + i_d[None, :], mask=asked[:, None] & inside, other=0.0)
         b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=listed[:, None] & inside, other=0.0)
-        q_1, q_2, q_3 = _parts(b_query)
-        k_1, k_2, k_3 = _parts(b_keys)
+        q_1, q_2, q_3 = _parts(b_query, PART)
+        k_1, k_2, k_3 = _parts(b_keys, PART)
         # The small products apart, or the large ones would round them away.
         b_small = tl.dot(q_1, tl.trans(k_3), b_small)
         b_small = tl.dot(q_2, tl.trans(k_2), b_small)

@@ -1,102 +1,18 @@
 """The route kernels against the definition in fp64: decisions, ties, refinement, poisoned pages."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from horen_vllm.core.match import NO_ENTRY, KeyTable, Routed, entry_scores
-from horen_vllm.core.presets import MethodParameters
+from horen_vllm.core.match import NO_ENTRY
 from horen_vllm.kernels.route import MERGE_BLOCK, route_triton
 from horen_vllm.kernels.route_kernels import merge_kernel
 from horen_vllm.kernels.route_torch import route_torch
+from tests.kernels.books import Book, check, make_book, queries_of
 
-MARGIN = 1e-6
 FORMS = (route_triton, route_torch)
-
-
-@dataclass
-class Book:
-    """A revision on a buffer whose other rows are no numbers."""
-
-    keys: torch.Tensor
-    rows: torch.Tensor
-    owners: torch.Tensor
-    sequences: torch.Tensor
-    gamma: float = 0.0
-    steps: int = 0
-    epsilon: float = 1e-5
-    threshold: float = 0.3
-
-    def run(self, form: object, queries: torch.Tensor) -> Routed:
-        assert callable(form)
-        routed: Routed = form(
-            queries,
-            self.keys,
-            self.rows,
-            self.owners,
-            self.sequences,
-            beta=20.0,
-            gamma=self.gamma,
-            steps=self.steps,
-            epsilon=self.epsilon,
-            threshold=self.threshold,
-        )
-        return routed
-
-    def scores(self, queries: torch.Tensor) -> torch.Tensor:
-        """Return the definition's score of each entry [B, E] in fp64."""
-        method = MethodParameters(
-            preset="cosine", threshold=0.0, beta=20.0, gamma=self.gamma, steps=self.steps, epsilon=self.epsilon
-        )
-        table = KeyTable(self.keys[self.rows].double(), self.owners, self.sequences)
-        return entry_scores(queries.double(), table, method)
-
-
-def make_book(seed: int, keys: int, width: int, entries: int, *, twins: int = 0, near: int = 0) -> Book:
-    """Return a book of random keys; `twins` keys are repeated exactly, `near` ones almost."""
-    generator = torch.Generator().manual_seed(seed)
-    made = F.normalize(torch.randn(keys, width, generator=generator), dim=-1)
-    for index in range(min(twins, keys // 2)):
-        made[-1 - index] = made[index]
-    for index in range(min(near, keys // 2)):
-        made[-1 - index] = F.normalize(made[index] + 1e-7 * torch.randn(width, generator=generator), dim=0)
-    buffer = torch.full((2 * keys + 3, width), torch.nan)
-    rows = torch.randperm(2 * keys + 3, generator=generator)[:keys]
-    buffer[rows] = made
-    owners = torch.cat([torch.arange(entries), torch.randint(entries, (keys,), generator=generator)])[:keys]
-    owners = owners[torch.randperm(keys, generator=generator)]
-    return Book(buffer, rows, owners, torch.randperm(100 + entries, generator=generator)[:entries])
-
-
-def queries_of(book: Book, count: int, seed: int) -> torch.Tensor:
-    """Return unit queries, most of them near a key."""
-    generator = torch.Generator().manual_seed(seed)
-    near = book.keys[book.rows[torch.randint(len(book.rows), (count,), generator=generator)]]
-    noise = torch.randn(near.shape, generator=generator)
-    return F.normalize(near + 0.2 * noise * torch.rand(count, 1, generator=generator), dim=-1)
-
-
-def check(book: Book, queries: torch.Tensor, routed: Routed) -> None:
-    """Assert that the decisions are the definition's outside the tie margin."""
-    for row, scores in enumerate(book.scores(queries)):
-        best, second = int(routed.best[row]), int(routed.runner_up[row])
-        assert abs(float(routed.score[row]) - float(scores.max())) < MARGIN
-        assert float(scores[best]) > float(scores.max()) - MARGIN
-        if abs(float(scores.max()) - book.threshold) > MARGIN:
-            assert int(routed.entry[row]) == (best if float(scores.max()) > book.threshold else NO_ENTRY)
-        others = scores.clone()
-        others[best] = -torch.inf
-        if bool(others.isneginf().all()):
-            assert second == NO_ENTRY
-            assert float(routed.runner_up_score[row]) == -torch.inf
-        else:
-            assert second != best
-            assert abs(float(routed.runner_up_score[row]) - float(others.max())) < MARGIN
-            assert float(scores[second]) > float(others.max()) - MARGIN
 
 
 @settings(max_examples=25, deadline=None)
