@@ -1,10 +1,10 @@
-"""A control plane that is away for a while: what can be asked again is asked again."""
+"""A control plane that is away, or that takes no more for now: what can be asked again is asked again."""
 
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from horen_vllm.errors import Unavailable
+from horen_vllm.errors import ResourceExhausted, Unavailable
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class Outages:
         self._pause_s = pause_s
 
     def outlast(self, call: Callable[[], T], made: Callable[[], int] = lambda: 0) -> T:
-        """Return what `call` returns, once it does not raise Unavailable.
+        """Return what `call` returns, once it is neither Unavailable nor stopped by a quota that time lifts.
 
         Parameters
         ----------
@@ -35,13 +35,15 @@ class Outages:
         Raises
         ------
         HorenError
-            What `call` raises; Unavailable after `longest_s` seconds without a change of `made`.
+            What `call` raises; of those two, after `longest_s` seconds without a change of `made`.
         """
         since, seen = time.monotonic(), made()
         while True:
             try:
                 return call()
-            except Unavailable:
+            except (Unavailable, ResourceExhausted) as error:
+                if isinstance(error, ResourceExhausted) and error.retry_after_s is None:
+                    raise
                 if made() != seen:
                     since, seen = time.monotonic(), made()
                 if time.monotonic() - since >= self._longest_s:

@@ -1,6 +1,7 @@
 """One codebook's stream of edits: submitted up to a checkpoint, followed until all are served or have failed."""
 
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -149,27 +150,23 @@ class EditStream:
     def _found(self, known: Sequence[EditOutcome], stop: int, others: Collection[str]) -> dict[int, str]:
         """Return position and edit id of what stands behind `known` in the codebook already."""
         old = {outcome.edit_id for outcome in known} | set(others)
+        places: dict[tuple[str, str], deque[int]] = defaultdict(deque)
+        for place, edit in enumerate(self._edits[len(known) : stop], start=len(known)):
+            places[edit.prompt, edit.target].append(place)
         found: dict[int, str] = {}
-        position = len(known)
         for state in self._stored():
             if state.edit_id in old:
                 continue
-            place = self._place(state, position)
-            if place is None or place >= stop:
+            # Nearly in the order of the stream: one that was put off by a quota stands behind later ones.
+            left = places[state.prompt, state.target]
+            if not left:
                 message = (
                     f"codebook {self._book} holds edits that this run has not submitted, or has not come to yet "
                     f"({state.edit_id}): start the run again in another folder."
                 )
                 raise FailedPrecondition(message, code="foreign_edits")
-            found[place] = state.edit_id
-            position = place + 1
+            found[left.popleft()] = state.edit_id
         return found
-
-    def _place(self, state: EditState, position: int) -> int | None:
-        # What lies between was refused, so it is in no codebook.
-        said = (state.prompt, state.target)
-        rest = range(position, len(self._edits))
-        return next((it for it in rest if (self._edits[it].prompt, self._edits[it].target) == said), None)
 
     def _submit(self, positions: range, found: dict[int, str], refused: dict[int, str]) -> None:
         """Submit what is neither `found` nor `refused` yet, and say there what becomes of it."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from horen_vllm.errors import FailedPrecondition, Unavailable
+from horen_vllm.errors import FailedPrecondition, ResourceExhausted, Unavailable
 from horen_vllm.evals.reporting.run_info import EditOutcome
 from horen_vllm.evals.running.control import Submission
 from horen_vllm.evals.running.stream import SUPERSEDED, Edit, EditStream
@@ -192,3 +192,28 @@ def test_a_control_plane_that_stays_away_ends_the_waiting() -> None:
     with pytest.raises(Unavailable) as caught:
         running.advance((), 8)
     assert caught.value.code == "control_unavailable"
+
+
+def test_a_quota_that_time_lifts_is_waited_for_and_what_was_put_off_is_found_again() -> None:
+    control = MemoryControl()
+    turns = iter(range(100))
+
+    def at_most_three() -> None:
+        if next(turns) % 4 == 3:
+            raise ResourceExhausted("too fast.", code="quota_exceeded", retry_after_s=1.0)
+
+    control.on_submission = at_most_three
+    assert [outcome.failure for outcome in stream(control).advance((), 8).outcomes] == [None] * 8
+    # As if the fourth had been put off until the others were stored.
+    edits = control.books[BOOK].edits
+    edits.append(edits.pop(3))
+    again = stream(control).advance((), 8)
+    assert again.resumed == 8
+    assert [outcome.edit_id for outcome in again.outcomes] == [f"e{number}" for number in range(1, 9)]
+
+
+def test_a_quota_that_is_used_up_ends_the_stream() -> None:
+    control = MemoryControl()
+    control.on_submission = breaking_off(3, ResourceExhausted("no more.", code="quota_exceeded"))
+    with pytest.raises(ResourceExhausted):
+        stream(control).advance((), 8)
