@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from horen_vllm.core.match import NO_ENTRY
-from horen_vllm.kernels import route_torch as form
-from horen_vllm.kernels.route_torch import FIRST, group_sizes, route_counted, route_torch
+from horen_vllm.kernels import one_pass as form
+from horen_vllm.kernels.one_pass import group_sizes
+from horen_vllm.kernels.route_torch import FIRST, route_counted, route_torch
 from tests.kernels.books import FIELDS, Book, assert_same, check, crowd, make_book, queries_of
 
 METHODS = ((0.0, 0), (0.01, 1), (0.1, 1), (0.6, 1), (0.3, 3))
