@@ -5,6 +5,7 @@ and target. It always gives the best fact that shares a word with the question, 
 also speaks up where no edit is meant.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -15,6 +16,9 @@ from horen_vllm.core.admission import normalise_prompt
 from horen_vllm.core.words import plain_words
 from horen_vllm.evals.questions.drafts import Draft
 from horen_vllm.evals.records import Case
+
+# It sets its own logger to DEBUG, which would stand between the lines of progress.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 INTRODUCTION: Final = "These facts are up to date. Use them where they answer the question."
 """What stands before the facts in a prompt."""
