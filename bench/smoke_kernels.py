@@ -114,6 +114,7 @@ def _route(sizes: Sizes) -> Iterator[Report]:
         error, right = _against_definition(queries, buffer[rows], owners, together, rule)
         detail = f"largest error {error:.1e}, decisions right: {right}, rows independent: {independent}"
         yield f"route M={steps}", right and independent and error < 1e-6, detail
+    yield _matrix(queries, (buffer, rows, owners, sequences), {**rule, "gamma": 0.0, "steps": 0})
     copies = route_triton(buffer[rows[3]][None], buffer, rows, owners, sequences, **{**rule, "gamma": 0.0, "steps": 0})
     holders = owners[torch.tensor([3, sizes.keys // 2, sizes.keys - 1])]
     ranked = holders[sequences[holders].argsort(descending=True)].tolist()
@@ -123,6 +124,14 @@ def _route(sizes: Sizes) -> Iterator[Report]:
         newest and bool(copies.score == copies.runner_up_score),
         f"entry {int(copies.best)} of {ranked}",
     )
+
+
+def _matrix(queries: torch.Tensor, book: tuple[torch.Tensor, ...], rule: dict[str, Any]) -> Report:
+    """Check that first scores from the matrix units change no bit."""
+    plain, matrix = (route_triton(queries, *book, **rule, matrix=units) for units in (False, True))
+    names = ("entry", "best", "score", "runner_up", "runner_up_score")
+    apart = [name for name in names if not torch.equal(getattr(plain, name), getattr(matrix, name))]
+    return "route by matrix units", not apart, f"columns that differ: {', '.join(apart) or 'none'}"
 
 
 def _against_definition(
