@@ -57,7 +57,9 @@ def save(
 def _everything(client: "HorenClient", view: "CodebookView") -> "DeltaView":
     """Return the codebook's current revision from nothing, as a server that has only this one to load is told it."""
     others = {it.name: it.revision for it in client.list_codebooks(view.name.tenant) if it.name != view.name}
-    news = client.sync("codebook-save", model=view.model, fingerprint=view.fingerprint, known=others)
+    news = client.sync(
+        "codebook-save", model=view.model, fingerprint=view.fingerprint, known=others, epoch=client.epoch()
+    )
     found = next((delta for delta in news.deltas if delta.codebook.name == view.name), None)
     if found is None:
         raise Unavailable(f"{view.name} changed while it was read; try again.", code="codebook_changed")

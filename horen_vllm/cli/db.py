@@ -1,4 +1,4 @@
-"""``horen db``: the registry's schema, and what it may forget."""
+"""``horen db``: the registry's schema, what it may forget, and that it was restored."""
 
 import os
 from typing import Annotated, Final
@@ -10,7 +10,7 @@ from horen_vllm.cli.database import DatabaseHomeOption, DatabaseOption, database
 from horen_vllm.cli.layout import HomeLayout
 from horen_vllm.cli.output import JsonFlag, print_json
 
-app = typer.Typer(help="Bring the registry's database up to date, or look whether it is.", no_args_is_help=True)
+app = typer.Typer(help="Look after the registry's database.", no_args_is_help=True)
 DEFAULT_GRACE_H: Final = 24.0
 """Longer than any worker takes from storing an entry to publishing it."""
 
@@ -39,6 +39,23 @@ def check(*, database: DatabaseOption = None, home: DatabaseHomeOption = None, a
     finally:
         registry.close()
     _print_migration(head(), as_json=as_json)
+
+
+@app.command()
+def restored(*, database: DatabaseOption = None, home: DatabaseHomeOption = None, as_json: JsonFlag = False) -> None:
+    """Say once that the database was restored from a backup, before anything that uses it starts."""
+    from horen_vllm.registry.store import SqlRegistry  # noqa: PLC0415 - SQLAlchemy
+
+    registry = SqlRegistry(database_url(database, home))
+    try:
+        registry.check_schema()
+        epoch = registry.begin_epoch()
+    finally:
+        registry.close()
+    if as_json:
+        print_json({"epoch": epoch})
+    else:
+        typer.echo(f"the registry is of epoch {epoch} now: every server will load its codebooks anew.")
 
 
 @app.command()

@@ -128,9 +128,14 @@ class HorenClient(EditCalls, CodebookCalls, BookFileCalls, AdminCalls, Calibrati
         model: str,
         fingerprint: str,
         known: Mapping[CodebookName, int],
+        epoch: str = "",
         wait_s: float = 0.0,
     ) -> SyncView:
-        """Return what a replica does not know yet, as soon as there is something, at most `wait_s` seconds later."""
+        """Return what a replica does not know yet, as soon as there is something, at most `wait_s` seconds later.
+
+        `epoch` is what `known` is of, as the last answer said. When the registry is of another one, the answer comes at
+        once: everything from nothing, and which of `known` is not there.
+        """
         request = convert.message_of(
             replicas_pb2.SyncRequest,
             replica_id=replica_id,
@@ -138,8 +143,14 @@ class HorenClient(EditCalls, CodebookCalls, BookFileCalls, AdminCalls, Calibrati
             fingerprint=fingerprint,
             known={str(name): revision for name, revision in known.items()},
             wait_seconds=wait_s,
+            epoch=epoch,
         )
         return self._transport.call(self._replicas.Sync, request, convert.sync_from_proto, extra_s=max(0.0, wait_s))
+
+    def epoch(self) -> str:
+        """Return the registry's epoch: another one after a restore from a backup."""
+        # No codebook is of this base model, so nothing else is told.
+        return self.sync("epoch", model="", fingerprint="none", known={}).epoch
 
     def heartbeat(
         self,
@@ -147,16 +158,21 @@ class HorenClient(EditCalls, CodebookCalls, BookFileCalls, AdminCalls, Calibrati
         *,
         model: str,
         fingerprint: str,
+        epoch: str,
         report: ReplicaReport,
         lease_s: float = 30.0,
     ) -> datetime:
-        """Say that a replica is alive and what it serves; return when its lease ends."""
+        """Say that a replica is alive and what it serves, by revisions of `epoch`; return when its lease ends.
+
+        FailedPrecondition ``other_epoch`` when the registry is of another one: call `sync`.
+        """
         request = convert.message_of(
             replicas_pb2.HeartbeatRequest,
             replica_id=replica_id,
             model=model,
             fingerprint=fingerprint,
             lease_seconds=lease_s,
+            epoch=epoch,
         )
         request.MergeFrom(convert.report_to_proto(report))
         return self._transport.call_again(self._replicas.Heartbeat, request, convert.lease_from_proto)

@@ -111,7 +111,7 @@ def codebook_from_proto(message: codebooks_pb2.Codebook) -> CodebookView:
 
 
 def value_mode_from_proto(mode: codebooks_pb2.Codebook.ValueMode) -> ValueMode | None:
-    """Return the value mode, or None for the unspecified one; InvalidArgument ``invalid_parameter`` for none of them."""
+    """Return the value mode, None for the unspecified one; InvalidArgument ``invalid_parameter`` for none of them."""
     if mode not in codebooks_pb2.Codebook.ValueMode.values():
         raise InvalidArgument(f"there is no value mode {mode}.", code="invalid_parameter")
     return ValueMode[codebooks_pb2.Codebook.ValueMode.Name(mode)] if mode else None
@@ -244,6 +244,7 @@ def sync_to_proto(view: SyncView) -> replicas_pb2.SyncResponse:
     return replicas_pb2.SyncResponse(
         deltas=map(_delta_to_proto, view.deltas),
         removed_codebooks=map(str, view.removed_codebooks),
+        epoch=view.epoch,
     )
 
 
@@ -252,6 +253,7 @@ def sync_from_proto(message: replicas_pb2.SyncResponse) -> SyncView:
     return SyncView(
         deltas=tuple(map(_delta_from_proto, message.deltas)),
         removed_codebooks=tuple(map(CodebookName.parse, message.removed_codebooks)),
+        epoch=message.epoch,
     )
 
 

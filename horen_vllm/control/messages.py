@@ -267,6 +267,8 @@ class SyncView:
     deltas: tuple[DeltaView, ...] = ()
     removed_codebooks: tuple[CodebookName, ...] = ()
     """Known codebooks that are no longer there for this base model."""
+    epoch: str = ""
+    """What the revisions belong to; after a restore from a backup it is another one."""
 
     def __bool__(self) -> bool:
         """Whether anything changed."""

@@ -133,6 +133,18 @@ class CodebookStore(Protocol):
         ...
 
 
+class EpochStore(Protocol):
+    """What the revisions of a registry belong to: after a restore from a backup, their numbers are given out again."""
+
+    def epoch(self) -> str:
+        """Return the registry's epoch, a random id that stays until `begin_epoch`."""
+        ...
+
+    def begin_epoch(self) -> str:
+        """Draw another epoch and return it; what replicas have reported is forgotten, and their leases go on."""
+        ...
+
+
 class ReplicaStore(Protocol):
     """Serving replicas and what they have applied."""
 
@@ -142,10 +154,14 @@ class ReplicaStore(Protocol):
         *,
         model: str,
         fingerprint: str,
+        epoch: str,
         report: ReplicaReport,
         lease_s: float,
     ) -> ReplicaRecord:
-        """Renew a replica's lease and record what it says of itself."""
+        """Renew a replica's lease and record what it says of itself.
+
+        FailedPrecondition ``other_epoch`` if `epoch`, whose revisions it speaks of, is not the registry's.
+        """
         ...
 
     def live_replicas(self, fingerprint: str | None = None) -> Sequence[ReplicaRecord]:
@@ -304,6 +320,7 @@ class Registry(
     ThresholdStore,
     PreviewStore,
     QuotaStore,
+    EpochStore,
     ReplicaStore,
     TenantStore,
     CalibrationStore,

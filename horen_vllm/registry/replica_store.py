@@ -8,6 +8,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from horen_vllm.registry.epoch_store import require_epoch
 from horen_vllm.registry.models import ReplicaRecord, ReplicaReport
 from horen_vllm.registry.records import replica_record
 from horen_vllm.registry.replica_report import report_to_json
@@ -27,11 +28,19 @@ class SqlReplicaStore(SqlStore):
         *,
         model: str,
         fingerprint: str,
+        epoch: str,
         report: ReplicaReport,
         lease_s: float,
     ) -> ReplicaRecord:
-        """Renew a replica's lease for `lease_s` seconds and record what it says of itself."""
+        """Renew a replica's lease for `lease_s` seconds and record what it says of itself.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``other_epoch``, when it speaks of the revisions of another epoch.
+        """
         with self._database.write("heartbeat") as session:
+            require_epoch(session, epoch)
             now = self._clock()
             _forget(session, before=now - FORGET_AFTER)
             row = ReplicaRow(

@@ -7,6 +7,7 @@ from horen_vllm.registry.collecting import SqlCollector
 from horen_vllm.registry.counts_store import SqlCounts
 from horen_vllm.registry.database import Database
 from horen_vllm.registry.edit_queue import SqlEditQueue
+from horen_vllm.registry.epoch_store import SqlEpoch
 from horen_vllm.registry.key_rotation import SqlKeyRotation
 from horen_vllm.registry.preview_store import SqlPreviewStore
 from horen_vllm.registry.quota_store import SqlQuotaStore
@@ -23,6 +24,7 @@ class SqlRegistry(
     SqlThresholdStore,
     SqlPreviewStore,
     SqlQuotaStore,
+    SqlEpoch,
     SqlReplicaStore,
     SqlTenantStore,
     SqlKeyRotation,

@@ -44,6 +44,8 @@ class Lane:
     state: CodebookState = field(default_factory=CodebookState)
     queue: deque[DeltaView] = field(default_factory=deque)
     task: asyncio.Task[None] | None = None
+    under_way: DeltaView | None = None
+    """The update that was taken last; None once it is of another epoch than what is known here."""
     reload: bool = False
     """Whether the next update must replace what the engine has."""
     gone: bool = False
@@ -57,12 +59,29 @@ class Lane:
     def resumed(cls, name: CodebookName, state: CodebookState | None, applied: int) -> "Lane":
         """Return the lane of a codebook that an earlier agent of this engine has brought to revision `applied`.
 
-        What its `state` does not fully tell of is loaded anew; until then it is served as it was.
+        What its `state` does not fully tell of is loaded anew; until then it is served as it was. If the state tells of
+        nothing that is applied, the engine may have something of another epoch, which is not served.
         """
-        state = state or CodebookState()
+        if state is None or not state.applied:
+            lane = cls(name, state or CodebookState())
+            lane.forget()
+            return lane
         whole = state.applied == state.probed == applied
         latest = max(state.latest, applied)
         return cls(name, replace(state, applied=applied, latest=latest), reload=not whole)
+
+    def forget(self) -> None:
+        """Note that the registry is of another epoch: nothing is known, and nothing is answered before it is reloaded.
+
+        What the engine is doing still ends before anything else begins, and says nothing any more.
+        """
+        self.queue.clear()
+        self.under_way = None
+        self.reload = True
+        self.retry.reset()
+        self.probe_retry.reset()
+        # Requests are held back by what is owed, not by taking the codebook away: they are told to come again.
+        self.state = replace(self.state, applied=0, probed=0, latest=0, owed=1, refused=None, failed=())
 
     @property
     def busy(self) -> bool:
@@ -96,11 +115,14 @@ class Lane:
         while self.queue:
             delta = self.queue.popleft()
             if delta.base in {0, self.state.applied}:
+                self.under_way = delta
                 return delta
         return None
 
-    def flipped(self, delta: DeltaView, packed: PackedUpdate) -> None:
-        """Note that every worker serves `delta`."""
+    def flipped(self, delta: DeltaView, packed: PackedUpdate) -> bool:
+        """Note that every worker serves `delta`; return False if it is of another epoch, and so to be replaced."""
+        if delta is not self.under_way:
+            return False
         whole = delta.base == 0
         asked = {probe.edit_id for probe in packed.probes}
         there = {str(entry.edit_id) for entry in delta.added} - asked
@@ -121,9 +143,12 @@ class Lane:
         )
         self.reload = False
         self.retry.reset()
+        return True
 
     def refused(self, delta: DeltaView, error: HorenError, now: float) -> None:
         """Note that `delta` is not served; the codebook stays at its revision."""
+        if delta is not self.under_way:
+            return
         refusal = Refusal(revision=delta.revision, code=error.code, message=error.message)
         self.state = replace(self.state, refused=refusal)
         self.queue.clear()
@@ -135,6 +160,8 @@ class Lane:
 
     def probed(self, delta: DeltaView, failed: Sequence[ProbeFailure], now: float) -> None:
         """Note the verdict of an update's probes."""
+        if delta is not self.under_way:
+            return
         self.state = replace(self.state, probed=delta.revision, failed=(*self.state.failed, *failed))
         if failed:
             self.probe_retry.reset()
@@ -144,7 +171,9 @@ class Lane:
         """Return whether probes that failed are to be asked again."""
         return bool(self.state.failed) and now >= self.probe_retry.due_at
 
-    def probed_again(self, failed: Sequence[ProbeFailure], now: float) -> None:
-        """Note which of the probes that had failed still do."""
+    def probed_again(self, asked: Sequence[ProbeFailure], failed: Sequence[ProbeFailure], now: float) -> None:
+        """Note which of the probes `asked`, which had failed, still do."""
+        if self.state.failed is not asked:
+            return
         self.state = replace(self.state, failed=tuple(failed))
         self.probe_retry.failed(now)

@@ -74,7 +74,8 @@ class LaneWork:
             self._observer.staging_refused(lane.name, error.code)
             self._publish()
             return None
-        lane.flipped(delta, packed)
+        if not lane.flipped(delta, packed):
+            return None
         # Before the next await: no heartbeat may name a revision that another API server cannot see yet.
         self._publish()
         self._observer.flipped(lane.name, delta.revision)
@@ -95,7 +96,8 @@ class LaneWork:
     async def _probe_again(self, lane: Lane) -> None:
         asked = lane.state.failed
         verdicts = await self._asked(lane, [it.probe for it in asked])
-        lane.probed_again([it for it, (_, reason) in zip(asked, verdicts, strict=True) if reason], self._clock())
+        failed = [it for it, (_, reason) in zip(asked, verdicts, strict=True) if reason]
+        lane.probed_again(asked, failed, self._clock())
         self._publish()
 
     async def _asked(self, lane: Lane, probes: Sequence[Probe]) -> list[tuple[Probe, str | None]]:

@@ -103,7 +103,7 @@ class LiveUpdates:
                 behind=it.applied < it.owed,
             )
             for name, it in state.codebooks.items()
-            if it.applied and it.parameters
+            if (it.applied or it.owed) and it.parameters
         ]
         self._served.show(served, confirmed_at=state.confirmed_at)
         if state.ready and state.confirmed_at is not None:

@@ -66,13 +66,16 @@ class CodebookState:
     """One codebook on this engine."""
 
     applied: int = 0
-    """Revision that every worker serves; 0: none."""
+    """Revision of the agent's epoch that every worker serves; 0: none, whatever else they have."""
     probed: int = 0
     """Revision up to which probes have been asked; those that failed are in `failed`."""
     latest: int = 0
     """Highest revision that the control plane has told of."""
     owed: int = 0
-    """Revision below which no request is answered: others may have called it SERVING while this server was away."""
+    """Revision below which no request is answered: others may have called it SERVING while this server was away.
+
+    1 with nothing applied: what the workers have is of another epoch.
+    """
     parameters: MethodParameters | None = None
     """Of the applied revision."""
     entries: int = 0
@@ -90,6 +93,8 @@ class AgentState:
     codebooks: Mapping[CodebookName, CodebookState] = field(default_factory=dict)
     confirmed_at: float | None = None
     """When the last heartbeat was sent that the control plane took, on this machine's monotonic clock."""
+    epoch: str = ""
+    """Epoch of the registry that the revisions are of; empty before the first word of it."""
     ready: bool = False
     """Whether the revisions that were current at start-up have been loaded or refused."""
     tickets: tuple[str, ...] = ()

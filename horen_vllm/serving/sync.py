@@ -7,7 +7,7 @@ neither another codebook's rollback nor the heartbeat.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -15,7 +15,7 @@ import structlog
 
 from horen_vllm.control.client import HorenClient
 from horen_vllm.control.messages import DeltaView, SyncView
-from horen_vllm.errors import HorenError, Internal
+from horen_vllm.errors import FailedPrecondition, HorenError, Internal
 from horen_vllm.failpoints import failpoint
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import ReplicaReport
@@ -85,6 +85,7 @@ class SyncAgent:
             clock=clock,
         )
         self._lanes: dict[CodebookName, Lane] = {}
+        self._epoch = ""
         self._confirmed_at: float | None = None
         self._heard = asyncio.Event()
         self._ready = asyncio.Event()
@@ -104,15 +105,21 @@ class SyncAgent:
 
     async def listen(self) -> None:
         """Ask the control plane once, and start what is new."""
+        await self._listen(self._settings.sync_wait_s if self._heard.is_set() else 0.0)
+
+    async def _listen(self, wait_s: float) -> None:
         now = self._clock()
         known = {name: lane.known(now) for name, lane in self._lanes.items() if not lane.gone}
-        wait_s = self._settings.sync_wait_s if self._heard.is_set() else 0.0
-        news: SyncView = await asyncio.to_thread(self._client.sync, **self._identity, known=known, wait_s=wait_s)
+        self._take(await self._ask(known, wait_s))
+
+    def _take(self, news: SyncView) -> None:
         for delta in news.deltas:
             self._hear(delta)
         for name in news.removed_codebooks:
-            self._lanes[name].gone = True
-            self._start(self._lanes[name])
+            # It may have been dropped since it was asked about.
+            if (lane := self._lanes.get(name)) is not None:
+                lane.gone = True
+                self._start(lane)
         self._heard.set()
         if news:
             self._publish()
@@ -122,13 +129,15 @@ class SyncAgent:
         await self._ready.wait()
         self._news.clear()
         sent_at = self._clock()
+        epoch = self._epoch
         failpoint("replica.before_heartbeat")
-        await asyncio.to_thread(
-            self._client.heartbeat, **self._identity, report=self._report(), lease_s=self._settings.lease_s
-        )
+        await self._say(epoch)
         failpoint("replica.after_heartbeat")
         if self._confirmed_at is None or self._clock() - self._confirmed_at >= self._settings.lease_s:
             await self._rejoin()
+        if epoch != self._epoch:
+            # The registry that took it is not the one that is listened to now.
+            return
         # From before the call: the control plane's lease may have begun then, and must not end before ours.
         self._confirmed_at = sent_at
         self._publish(news=False)
@@ -143,11 +152,51 @@ class SyncAgent:
             self._start(lane)
         await asyncio.sleep(RETRY_S)
 
+    async def _say(self, epoch: str) -> None:
+        try:
+            await asyncio.to_thread(
+                self._client.heartbeat,
+                **self._identity,
+                epoch=epoch,
+                report=self._report(),
+                lease_s=self._settings.lease_s,
+            )
+        except FailedPrecondition as error:
+            if error.code == "other_epoch":
+                # Not left to the other task, which may be waiting for an answer.
+                await self._listen(0.0)
+            raise
+
+    async def _ask(self, known: Mapping[CodebookName, int], wait_s: float) -> SyncView:
+        """Return what the control plane tells; nothing if another answer was of another epoch meanwhile."""
+        epoch = self._epoch
+        news: SyncView = await asyncio.to_thread(
+            self._client.sync, **self._identity, known=known, epoch=epoch, wait_s=wait_s
+        )
+        if epoch != self._epoch:
+            return SyncView(epoch=self._epoch)
+        if news.epoch != epoch:
+            self._begin(news.epoch)
+        return news
+
+    def _begin(self, epoch: str) -> None:
+        """Hold back what was told in another epoch, until it has been told and loaded anew."""
+        if self._lanes:
+            log.warning("the registry is of another epoch: all codebooks are loaded anew", epoch=epoch)
+        for lane in self._lanes.values():
+            lane.forget()
+        # The lease was another registry's: this one has yet to hear of this server, and waits for it only then.
+        self._epoch, self._confirmed_at = epoch, None
+        self._publish()
+
     async def _rejoin(self) -> None:
         """Hold back the codebooks that have moved on while this server had no lease, and so was not waited for."""
         applied = {name: lane.state.applied for name, lane in self._lanes.items() if lane.state.applied}
         # After the heartbeat: what is published from now on is not SERVING before this server has it.
-        missed = await asyncio.to_thread(self._client.sync, **self._identity, known=applied, wait_s=0.0)
+        epoch = self._epoch
+        missed = await self._ask(applied, 0.0)
+        if epoch != self._epoch:
+            self._take(missed)
         for delta in missed.deltas:
             if (lane := self._lanes.get(delta.codebook.name)) is not None:
                 lane.state = replace(lane.state, owed=delta.revision)
@@ -158,7 +207,7 @@ class SyncAgent:
         for text, revision in applied.items():
             name = CodebookName.parse(text)
             self._lanes[name] = Lane.resumed(name, state.codebooks.get(name), revision)
-        self._confirmed_at = state.confirmed_at
+        self._epoch, self._confirmed_at = state.epoch, state.confirmed_at
         if state.ready:
             # The engine has been serving all along: it must not wait for its next lease.
             self._ready.set()
@@ -205,11 +254,14 @@ class SyncAgent:
             self._publish()
 
     def _publish(self, *, news: bool = True) -> None:
-        codebooks = {name: lane.state for name, lane in sorted(self._lanes.items()) if lane.state.latest}
+        codebooks = {
+            name: lane.state for name, lane in sorted(self._lanes.items()) if lane.state.latest or lane.state.owed
+        }
         self._show(
             AgentState(
                 codebooks=codebooks,
                 confirmed_at=self._confirmed_at,
+                epoch=self._epoch,
                 ready=self._ready.is_set(),
                 tickets=self._updates.tickets,
             )

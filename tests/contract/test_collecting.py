@@ -121,7 +121,8 @@ def test_a_live_replica_keeps_what_it_serves(sql: SqlRegistry, files: Files, clo
     served = publish(sql, files, book)
     sql.retire_edit(served.edit_id)
     publish(sql, files, book)
-    sql.heartbeat("r1", model="m", fingerprint="fp", report=ReplicaReport(applied={book: 2}, probed={}), lease_s=60)
+    report = ReplicaReport(applied={book: 2}, probed={})
+    sql.heartbeat("r1", model="m", fingerprint="fp", epoch=sql.epoch(), report=report, lease_s=60)
     (pruned,) = sql.prune_revisions(1)
     assert (pruned.oldest, pruned.kept_for) == (2, ("r1",))
     assert [it.artifact for it in sql.entries(book, 2)] == [served.artifact]
@@ -320,7 +321,10 @@ class Life:
 
     def beat(self, choice: int) -> None:
         report = ReplicaReport(applied={self.book: self._kept(choice)}, probed={})
-        self.registry.heartbeat(f"r{self.book}", model="m", fingerprint="fp", report=report, lease_s=2 * DAY)
+        epoch = self.registry.epoch()
+        self.registry.heartbeat(
+            f"r{self.book}", model="m", fingerprint="fp", epoch=epoch, report=report, lease_s=2 * DAY
+        )
 
     def delete_for_a_while(self, _choice: int) -> None:
         self.registry.delete_codebook(self.book)

@@ -50,7 +50,9 @@ def test_replicas_codebooks_and_events_are_counted(
     create("other")
     for replica, lease_s in (("a", 30), ("b", 60)):
         report = ReplicaReport(applied={}, probed={})
-        registry.heartbeat(replica, model="llama", fingerprint="fp", report=report, lease_s=lease_s)
+        registry.heartbeat(
+            replica, model="llama", fingerprint="fp", epoch=registry.epoch(), report=report, lease_s=lease_s
+        )
     before = registry.counts()
     registry.delete_codebook(book)
     advance(30)

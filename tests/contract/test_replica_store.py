@@ -18,7 +18,10 @@ def report(applied: Mapping[CodebookName, int]) -> ReplicaReport:
 def beat(
     registry: Registry, replica: str, applied: Mapping[CodebookName, int], fingerprint: str = "fp"
 ) -> ReplicaRecord:
-    return registry.heartbeat(replica, model="m", fingerprint=fingerprint, report=report(applied), lease_s=30)
+    epoch = registry.epoch()
+    return registry.heartbeat(
+        replica, model="m", fingerprint=fingerprint, epoch=epoch, report=report(applied), lease_s=30
+    )
 
 
 def test_a_heartbeat_is_recorded(registry: Registry, now: Callable[[], datetime]) -> None:
@@ -40,7 +43,7 @@ def test_what_went_wrong_is_recorded(registry: Registry) -> None:
         failed_probes=(FailedProbe(codebook=ONE, edit_id=EditId("e1"), base=1, revision=2, reason="No."),),
         refused=(RefusedRevision(codebook=TWO, revision=9, code="capacity_exhausted", message="Full."),),
     )
-    record = registry.heartbeat("r1", model="m", fingerprint="fp", report=trouble, lease_s=30)
+    record = registry.heartbeat("r1", model="m", fingerprint="fp", epoch=registry.epoch(), report=trouble, lease_s=30)
     assert record.report == trouble
     assert list(registry.live_replicas()) == [record]
 

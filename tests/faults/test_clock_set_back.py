@@ -130,7 +130,7 @@ def test_a_key_that_was_refused_for_its_age_stays_refused(registry: Registry, cl
 
 def test_a_replica_is_waited_for_longer_and_not_shorter(registry: Registry, clock: ManualClock) -> None:
     report = ReplicaReport(applied={BOOK: 1}, probed={BOOK: 1})
-    registry.heartbeat("r1", model="m", fingerprint=FINGERPRINT, report=report, lease_s=30)
+    registry.heartbeat("r1", model="m", fingerprint=FINGERPRINT, epoch=registry.epoch(), report=report, lease_s=30)
     clock.advance(-HOUR)
     assert [it.replica_id for it in registry.live_replicas(FINGERPRINT)] == ["r1"]
 

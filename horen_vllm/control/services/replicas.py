@@ -31,12 +31,15 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
         self._backend = backend
 
     async def Sync(self, request: replicas_pb2.SyncRequest, _context: Any) -> replicas_pb2.SyncResponse:
-        """Return what the replica does not know, as soon as there is something, at most `wait_seconds` later."""
+        """Return what the replica does not know, as soon as there is something, at most `wait_seconds` later.
+
+        Of another epoch of the registry it knows nothing, and is told so at once.
+        """
         limits.check_replica(request.replica_id, request.model, request.fingerprint)
         end = asyncio.get_running_loop().time() + limits.check_wait(request.wait_seconds)
         known = names.replica_codebooks(dict(request.known))
-        async for view in self._backend.poll(partial(self._changes, request.fingerprint, known)):
-            if view or asyncio.get_running_loop().time() >= end:
+        async for view in self._backend.poll(partial(self._changes, request.fingerprint, known, request.epoch)):
+            if view or view.epoch != request.epoch or asyncio.get_running_loop().time() >= end:
                 return convert.sync_to_proto(view)
         raise AssertionError("polling ends only by an exception")
 
@@ -49,6 +52,7 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
                 request.replica_id,
                 model=request.model,
                 fingerprint=request.fingerprint,
+                epoch=request.epoch,
                 report=convert.report_from_proto(request),
                 lease_s=limits.check_lease(request.lease_seconds),
             )
@@ -60,18 +64,22 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
         digest = limits.check_digest(request.digest)
         return convert_admin.key_to_proto(await self._backend.call(partial(self._registry.resolve_key, digest)))
 
-    def _changes(self, fingerprint: str, known: Mapping[CodebookName, int]) -> SyncView:
+    def _changes(self, fingerprint: str, known: Mapping[CodebookName, int], epoch: str) -> SyncView:
+        current = self._registry.epoch()
+        # Of another epoch a number says nothing: the revision that has it now may hold other entries.
+        comparable = known if epoch == current else {}
         records = [item for item in self._registry.list_codebooks() if item.fingerprint == fingerprint]
         gone = sorted(set(known) - {record.name for record in records})
-        changed = [record for record in records if known.get(record.name, 0) != record.revision]
+        changed = [record for record in records if comparable.get(record.name, 0) != record.revision]
         return SyncView(
-            deltas=tuple(self._delta(record, known.get(record.name, 0)) for record in changed),
+            deltas=tuple(self._delta(record, comparable.get(record.name, 0)) for record in changed),
             removed_codebooks=tuple(gone),
+            epoch=current,
         )
 
     def _delta(self, record: CodebookRecord, since: int) -> DeltaView:
-        # A replica that is ahead has seen a registry that was since restored from a backup; one that is far behind, a
-        # revision that is not kept any more. Both start over.
+        # A replica that is ahead has seen a registry that was restored from a backup since, and of which nobody said
+        # so; one that is far behind, a revision that is not kept any more. Both start over.
         kept = record.oldest_revision <= since <= record.revision
         delta = self._registry.delta(record.name, since if kept else 0)
         return DeltaView(

@@ -8,6 +8,7 @@ from horen_vllm.registry.schema.base import Base
 from horen_vllm.registry.schema.calibrations import CalibrationRow
 from horen_vllm.registry.schema.codebooks import CodebookRow
 from horen_vllm.registry.schema.edits import EditRow
+from horen_vllm.registry.schema.epochs import EpochRow
 from horen_vllm.registry.schema.memberships import MembershipRow
 from horen_vllm.registry.schema.previews import PreviewRow
 from horen_vllm.registry.schema.quotas import QuotaRow
@@ -25,6 +26,7 @@ __all__ = [
     "CalibrationRow",
     "CodebookRow",
     "EditRow",
+    "EpochRow",
     "MembershipRow",
     "PreviewRow",
     "QuotaRow",

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -107,6 +108,7 @@ class State:
     """Oldest first."""
     quotas: dict[TenantId, QuotaRecord] = field(default_factory=dict)
     previews: dict[str, Preview] = field(default_factory=dict)
+    epoch: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def draft(self) -> "State":
         """Return a copy that can be changed without changing this one."""

@@ -10,6 +10,7 @@ from horen_vllm.cli import checks
 from horen_vllm.cli.checks import home_checks, model_checks, run_check
 from horen_vllm.cli.layout import Endpoints, HomeLayout
 from horen_vllm.errors import NotFound
+from horen_vllm.registry.store import SqlRegistry
 
 from .conftest import Run
 
@@ -21,6 +22,19 @@ def test_upgrade_then_check(run: Run, tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     checked = run("db", "check", "--database", HomeLayout(home).database_url, "--json")
     assert json.loads(checked.stdout) == json.loads(made.stdout)
+
+
+def test_a_restore_is_told_and_noted(run: Run, tmp_path: Path) -> None:
+    assert run("db", "restored", "--home", tmp_path).exit_code == 6
+    run("db", "upgrade", "--home", tmp_path)
+    registry = SqlRegistry(HomeLayout(tmp_path).database_url)
+    before = registry.epoch()
+    told = run("db", "restored", "--home", tmp_path, "--json")
+    assert json.loads(told.stdout) == {"epoch": registry.epoch()}
+    assert before not in told.stdout
+    (event,) = registry.list_audit_events()
+    assert (event.method, event.detail["before"]) == ("begin_epoch", before)
+    registry.close()
 
 
 def test_a_database_must_be_named_once(run: Run, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def replica(server: ControlServer) -> None:
     with HorenClient(server.address) as client:
         applied = {CodebookName(DEFAULT_TENANT, "demo"): 9}
         report = ReplicaReport(applied=applied, probed=applied)
-        client.heartbeat("replica-1", model="demo-model", fingerprint=FINGERPRINT, report=report)
+        client.heartbeat("replica-1", model="demo-model", fingerprint=FINGERPRINT, epoch=client.epoch(), report=report)
 
 
 def test_submit_carries_the_whole_edit(horen: Callable[..., Any]) -> None:

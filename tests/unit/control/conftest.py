@@ -95,6 +95,6 @@ def beat(client: HorenClient) -> Callable[..., None]:
     def run(replica: str = "replica-1", **applied: int) -> None:
         revisions = {CodebookName(DEFAULT_TENANT, name): number for name, number in applied.items()}
         report = ReplicaReport(applied=revisions, probed=revisions)
-        client.heartbeat(replica, model="demo-model", fingerprint=FINGERPRINT, report=report)
+        client.heartbeat(replica, model="demo-model", fingerprint=FINGERPRINT, epoch=client.epoch(), report=report)
 
     return run

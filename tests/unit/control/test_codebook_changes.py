@@ -48,12 +48,12 @@ def test_a_deleted_codebook_vanishes_from_replicas_and_comes_back(
     edit = submit("Who leads Acme?")
     publish()
     beat(demo=2)
-    known = {demo: 2}
-    assert not client.sync("replica-1", model="m", fingerprint=FINGERPRINT, known=known)
+    known: dict[str, Any] = {"known": {demo: 2}, "epoch": client.epoch()}
+    assert not client.sync("replica-1", model="m", fingerprint=FINGERPRINT, **known)
     deleted = client.delete_codebook(demo)
     assert deleted.deleted_at is not None
     assert client.get_codebook(demo) == deleted
-    gone = client.sync("replica-1", model="m", fingerprint=FINGERPRINT, known=known)
+    gone = client.sync("replica-1", model="m", fingerprint=FINGERPRINT, **known)
     assert (gone.removed_codebooks, gone.deltas) == ((demo,), ())
     assert client.undelete_codebook(demo).deleted_at is None
     back = client.sync("replica-1", model="m", fingerprint=FINGERPRINT, known={})
@@ -181,7 +181,7 @@ def test_a_pruned_revision_is_said_to_be_so(client: HorenClient, demo: CodebookN
             call()
         assert caught.value.code == "revision_pruned"
     # A replica that comes back with one starts over.
-    (delta,) = client.sync("r", model="m", fingerprint=FINGERPRINT, known={demo: 1}).deltas
+    (delta,) = client.sync("r", model="m", fingerprint=FINGERPRINT, known={demo: 1}, epoch=client.epoch()).deltas
     assert (delta.base, delta.revision) == (0, 3)
     assert client.rollback(demo, 2).number == 4
 

@@ -248,7 +248,8 @@ def test_every_live_replica_counts(
     publish()
     beat("replica-1", demo=2)
     beat("replica-2")
-    client.heartbeat("elsewhere", model="m", fingerprint="other-model", report=ReplicaReport(applied={}, probed={}))
+    nothing = ReplicaReport(applied={}, probed={})
+    client.heartbeat("elsewhere", model="m", fingerprint="other-model", epoch=client.epoch(), report=nothing)
     view = client.get_edit(edit)
     assert (view.state, view.replicas_serving, view.replicas_total) == (EditProgress.PUBLISHED, 1, 2)
     with pytest.raises(Unavailable) as caught:

@@ -9,9 +9,10 @@ from typing import Any, Final
 import pytest
 
 from horen_vllm.control.client import EditProgress, EditView, HorenClient, SyncView
-from horen_vllm.errors import InvalidArgument
+from horen_vllm.errors import FailedPrecondition, InvalidArgument
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
 from horen_vllm.registry.models import EditRecord, FailedProbe, RefusedRevision, ReplicaReport
+from horen_vllm.registry.store import SqlRegistry
 
 MODEL: Final[dict[str, Any]] = {"model": "demo-model", "fingerprint": "f" * 64}
 
@@ -43,13 +44,13 @@ def test_later_syncs_send_the_difference(
     edit = submit("Who leads Acme?")
     publish()
     client.rollback(demo, 1)
-    (delta,) = client.sync("replica-1", known={demo: 2}, **MODEL).deltas
+    (delta,) = client.sync("replica-1", known={demo: 2}, epoch=client.epoch(), **MODEL).deltas
     assert (delta.base, delta.revision, delta.added, delta.removed) == (2, 3, (), (edit.edit_id,))
 
 
 def test_sync_waits_and_returns_empty(client: HorenClient, demo: CodebookName) -> None:
     begin = time.monotonic()
-    assert not client.sync("replica-1", known={demo: 1}, wait_s=0.3, **MODEL)
+    assert not client.sync("replica-1", known={demo: 1}, epoch=client.epoch(), wait_s=0.3, **MODEL)
     assert 0.25 < time.monotonic() - begin < 3
 
 
@@ -58,7 +59,8 @@ def test_sync_returns_as_soon_as_something_changes(
 ) -> None:
     submit("Who leads Acme?")
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(lambda: client.sync("replica-1", known={demo: 1}, wait_s=20, **MODEL))
+        known: dict[str, Any] = {"known": {demo: 1}, "epoch": client.epoch()}
+        waiting = pool.submit(lambda: client.sync("replica-1", **known, wait_s=20, **MODEL))
         time.sleep(0.1)
         begin = time.monotonic()
         publish()
@@ -69,23 +71,82 @@ def test_sync_returns_as_soon_as_something_changes(
 
 def test_sync_tells_of_codebooks_that_are_gone_or_of_another_model(client: HorenClient, demo: CodebookName) -> None:
     ghost = CodebookName(DEFAULT_TENANT, "ghost")
-    assert client.sync("replica-1", known={demo: 1, ghost: 4}, **MODEL).removed_codebooks == (ghost,)
+    assert client.sync("replica-1", known={demo: 1, ghost: 4}, epoch=client.epoch(), **MODEL).removed_codebooks == (
+        ghost,
+    )
     assert not client.sync("replica-1", model="demo-model", fingerprint="other", known={})
 
 
 def test_a_replica_that_is_ahead_starts_over(client: HorenClient, demo: CodebookName) -> None:
-    (delta,) = client.sync("replica-1", known={demo: 7}, **MODEL).deltas
+    (delta,) = client.sync("replica-1", known={demo: 7}, epoch=client.epoch(), **MODEL).deltas
     assert (delta.base, delta.revision) == (0, 1)
 
 
+def test_of_another_epoch_nothing_is_known(
+    client: HorenClient,
+    registry: SqlRegistry,
+    demo: CodebookName,
+    submit: Callable[[str], EditView],
+    publish: Callable[[], EditRecord],
+) -> None:
+    """After a restore, revision 2 may have other entries than the revision 2 that the replica has."""
+    edit = submit("Who leads Acme?")
+    publish()
+    before = client.epoch()
+    ghost = CodebookName(DEFAULT_TENANT, "ghost")
+    restored = registry.begin_epoch()
+    view = client.sync("replica-1", known={demo: 2, ghost: 4}, epoch=before, wait_s=20, **MODEL)
+    (delta,) = view.deltas
+    assert (delta.base, delta.revision, [it.edit_id for it in delta.added]) == (0, 2, [edit.edit_id])
+    assert (view.removed_codebooks, view.epoch) == ((ghost,), restored)
+    again = client.sync("replica-1", known={demo: 2}, epoch=view.epoch, **MODEL)
+    assert (again.deltas, again.removed_codebooks, again.epoch) == ((), (), restored)
+
+
+def test_a_replica_that_knows_nothing_is_told_of_the_epoch_at_once(client: HorenClient) -> None:
+    begin = time.monotonic()
+    view = client.sync("replica-1", known={}, wait_s=20, **MODEL)
+    assert (bool(view), view.epoch) == (False, client.epoch())
+    assert time.monotonic() - begin < 10
+
+
+def test_a_waiting_sync_hears_of_another_epoch(client: HorenClient, registry: SqlRegistry, demo: CodebookName) -> None:
+    known: dict[str, Any] = {"known": {demo: 1}, "epoch": client.epoch()}
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: client.sync("replica-1", **known, wait_s=20, **MODEL))
+        epoch = registry.begin_epoch()
+        view: SyncView = waiting.result(timeout=10)
+    assert (view.epoch, [it.base for it in view.deltas]) == (epoch, [0])
+
+
+def test_a_heartbeat_of_another_epoch_renews_nothing_and_counts_for_nothing(
+    client: HorenClient, registry: SqlRegistry, demo: CodebookName
+) -> None:
+    before = client.epoch()
+    lease = client.heartbeat("replica-1", epoch=before, report=report({demo: 1}), **MODEL)
+    assert client.get_codebook(demo).serving
+    after = registry.begin_epoch()
+    view = client.get_codebook(demo)
+    # Its lease goes on, so that SERVING still waits for it.
+    assert (view.serving, view.replicas_serving, view.replicas_total) == (False, 0, 1)
+    for epoch in (before, ""):
+        with pytest.raises(FailedPrecondition) as caught:
+            client.heartbeat("replica-1", epoch=epoch, report=report({demo: 1}), lease_s=3_000, **MODEL)
+        assert caught.value.code == "other_epoch"
+    (live,) = registry.live_replicas()
+    assert (live.lease_expires_at, live.report.applied) == (lease, {})
+    client.heartbeat("replica-1", epoch=after, report=report({demo: 1}), **MODEL)
+    assert client.get_codebook(demo).serving
+
+
 def test_heartbeat_returns_the_lease(client: HorenClient, demo: CodebookName) -> None:
-    lease = client.heartbeat("replica-1", report=report({demo: 1}), lease_s=30, **MODEL)
+    lease = client.heartbeat("replica-1", epoch=client.epoch(), report=report({demo: 1}), lease_s=30, **MODEL)
     assert timedelta(seconds=20) < lease - datetime.now(UTC) <= timedelta(seconds=30)
     assert client.get_codebook(demo).serving
 
 
 def test_leases_end(client: HorenClient, demo: CodebookName) -> None:
-    client.heartbeat("replica-1", report=report({demo: 1}), lease_s=0.05, **MODEL)
+    client.heartbeat("replica-1", epoch=client.epoch(), report=report({demo: 1}), lease_s=0.05, **MODEL)
     time.sleep(0.1)
     assert client.get_codebook(demo).replicas_total == 0
 
@@ -104,7 +165,8 @@ def test_leases_end(client: HorenClient, demo: CodebookName) -> None:
     ],
 )
 def test_heartbeat_refuses(client: HorenClient, change: dict[str, Any], code: str) -> None:
-    arguments: dict[str, Any] = {"replica_id": "replica-1", "report": report({}), **MODEL, **change}
+    arguments: dict[str, Any] = {"replica_id": "replica-1", "epoch": client.epoch(), "report": report({})}
+    arguments |= {**MODEL, **change}
     with pytest.raises(InvalidArgument) as caught:
         client.heartbeat(arguments.pop("replica_id"), **arguments)
     assert caught.value.code == code
@@ -133,12 +195,12 @@ def test_a_revision_is_served_once_it_is_applied_and_probed(
 ) -> None:
     edit = submit("Who leads Acme?")
     publish()
-    client.heartbeat("replica-1", report=report({demo: 2}, probed={demo: 1}), **MODEL)
+    client.heartbeat("replica-1", epoch=client.epoch(), report=report({demo: 2}, probed={demo: 1}), **MODEL)
     assert client.get_edit(edit).state == EditProgress.PUBLISHED
     assert not client.get_codebook(demo).serving
-    client.heartbeat("replica-1", report=report({demo: 2}), **MODEL)
+    client.heartbeat("replica-1", epoch=client.epoch(), report=report({demo: 2}), **MODEL)
     assert client.get_edit(edit).state == EditProgress.SERVING
-    client.heartbeat("replica-2", report=report({demo: 1}), **MODEL)
+    client.heartbeat("replica-2", epoch=client.epoch(), report=report({demo: 1}), **MODEL)
     assert client.get_edit(edit).state == EditProgress.PUBLISHED
 
 
@@ -149,7 +211,7 @@ def test_a_failed_probe_is_said_of_its_edit_and_holds_up_no_other(
     publish()
     publish()
     trouble = failed(demo, bad, base=1, revision=2)
-    client.heartbeat("replica-1", report=report({demo: 3}, failed_probes=(trouble,)), **MODEL)
+    client.heartbeat("replica-1", epoch=client.epoch(), report=report({demo: 3}, failed_probes=(trouble,)), **MODEL)
     view = client.get_edit(bad)
     assert (view.state, view.reason_code, view.replicas_serving) == (EditProgress.PUBLISHED, "probe_failed", 0)
     assert "no edit fired" in str(view.reason)
@@ -160,7 +222,7 @@ def test_a_failed_probe_is_said_of_its_edit_and_holds_up_no_other(
     ]
     assert [it.serving for it in client.list_revisions(demo)] == [True, False, True]
     client.rollback(demo, 1)
-    client.heartbeat("replica-1", report=report({demo: 4}), **MODEL)
+    client.heartbeat("replica-1", epoch=client.epoch(), report=report({demo: 4}), **MODEL)
     assert client.get_edit(bad).reason_code is None
 
 
@@ -172,14 +234,14 @@ def test_a_watch_tells_of_a_failed_probe(
     watch = client.watch_edit(edit, timeout_s=20)
     assert next(watch).reason_code is None
     trouble = failed(demo, edit, base=1, revision=2)
-    client.heartbeat("replica-1", report=report({demo: 2}, failed_probes=(trouble,)), **MODEL)
+    client.heartbeat("replica-1", epoch=client.epoch(), report=report({demo: 2}, failed_probes=(trouble,)), **MODEL)
     view = next(watch)
     assert (view.state, view.reason_code) == (EditProgress.PUBLISHED, "probe_failed")
 
 
 def test_a_refused_revision_is_a_problem_of_the_codebook(client: HorenClient, demo: CodebookName) -> None:
     refused = RefusedRevision(codebook=demo, revision=1, code="capacity_exhausted", message="Full.")
-    client.heartbeat("replica-1", report=report({}, refused=(refused,)), **MODEL)
+    client.heartbeat("replica-1", epoch=client.epoch(), report=report({}, refused=(refused,)), **MODEL)
     (problem,) = client.get_codebook(demo).problems
     assert (problem.replica_id, problem.revision, problem.code, problem.message, problem.edit_id) == (
         "replica-1",

@@ -143,7 +143,8 @@ def test_long_dead_replicas_are_forgotten(url: str) -> None:
     now = utc_now()
     registry = SqlRegistry(url, clock=lambda: now)
     for replica in ("old", "dead", "new"):
-        registry.heartbeat(replica, model="m", fingerprint="f", report=ReplicaReport(applied={}, probed={}), lease_s=30)
+        report = ReplicaReport(applied={}, probed={})
+        registry.heartbeat(replica, model="m", fingerprint="f", epoch=registry.epoch(), report=report, lease_s=30)
         now += timedelta(hours=13)
     with registry._database.read() as session:
         stored = session.scalars(sa.text("SELECT replica_id FROM replicas ORDER BY replica_id"))

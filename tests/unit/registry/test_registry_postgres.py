@@ -254,10 +254,10 @@ def test_a_database_without_tables_is_out_of_date(empty_postgres_url: str) -> No
 
 
 def test_first_heartbeats_may_come_at_once(registry: SqlRegistry) -> None:
-    report = ReplicaReport(applied={BOOK: 3}, probed={})
+    report, epoch = ReplicaReport(applied={BOOK: 3}, probed={}), registry.epoch()
 
     def beat(_number: int) -> str:
-        return registry.heartbeat("r1", model="m", fingerprint="fp", report=report, lease_s=30).replica_id
+        return registry.heartbeat("r1", model="m", fingerprint="fp", epoch=epoch, report=report, lease_s=30).replica_id
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(beat, range(32))) == {"r1"}

@@ -67,7 +67,8 @@ def add_key(registry: MemoryRegistry, scope: KeyScope) -> NewKey:
 
 def beat(control: ControlServer) -> None:
     with control_client(control.address, ServingSettings(), timeout_s=5.0) as client:
-        client.heartbeat("r", model="demo", fingerprint=FINGERPRINT, report=ReplicaReport(applied={}, probed={}))
+        nothing = ReplicaReport(applied={}, probed={})
+        client.heartbeat("r", model="demo", fingerprint=FINGERPRINT, epoch=client.epoch(), report=nothing)
 
 
 @pytest.mark.usefixtures("own")

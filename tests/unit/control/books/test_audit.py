@@ -152,7 +152,9 @@ def test_reading_leaves_no_event(here: Place, stubs: dict[str, Any], prepared: d
         ("Sync", replicas_pb2.SyncRequest(replica_id="r", fingerprint="f" * 64)),
         (
             "Heartbeat",
-            replicas_pb2.HeartbeatRequest(replica_id="r", model="m", fingerprint="f" * 64, lease_seconds=5),
+            replicas_pb2.HeartbeatRequest(
+                replica_id="r", model="m", fingerprint="f" * 64, epoch=here.registry.epoch(), lease_seconds=5
+            ),
         ),
     ]
     before = here.registry.list_audit_events()

@@ -114,7 +114,7 @@ def test_the_gauges_tell_what_there_is(
         for subject in ("Acme", "Bolt", "Core"):
             client.submit_edit(name, EditSpec(prompt=f"Who leads {subject}?", target="Ada"))
         report = ReplicaReport(applied={}, probed={})
-        client.heartbeat("r", model="demo-model", fingerprint=settings.fingerprint, report=report)
+        client.heartbeat("r", model="demo-model", fingerprint=settings.fingerprint, epoch=client.epoch(), report=report)
     (claim,) = registry.claim("worker", lease_s=300.0, fingerprint=settings.fingerprint)
     wanted: dict[str, Any] = {
         "codebooks": 1,

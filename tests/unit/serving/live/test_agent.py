@@ -383,7 +383,8 @@ def test_what_was_rolled_back_while_the_server_was_away_is_not_answered_for_when
         await world.until(lambda: world.registry.live_replicas() == [])
         world.registry.rollback(book("a"), 1)
         other = ReplicaReport(applied={book("a"): 3}, probed={book("a"): 3}, failed_probes=(), refused=())
-        world.registry.heartbeat("r2", model="m", fingerprint=FINGERPRINT, report=other, lease_s=60)
+        epoch = world.registry.epoch()
+        world.registry.heartbeat("r2", model="m", fingerprint=FINGERPRINT, epoch=epoch, report=other, lease_s=60)
         world.engine.refuse["a"] = "never"
         await world.start_server()
         await world.until(lambda: world.state.confirmed_at != before)

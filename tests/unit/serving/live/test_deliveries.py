@@ -59,7 +59,7 @@ def test_a_late_heartbeat_makes_nothing_serving_that_is_not(world: World) -> Non
 
     def beat(applied: int) -> None:
         report = ReplicaReport(applied={name: applied}, probed={name: applied})
-        world.client.heartbeat("r1", model="m", fingerprint=FINGERPRINT, report=report)
+        world.client.heartbeat("r1", model="m", fingerprint=FINGERPRINT, epoch=world.client.epoch(), report=report)
 
     world.publish("a", "who?", "Ada")
     beat(1)

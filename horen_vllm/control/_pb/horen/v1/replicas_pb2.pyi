@@ -13,7 +13,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SyncRequest(_message.Message):
-    __slots__ = ("replica_id", "model", "fingerprint", "known", "wait_seconds")
+    __slots__ = ("replica_id", "model", "fingerprint", "known", "wait_seconds", "epoch")
     class KnownEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -26,20 +26,24 @@ class SyncRequest(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     model: str
     fingerprint: str
     known: _containers.ScalarMap[str, int]
     wait_seconds: float
-    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., known: _Optional[_Mapping[str, int]] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
+    epoch: str
+    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., known: _Optional[_Mapping[str, int]] = ..., wait_seconds: _Optional[float] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class SyncResponse(_message.Message):
-    __slots__ = ("deltas", "removed_codebooks")
+    __slots__ = ("deltas", "removed_codebooks", "epoch")
     DELTAS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     deltas: _containers.RepeatedCompositeFieldContainer[CodebookDelta]
     removed_codebooks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, deltas: _Optional[_Iterable[_Union[CodebookDelta, _Mapping]]] = ..., removed_codebooks: _Optional[_Iterable[str]] = ...) -> None: ...
+    epoch: str
+    def __init__(self, deltas: _Optional[_Iterable[_Union[CodebookDelta, _Mapping]]] = ..., removed_codebooks: _Optional[_Iterable[str]] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class CodebookDelta(_message.Message):
     __slots__ = ("codebook", "base_revision", "revision", "added", "removed")
@@ -66,7 +70,7 @@ class EntryRef(_message.Message):
     def __init__(self, edit_id: _Optional[str] = ..., sequence: _Optional[int] = ..., artifact: _Optional[str] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("replica_id", "model", "fingerprint", "applied", "lease_seconds", "probed", "failed_probes", "refused")
+    __slots__ = ("replica_id", "model", "fingerprint", "applied", "lease_seconds", "probed", "failed_probes", "refused", "epoch")
     class AppliedEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +93,7 @@ class HeartbeatRequest(_message.Message):
     PROBED_FIELD_NUMBER: _ClassVar[int]
     FAILED_PROBES_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
     replica_id: str
     model: str
     fingerprint: str
@@ -97,7 +102,8 @@ class HeartbeatRequest(_message.Message):
     probed: _containers.ScalarMap[str, int]
     failed_probes: _containers.RepeatedCompositeFieldContainer[FailedProbe]
     refused: _containers.RepeatedCompositeFieldContainer[RefusedRevision]
-    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., applied: _Optional[_Mapping[str, int]] = ..., lease_seconds: _Optional[float] = ..., probed: _Optional[_Mapping[str, int]] = ..., failed_probes: _Optional[_Iterable[_Union[FailedProbe, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[RefusedRevision, _Mapping]]] = ...) -> None: ...
+    epoch: str
+    def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., applied: _Optional[_Mapping[str, int]] = ..., lease_seconds: _Optional[float] = ..., probed: _Optional[_Mapping[str, int]] = ..., failed_probes: _Optional[_Iterable[_Union[FailedProbe, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[RefusedRevision, _Mapping]]] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class FailedProbe(_message.Message):
     __slots__ = ("codebook", "edit_id", "base_revision", "revision", "reason")

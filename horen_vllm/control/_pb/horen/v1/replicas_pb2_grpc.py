@@ -59,14 +59,15 @@ class ReplicaServiceServicer:
 
     def Sync(self, request, context):
         """Returns as soon as a codebook of this base model differs from what the replica knows, or empty after
-        `wait_seconds`.
+        `wait_seconds`; at once when the registry is of another epoch than what the replica knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Renews the replica's lease and records what it has applied.
+        """Renews the replica's lease and records what it has applied; FAILED_PRECONDITION (`other_epoch`) for a replica that
+        speaks of another epoch of the registry: it is to call Sync.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
