@@ -12,7 +12,7 @@ import torch
 
 LARGE: Final = 1 << 22
 """Numbers in a block of keys that is only scored: scattered rows are copied 16 MiB at a time."""
-_BLOCK: Final = 1 << 19
+_BLOCK: Final = 1 << 18
 """Numbers in a block of keys for each thread: scored, then added up while they are in its cache."""
 _GENTLE: Final = 40.0
 """Largest beta at which ``exp(beta (s - 1))`` keeps its precision in fp32 for any cosine."""
