@@ -18,7 +18,7 @@ from tests.e2e import mixed
 from tests.e2e.bits import check_bit_identity
 from tests.e2e.engines import engine
 from tests.e2e.oracle import Oracle, OracleBook, OracleEntry
-from tests.e2e.test_static_mode import REVISION, save
+from tests.e2e.static_folder import REVISION, save
 from tests.unit.editor.conftest import save_tiny
 from tests.unit.editor.making import Book, edit_record
 
