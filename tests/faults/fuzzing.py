@@ -121,7 +121,7 @@ async def _stream(requests: list[bytes]) -> AsyncIterator[bytes]:
         yield request
 
 
-def known_values(edit_id: str, keys: Sequence[str], file: bytes) -> dict[str, list[Any]]:
+def known_values(edit_id: str, keys: Sequence[str], file: bytes, epoch: str) -> dict[str, list[Any]]:
     """Return values that mean something to the server.
 
     Parameters
@@ -132,6 +132,8 @@ def known_values(edit_id: str, keys: Sequence[str], file: bytes) -> dict[str, li
         Ids of keys that may be revoked and rotated.
     file
         An export of `BOOK`.
+    epoch
+        The registry's.
     """
     book, edit = str(BOOK), f"{BOOK}/edits/{edit_id}"
     tenants = ["tenants/default", "tenants/-", "tenants/acme"]
@@ -141,7 +143,7 @@ def known_values(edit_id: str, keys: Sequence[str], file: bytes) -> dict[str, li
         "CreateCodebookRequest.parent": tenants,
         "ListCodebooksRequest.parent": tenants,
         "ListKeysRequest.parent": tenants,
-        "CreateKeyRequest.parent": tenants,
+        "CreateKeyRequest.tenant": ["tenants/default"],
         "GetEditRequest.name": [edit],
         "WatchEditRequest.name": [edit],
         "RetireEditRequest.name": [edit],
@@ -158,6 +160,7 @@ def known_values(edit_id: str, keys: Sequence[str], file: bytes) -> dict[str, li
         "target": ["Ada", f"{MARK} Bo"],
         "subject": ["Rome", ""],
         "replica_id": ["r1", "r2"],
+        "epoch": [epoch, epoch, ""],
         "fingerprint": [FINGERPRINT],
         "model": ["m"],
         "digest": ["0" * 64],

@@ -90,7 +90,8 @@ def fuzz(
         )
         with HorenClient(server.address, api_key=secret) as client:
             client.export_codebook(BOOK, tmp_path / "facts.horen")
-        known = known_values(edit.edit_id, [key.key_id for key in keys], (tmp_path / "facts.horen").read_bytes())
+        file = (tmp_path / "facts.horen").read_bytes()
+        known = known_values(edit.edit_id, [key.key_id for key in keys], file, registry.epoch())
         calls = Fuzz(server.address, secret, seed, known)
         asyncio.run(calls.run(cases))
         assert calls.wrong == []

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -176,6 +176,15 @@ def test_a_defect_in_the_scoring_is_not_swallowed(tmp_path: Path) -> None:
     assert ids(tmp_path / "r.jsonl") == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that was started in the background may be deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_keeps_what_is_answered_and_does_not_wait_for_the_rest(tmp_path: Path) -> None:
     release, interrupted = threading.Event(), threading.Event()
 
