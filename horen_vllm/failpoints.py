@@ -52,6 +52,7 @@ COMMITS: Final = (
     "rotate_key",
     "end_key",
     "add_calibration",
+    "begin_epoch",
 )
 """Transactions of the registry, as `Database.write` is told them: a failpoint before the commit, and one after it."""
 

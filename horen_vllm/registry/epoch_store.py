@@ -30,7 +30,7 @@ class SqlEpoch(SqlStore):
 
         What replicas have said is forgotten, since it is about other revisions; their leases go on.
         """
-        with self._database.write() as session:
+        with self._database.write("begin_epoch") as session:
             row = session.get_one(EpochRow, _ROW, with_for_update=True)
             before, row.epoch = row.epoch, uuid.uuid4().hex
             session.execute(update(ReplicaRow).values(report=report_to_json(_NOTHING)))

@@ -124,6 +124,12 @@ COMMITS: Final = MappingProxyType(
             done=lambda registry, _: OTHER in {it.name for it in registry.list_codebooks()},
             method="CreateCodebook",
         ),
+        "begin_epoch": Commit(
+            prepare=lambda registry: registry.epoch(),
+            act=lambda registry, before: registry.begin_epoch() if registry.epoch() == before else None,
+            done=lambda registry, before: registry.epoch() != before,
+            method="begin_epoch",
+        ),
         "delete_codebook": Commit(
             act=lambda registry, _: registry.delete_codebook(BOOK, request=key("DeleteCodebook")),
             done=lambda registry, _: registry.get_codebook(BOOK).deleted_at is not None,
