@@ -47,7 +47,7 @@ def evaluate(*arguments: object) -> subprocess.CompletedProcess[str]:
 def evaluate_until(records: Path, count: int, *arguments: object) -> None:
     """Run ``horen eval``, and kill it as soon as there are `count` records; fail if it ends before."""
     with subprocess.Popen(
-        [*_HOREN, *map(str, arguments)], env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*_HOREN, *map(str, arguments)], env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         deadline = time.monotonic() + TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
@@ -56,7 +56,8 @@ def evaluate_until(records: Path, count: int, *arguments: object) -> None:
             time.sleep(0.02)
         ended = process.poll()
         process.kill()
-    assert ended is None, f"it ended by itself, with status {ended}"
+        said = process.stderr.read() if process.stderr else b""
+    assert ended is None, f"it ended by itself, with status {ended}: {said.decode(errors='replace')[-2000:]}"
 
 
 def ids_of(records: Path) -> list[str]:
