@@ -302,6 +302,38 @@ def test_bad_http_requests_get_a_sentence_and_the_server_goes_on(
     assert endpoint.ask("demo@bad", CHOICES[9].prompt).text
 
 
+def test_an_evaluation_that_is_killed_goes_on_and_comes_to_a_report(stack: Stack, tmp_path: Path) -> None:
+    out, file = tmp_path / "run", write_edits(tmp_path / "edits.jsonl", choose(12, seed=77))
+    asked: tuple[object, ...] = ("jsonl", file, "--home", stack.layout.root, "--out", out)
+    asked += ("--arms", "base,calibrated,retrieval")
+    asked += ("--checkpoints", "3,12", "--sample", "6", "--supersede", "3", "--tokenizer", demo_model_dir())
+    for count in (20, 150):
+        evaluate_until(out / "records.jsonl", count, *asked)
+    done = evaluate(*asked, "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["finished"]
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert (out / "report.html").stat().st_size > 10_000
+    answered = ids_of(out / "records.jsonl")
+    assert len(answered) == len(set(answered)) == summary["records"]
+    [editing] = summary["editing"]
+    assert (editing["submitted"], editing["served"], editing["failures"]) == (12, 12, {})
+    for protocol in ("paper", "strict"):
+        assert group(summary, "calibrated", protocol, "edit")["normalised"] == 1.0
+        assert group(summary, "calibrated", protocol, "edit")["right_edit"] == 1.0
+        assert group(summary, "base", protocol, "edit")["normalised"] == 0.0
+        assert group(summary, "calibrated", protocol, "superseded")["normalised"] == 1.0
+        assert group(summary, "calibrated", protocol, "rolled_back")["unchanged"] == 1.0
+    silent = group(summary, "calibrated", "fire", "unrelated")
+    assert silent["unchanged"] >= 1.0 - silent["fired"]
+    again = evaluate(*asked, "--json")
+    assert json.loads(again.stdout) == summary
+    other = evaluate(*asked, "--seed", "1")
+    assert other.returncode == 6
+    assert "error [run_differs]" in other.stderr
+
+
 def test_every_published_edit_is_served_after_the_server_was_killed(
     stack: Stack, client: HorenClient, endpoint: Endpoint, openai: OpenAI
 ) -> None:
@@ -357,35 +389,3 @@ def test_a_second_life_of_the_home_serves_what_the_first_published(stack: Stack,
             answer = endpoint.ask("demo@lives", choice.prompt)
             assert (answer.text, answer.edit_id) == (choice.target, one.edit_id), answer.score
             assert not endpoint.ask("demo", choice.prompt).fired
-
-
-def test_an_evaluation_that_is_killed_goes_on_and_comes_to_a_report(stack: Stack, tmp_path: Path) -> None:
-    out, file = tmp_path / "run", write_edits(tmp_path / "edits.jsonl", choose(12, seed=77))
-    asked: tuple[object, ...] = ("jsonl", file, "--home", stack.layout.root, "--out", out)
-    asked += ("--arms", "base,calibrated,retrieval")
-    asked += ("--checkpoints", "3,12", "--sample", "6", "--supersede", "3", "--tokenizer", demo_model_dir())
-    for count in (20, 150):
-        evaluate_until(out / "records.jsonl", count, *asked)
-    done = evaluate(*asked, "--json")
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
-    assert summary["finished"]
-    assert json.loads((out / "summary.json").read_text()) == summary
-    assert (out / "report.html").stat().st_size > 10_000
-    answered = ids_of(out / "records.jsonl")
-    assert len(answered) == len(set(answered)) == summary["records"]
-    [editing] = summary["editing"]
-    assert (editing["submitted"], editing["served"], editing["failures"]) == (12, 12, {})
-    for protocol in ("paper", "strict"):
-        assert group(summary, "calibrated", protocol, "edit")["normalised"] == 1.0
-        assert group(summary, "calibrated", protocol, "edit")["right_edit"] == 1.0
-        assert group(summary, "base", protocol, "edit")["normalised"] == 0.0
-        assert group(summary, "calibrated", protocol, "superseded")["normalised"] == 1.0
-        assert group(summary, "calibrated", protocol, "rolled_back")["unchanged"] == 1.0
-    silent = group(summary, "calibrated", "fire", "unrelated")
-    assert silent["unchanged"] >= 1.0 - silent["fired"]
-    again = evaluate(*asked, "--json")
-    assert json.loads(again.stdout) == summary
-    other = evaluate(*asked, "--seed", "1")
-    assert other.returncode == 6
-    assert "error [run_differs]" in other.stderr
