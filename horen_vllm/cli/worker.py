@@ -40,9 +40,7 @@ def worker(
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Most edits that are made together.")] = 64,
     memory_mib: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Memory that the work on edits may take at once (default: a quarter of what is free)."
-        ),
+        typer.Option(min=1, help="Most memory that the work on edits takes (default: a quarter of what is free)."),
     ] = None,
     lease: Annotated[
         float, typer.Option(min=1.0, metavar="SECONDS", help="How long an edit waits for a worker that died.")

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from horen_vllm.core.admission import normalise_prompt
 from horen_vllm.core.anchors import MAX_WORDS, AnchorTable
 from horen_vllm.core.words import plain_words
-from horen_vllm.evals.questions.drafts import Draft, Form, as_prompt
 from horen_vllm.evals.questions.wordings import Wording
-from horen_vllm.evals.records import Case, Protocol, QuestionKind
+from horen_vllm.evals.records import Case, QuestionKind
 
 
 class Stream:
@@ -39,19 +38,3 @@ class Stream:
         if wording.kind is QuestionKind.NEAR and self._subjects.find(plain_words(wording.text)):
             return "edited_subject"
         return None
-
-
-def as_fire(wording: Wording, form: Form) -> Draft:
-    """Return a wording asked as a user would, of which only what fired and whether the answer changed matter."""
-    prompt, messages = as_prompt(wording.text, form)
-    return Draft(
-        protocol=Protocol.FIRE,
-        kind=wording.kind,
-        case_id=wording.case.case_id,
-        position=wording.position,
-        part=wording.part,
-        prompt=prompt,
-        messages=messages,
-        max_tokens=form.fire,
-        targets=wording.targets,
-    )

@@ -6,13 +6,11 @@ from functools import partial
 from typing import Final
 
 from horen_vllm.evals.questions import robustness
+from horen_vllm.evals.questions.asked import as_fire, as_passage, as_strict
 from horen_vllm.evals.questions.continuations import as_continuation
 from horen_vllm.evals.questions.drafts import Draft, TokenIds
-from horen_vllm.evals.questions.negatives import as_fire
 from horen_vllm.evals.questions.paper import as_paper
-from horen_vllm.evals.questions.passages import as_passage
 from horen_vllm.evals.questions.plan_settings import PlanSettings
-from horen_vllm.evals.questions.strict import as_strict
 from horen_vllm.evals.questions.wordings import NEGATIVES, PORTABILITY, Wording
 from horen_vllm.evals.records import Protocol, QuestionKind
 

@@ -1,11 +1,9 @@
 """How one wording is asked by each protocol."""
 
+from horen_vllm.evals.questions.asked import as_fire, as_passage, as_strict
 from horen_vllm.evals.questions.continuations import as_continuation
 from horen_vllm.evals.questions.drafts import Arm, Form, base_question_id
-from horen_vllm.evals.questions.negatives import as_fire
 from horen_vllm.evals.questions.paper import as_paper
-from horen_vllm.evals.questions.passages import as_passage
-from horen_vllm.evals.questions.strict import as_strict
 from horen_vllm.evals.questions.wordings import Wording, unanswered, wordings
 from horen_vllm.evals.records import Case, Message, Probe, ProbeKind, Protocol, QuestionKind
 from tests.unit.evals.questions.stream import towns, words

@@ -3,8 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from horen_vllm.evals.questions.asked import as_fire
 from horen_vllm.evals.questions.drafts import Draft, Form
-from horen_vllm.evals.questions.negatives import as_fire
 from horen_vllm.evals.questions.paper import as_paper
 from horen_vllm.evals.questions.retrieval import INTRODUCTION, Fact, Retriever, facts_of, with_facts
 from horen_vllm.evals.questions.robustness import in_turn
