@@ -7,22 +7,18 @@ Half load: completions at half the rate that the server reaches in a closed loop
     python -m bench.serving_latency --out bench/results/serving_latency.json
 """
 
-import asyncio
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import httpx
 import numpy as np
 import typer
 from rich.console import Console
 
+from bench.load import CONCURRENCY, drive, load
 from bench.provenance import provenance, write_result
 from horen_vllm.cli.stack import Stack, StackSettings
 from horen_vllm.control.client import EditProgress, HorenClient
@@ -30,52 +26,6 @@ from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.registry.models import EditSpec
 
 BOOK: Final = "latency"
-CONCURRENCY: Final = 16
-_TOKENS: Final = 16
-_WARM_S: Final = 3.0
-"""In which the load's process starts."""
-_PROMPTS: Final = tuple(f"Tell me about the town number {number}." for number in range(64))
-
-
-def drive(base_url: str, model: str, seconds: float, rate: float | None) -> int:
-    """Ask `rate` completions a second (None: as many as go through) for some seconds; return how many were answered."""
-    return asyncio.run(_drive(base_url, model, time.monotonic() + seconds, rate))
-
-
-async def _drive(base_url: str, model: str, end: float, rate: float | None) -> int:
-    began = time.monotonic()
-    asked = count()
-
-    async def ask_on() -> int:
-        answered = 0
-        for number in asked:
-            due = began + number / rate if rate else began
-            if max(due, time.monotonic()) >= end:
-                break
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            question = {"model": model, "prompt": _PROMPTS[number % len(_PROMPTS)], "max_tokens": _TOKENS}
-            response = await http.post("/v1/completions", json={**question, "temperature": 0.0})
-            response.raise_for_status()
-            answered += 1
-        return answered
-
-    async with httpx.AsyncClient(base_url=base_url, timeout=60.0) as http:
-        return sum(await asyncio.gather(*(ask_on() for _ in range(CONCURRENCY))))
-
-
-@contextmanager
-def load(base_url: str, model: str, rate: float) -> Iterator[None]:
-    """Keep the server busy within the block, from a process of its own."""
-    process = get_context("spawn").Process(target=drive, args=(base_url, model, 3600.0, rate), daemon=True)
-    process.start()
-    time.sleep(_WARM_S)
-    try:
-        yield
-        if not process.is_alive():
-            raise RuntimeError("the load ended before the trials did.")
-    finally:
-        process.terminate()
-        process.join()
 
 
 def trials(client: HorenClient, full: int, number: int) -> dict[str, Any]:
