@@ -1,8 +1,9 @@
 """Runs one command so that nothing of it outlives the command itself or the process that asked for it.
 
-``python -m horen_vllm.cli.guardian COMMAND...`` with a pipe as stdin:
+``python -m horen_vllm.cli.guardian NICENESS COMMAND...`` with a pipe as stdin:
 
-- the command runs in a process group of its own; SIGTERM to the guardian is passed on to the command alone;
+- the command runs in a process group of its own, at a priority lowered by NICENESS (0 to 19);
+- SIGTERM to the guardian is passed on to the command alone;
 - when the command ends, what is left of its group is killed, and the guardian ends with its status;
 - when the pipe's other end is closed, by choice or because its owner was killed, the whole group is killed;
 - when the guardian itself is killed, the kernel kills the command.
@@ -21,14 +22,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from horen_vllm.cli.priority import yield_processor
+
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _REAP_S: Final = 5.0
 """Seconds that killed descendants get to disappear."""
 
 
-def main(command: list[str]) -> int:
+def main(niceness: int, command: list[str]) -> int:
     """Run `command` and return its exit status, 128 + N when signal N ended it."""
+    yield_processor(niceness)
     libc = ctypes.CDLL(None)
     # Orphans of the command come to us instead of init, so none stays behind as a zombie.
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -82,4 +86,4 @@ def _reap_orphans() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(int(sys.argv[1]), sys.argv[2:]))

@@ -36,6 +36,8 @@ class PartSpec:
     """Returns quickly whether the part does its work."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables on top of this process's."""
+    niceness: int = 0
+    """By how much its priority is lowered, from 0 to 19."""
 
 
 class Part:
@@ -61,7 +63,7 @@ class Part:
         with self._open_log() as log:
             # A session of its own, so that the terminal's Ctrl-C reaches only this process.
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "horen_vllm.cli.guardian", *self.spec.command],
+                [sys.executable, "-m", "horen_vllm.cli.guardian", str(self.spec.niceness), *self.spec.command],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -33,6 +33,12 @@ CompileOption = Annotated[
 LengthOption = Annotated[
     int | None, typer.Option("--max-model-len", min=1, help="Most tokens of prompt and answer (default: the model's).")
 ]
+KeyBudgetOption = Annotated[
+    int | None, typer.Option("--key-budget-mib", min=1, help="Server memory for keys and routing spaces (256).")
+]
+ValueBudgetOption = Annotated[
+    int | None, typer.Option("--value-budget-mib", min=1, help="Server memory for value vectors (64).")
+]
 
 
 def serve(
@@ -51,6 +57,8 @@ def serve(
     dtype: DtypeOption = ServerDtype.AUTO,
     compiled: CompileOption = False,
     max_model_len: LengthOption = None,
+    key_budget_mib: KeyBudgetOption = None,
+    value_budget_mib: ValueBudgetOption = None,
 ) -> None:
     """Run vLLM's OpenAI server with the plugin on 127.0.0.1.
 
@@ -67,6 +75,8 @@ def serve(
         dtype=dtype,
         compiled=compiled,
         max_model_len=max_model_len,
+        key_budget_mib=key_budget_mib,
+        value_budget_mib=value_budget_mib,
         extra=tuple(ctx.args),
     )
     command = server_command(settings)

@@ -46,13 +46,21 @@ class ServerSettings:
     """Whether vLLM compiles the model, which takes longer to start and answers faster."""
     max_model_len: int | None = None
     """Most tokens of prompt and answer; the model's own limit when None."""
+    key_budget_mib: int | None = None
+    """Memory for keys and routing spaces, in MiB; the plugin's default when None."""
+    value_budget_mib: int | None = None
+    """Memory for value vectors, in MiB; the plugin's default when None."""
     extra: tuple[str, ...] = ()
     """More arguments for vLLM; they come last, so they win."""
+
+    def additional_config(self) -> dict[str, dict[str, str | int]]:
+        """Return vLLM's ``additional_config``: what the plugin must know before the model is loaded."""
+        budgets = {"key_budget_mib": self.key_budget_mib, "value_budget_mib": self.value_budget_mib}
+        return {"horen": {"site": self.model.site} | {name: mib for name, mib in budgets.items() if mib is not None}}
 
 
 def server_command(settings: ServerSettings) -> tuple[str, ...]:
     """Return the command that runs the server."""
-    config = {"horen": {"site": settings.model.site}}
     optional: list[str] = []
     if not settings.compiled:
         optional.append("--enforce-eager")
@@ -68,7 +76,7 @@ def server_command(settings: ServerSettings) -> tuple[str, ...]:
         *("--host", LOOPBACK),
         *("--port", str(settings.port)),
         *("--dtype", _vllm_dtype(settings.dtype).value),
-        *("--additional-config", json.dumps(config)),
+        *("--additional-config", json.dumps(settings.additional_config())),
         *optional,
         *settings.extra,
     )

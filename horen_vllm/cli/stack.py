@@ -34,6 +34,9 @@ DEFAULT_CONTROL_PORT: Final = 8950
 CONTROL, WORKER, SERVER = "control", "worker", "server"
 TITLES: Final = {CONTROL: "control plane", WORKER: "editor worker", SERVER: "vLLM server"}
 """What people call the parts."""
+_NICENESS: Final = {CONTROL: 0, SERVER: 5, WORKER: 10}
+"""vLLM's processes spin while they wait for each other: at an equal priority they hold a call of the control plane up
+for seconds when the cores are few. An editor, which takes what it gets while it trains, comes after the server."""
 _WORKER_MEMORY_MIB: Final = 1024
 """The worker's own choice, a share of what is free when it starts, would be made before vLLM has taken its memory."""
 
@@ -64,6 +67,10 @@ class StackSettings:
     """Whether vLLM compiles the model."""
     max_model_len: int | None = None
     """Most tokens of prompt and answer."""
+    key_budget_mib: int | None = None
+    """Memory of the server for keys, in MiB; the plugin's default when None."""
+    value_budget_mib: int | None = None
+    """Memory of the server for value vectors, in MiB; the plugin's default when None."""
     server_args: tuple[str, ...] = ()
     """More arguments for vLLM."""
     ready_timeout_s: float = 600.0
@@ -306,6 +313,7 @@ def _control(plan: StackPlan) -> PartSpec:
             *("--auth", "none"),
         ),
         environment=dict.fromkeys(CONTROL_TLS, ""),
+        niceness=_NICENESS[CONTROL],
         log=plan.layout.logs / "control.log",
         ready=lambda: control_serving(plan.control_address),
     )
@@ -325,6 +333,7 @@ def _worker(plan: StackPlan) -> PartSpec:
         ),
         log=plan.layout.logs / "worker.log",
         ready=plan.layout.worker_ready.exists,
+        niceness=_NICENESS[WORKER],
     )
 
 
@@ -337,6 +346,8 @@ def _server(plan: StackPlan) -> PartSpec:
         dtype=plan.settings.dtype,
         compiled=plan.settings.compiled,
         max_model_len=plan.settings.max_model_len,
+        key_budget_mib=plan.settings.key_budget_mib,
+        value_budget_mib=plan.settings.value_budget_mib,
         extra=plan.settings.server_args,
     )
     return PartSpec(
@@ -346,6 +357,7 @@ def _server(plan: StackPlan) -> PartSpec:
         environment=server_environment(settings, os.environ) | CLEAR_TEXT,
         log=plan.layout.logs / "server.log",
         ready=lambda: server_serving(plan.base_url),
+        niceness=_NICENESS[SERVER],
     )
 
 

@@ -14,7 +14,14 @@ from rich.status import Status
 from horen_vllm.cli.artifacts import ArtifactsOption, artifact_source
 from horen_vllm.cli.control import ModelOption, NameOption, SiteOption
 from horen_vllm.cli.interrupts import stop_on_signals
-from horen_vllm.cli.serve import CompileOption, DtypeOption, LengthOption, PortOption
+from horen_vllm.cli.serve import (
+    CompileOption,
+    DtypeOption,
+    KeyBudgetOption,
+    LengthOption,
+    PortOption,
+    ValueBudgetOption,
+)
 from horen_vllm.cli.server_command import ServerDtype
 from horen_vllm.cli.stack import DEFAULT_CONTROL_PORT, DEFAULT_PORT, TITLES, Stack, StackSettings
 from horen_vllm.errors import HorenError
@@ -41,6 +48,8 @@ def up(
     threads: Annotated[int, typer.Option(min=1, help="Torch threads of the editor worker.")] = 1,
     compiled: CompileOption = False,
     max_model_len: LengthOption = None,
+    key_budget_mib: KeyBudgetOption = None,
+    value_budget_mib: ValueBudgetOption = None,
     ready_timeout: Annotated[
         float, typer.Option(min=1.0, metavar="SECONDS", help="How long everything may take to start.")
     ] = 600.0,
@@ -62,6 +71,8 @@ def up(
         threads=threads,
         compiled=compiled,
         max_model_len=max_model_len,
+        key_budget_mib=key_budget_mib,
+        value_budget_mib=value_budget_mib,
         server_args=tuple(ctx.args),
         ready_timeout_s=ready_timeout,
     )

@@ -1,5 +1,6 @@
 """vLLM's command line and environment."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from horen_vllm.cli.server_command import (
     server_command,
     server_environment,
 )
+from horen_vllm.plugin.settings import EngineSettings
 
 from .conftest import Run
 
@@ -41,6 +43,15 @@ def test_flags(settings: ServerSettings) -> None:
     assert (pairs["--dtype"], pairs["--max-model-len"]) == ("float32", "512")
     assert "--enforce-eager" in command
     assert command[-2:] == ("--max-num-seqs", "4")
+
+
+def test_budgets_reach_the_plugin(settings: ServerSettings) -> None:
+    site = settings.model.site
+    assert settings.additional_config() == {"horen": {"site": site}}
+    larger = replace(settings, key_budget_mib=1024, value_budget_mib=512)
+    config = json.loads(dict(pairwise(server_command(larger)))["--additional-config"])
+    assert config == {"horen": {"site": site, "key_budget_mib": 1024, "value_budget_mib": 512}}
+    assert EngineSettings.from_additional_config(config) is not None
 
 
 def test_a_cpu_gets_its_block_size_and_cache(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
