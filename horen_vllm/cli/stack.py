@@ -34,9 +34,9 @@ DEFAULT_CONTROL_PORT: Final = 8950
 CONTROL, WORKER, SERVER = "control", "worker", "server"
 TITLES: Final = {CONTROL: "control plane", WORKER: "editor worker", SERVER: "vLLM server"}
 """What people call the parts."""
-_NICENESS: Final = {CONTROL: 0, SERVER: 5, WORKER: 10}
+_NICENESS: Final = {CONTROL: 0, SERVER: 5, WORKER: 5}
 """vLLM's processes spin while they wait for each other: at an equal priority they hold a call of the control plane up
-for seconds when the cores are few. An editor, which takes what it gets while it trains, comes after the server."""
+for seconds when the cores are few. So would an editor that trains."""
 _WORKER_MEMORY_MIB: Final = 1024
 """The worker's own choice, a share of what is free when it starts, would be made before vLLM has taken its memory."""
 

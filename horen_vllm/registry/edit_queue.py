@@ -19,7 +19,7 @@ from horen_vllm.registry.audit import worker_caller
 from horen_vllm.registry.audit_log import record
 from horen_vllm.registry.claims import find_held, lock_codebook, require_held
 from horen_vllm.registry.edit_retirement import SqlEditRetirement
-from horen_vllm.registry.edit_rows import claimable, is_active, queue_front, require_edits
+from horen_vllm.registry.edit_rows import claimable, is_active, locked_claimable, queue_front, require_edits
 from horen_vllm.registry.edit_submissions import SqlEditSubmissions
 from horen_vllm.registry.models import MAX_ATTEMPTS, Claim, EditRecord, EditState, Publication
 from horen_vllm.registry.publishing import finish_row, mark_published, publish_all, require_revision
@@ -37,9 +37,12 @@ class SqlEditQueue(SqlEditSubmissions, SqlEditRetirement):
         whose oldest unfinished edit is held hands out nothing, so it has one worker at a time. Edits that have used up
         their attempts are closed as FAILED, ``attempts_exhausted``, on the way.
         """
+        with self._database.read() as session:
+            if session.execute(claimable(fingerprint, self._clock())).first() is None:
+                return ()  # mostly so: a look costs no lock, which a waiting worker would take all the time
         with self._database.write("claim") as session:
             now = self._clock()
-            while (found := session.execute(claimable(fingerprint, now)).first()) is not None:
+            while (found := session.execute(locked_claimable(fingerprint, now)).first()) is not None:
                 head, codebook = found
                 if head.attempt < MAX_ATTEMPTS:
                     rows = (head,) if head.attempt else _front(session, codebook, limit)

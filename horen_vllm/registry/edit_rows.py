@@ -69,7 +69,7 @@ def answering(session: Session, first: Collection[str]) -> dict[str, EditId]:
 
 
 def claimable(fingerprint: str, now: datetime) -> Select[EditRow, CodebookRow]:
-    """Return the query for the oldest head of a codebook's queue that nobody holds at `now`, locked."""
+    """Return the query for the oldest head of a codebook's queue that nobody holds at `now`."""
     unheld = or_(EditRow.lease_expires_at.is_(None), EditRow.lease_expires_at <= now)
     return (
         select(EditRow, CodebookRow)
@@ -84,8 +84,12 @@ def claimable(fingerprint: str, now: datetime) -> Select[EditRow, CodebookRow]:
         )
         .order_by(EditRow.created_at, EditRow.edit_id)
         .limit(1)
-        .with_for_update(skip_locked=True, of=EditRow)
     )
+
+
+def locked_claimable(fingerprint: str, now: datetime) -> Select[EditRow, CodebookRow]:
+    """Return the query for the oldest `claimable` edit that no other transaction has locked; it locks it."""
+    return claimable(fingerprint, now).with_for_update(skip_locked=True, of=EditRow)
 
 
 def queue_front(codebook: CodebookRow, limit: int) -> Select[EditRow]:
