@@ -7,7 +7,6 @@ then 10,000 entries are staged beside them, in interleaved rounds with and witho
 """
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -23,11 +22,10 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 import torch
 
+from bench.made_entries import EntryForm, write_pack
 from bench.provenance import provenance
-from horen_vllm.artifact import EntryArtifact, EntryManifest
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.demo.paths import demo_model_dir
-from horen_vllm.pack import build_pack, encode_pack
 from horen_vllm.plugin.tag import RequestTag
 
 CODEBOOK = "tenants/default/codebooks/bench"
@@ -114,38 +112,28 @@ def make_pack(folder: Path, name: str, first: int, count: int, widths: tuple[int
     generator = torch.Generator().manual_seed(first)
     keys = torch.nn.functional.normalize(torch.randn(count, widths[0], generator=generator), dim=-1)
     values = torch.randn(count, _VALUES, widths[1], generator=generator)
-    entries = []
-    for index in range(count):
-        manifest = EntryManifest(
-            edit_id=f"e{first + index}",
-            fingerprint=FINGERPRINT,
-            site="bench",
-            value_mode=ValueMode.SEQUENCE,
-            span=_VALUES,
-            chunk=1,
-            target_ids=(1,),
-            normalised_prompt=str(first + index),
-            trained_end=False,
-            loss=0.0,
-            steps=0,
-        )
-        entry = EntryArtifact(keys=keys[index : index + 1], values=values[index], manifest=manifest)
-        entries.append((first + index, f"{first + index}", entry))
-    data = encode_pack(build_pack(entries))
+    form = EntryForm(fingerprint=FINGERPRINT, site="bench", mode=ValueMode.SEQUENCE, span=_VALUES, chunk=1)
+    entries = [form.entry(f"e{first + index}", keys[index : index + 1], values[index]) for index in range(count)]
     path = folder / f"{name}.safetensors"
-    path.write_bytes(data)
-    return path, hashlib.sha256(data).hexdigest()
+    return path, write_pack(path, entries, first=first)
 
 
-def measure_flips(loop: Loop, folder: Path, widths: tuple[int, int], flips: int) -> list[float]:
-    """Publish `flips` revisions of one entry each on top of the bulk codebook, and return each flip's seconds."""
-    seconds = []
+def measure_flips(loop: Loop, folder: Path, widths: tuple[int, int], flips: int) -> dict[str, list[float]]:
+    """Publish `flips` revisions of one entry each on top of the bulk codebook.
+
+    Returns
+    -------
+    dict
+        Seconds of each ``flip``, and of the step ``before`` and ``after`` it.
+    """
+    seconds: dict[str, list[float]] = {"before": [], "flip": [], "after": []}
     for index in range(flips):
         pack, digest = make_pack(folder, "one", 1_000_000 + index, 1, widths)
         ticket = loop.stage(CODEBOOK, pack, digest, base=index + 1)
         loop.until_staged(ticket, lambda _seconds: None)
-        seconds.append(loop.flip(CODEBOOK, ticket))
-        loop.step()
+        seconds["before"].append(loop.step())
+        seconds["flip"].append(loop.flip(CODEBOOK, ticket))
+        seconds["after"].append(loop.step())
     return seconds
 
 
@@ -223,7 +211,9 @@ def main() -> None:
         after = loop.status()
     result = {
         "entries": arguments.entries,
-        "flips": {"count": len(flips), **{f"{k}_ms": v for k, v in _summary(flips).items()}},
+        "flips": {"count": len(flips["flip"]), **{f"{k}_ms": v for k, v in _summary(flips["flip"]).items()}},
+        "step_before_a_flip_ms": _summary(flips["before"]),
+        "step_after_a_flip_ms": _summary(flips["after"]),
         "staging": staging,
         "compilations": after["compilations"] - counted["compilations"],
         "captures": after["captures"] - counted["captures"],

@@ -6,10 +6,9 @@ a round. An interval is that of the median by order statistics, at least 95 %.
 """
 
 import gc
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -19,6 +18,7 @@ import torch
 import typer
 from rich.console import Console
 
+from bench.intervals import interval
 from bench.provenance import provenance, write_result
 from bench.routing_books import KINDS, METHODS, MIB, Keys, Kind, made_keys, near_queries
 from horen_vllm.core.match import KeyTable, route_tensors
@@ -165,17 +165,6 @@ def _sides(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
         }
         for name, seconds in times.items()
     }
-
-
-def interval(values: Sequence[float]) -> dict[str, float]:
-    """Return the median and an interval that holds the true one in at least 95 % of cases (n >= 6)."""
-    ordered, count = sorted(values), len(values)
-    below, outside = 0, 0.5**count
-    # The interval may leave out `below` values at either end as long as both tails stay under 5 %.
-    while 2.0 * (outside + math.comb(count, below + 1) * 0.5**count) <= 0.05:
-        below += 1
-        outside += math.comb(count, below) * 0.5**count
-    return {"median": median(ordered), "low": ordered[below], "high": ordered[-1 - below]}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,169 @@
+"""Codebooks of random entries as static folders, for servers that are benchmarked without a control plane.
+
+Keys are random directions, so no prompt is near one: whether an entry fires is decided by the threshold alone. A book
+with threshold 1 never fires, one with threshold -1 always does, at every answered token (one vector for the whole
+answer, as in the paper). Both have the same entries, and so the same files.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
+from horen_vllm.artifacts.folder import ArtifactFolder
+from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
+from horen_vllm.core.routing import RoutingSpace
+from horen_vllm.fingerprint import model_fingerprint, read_config
+from horen_vllm.ids import DEFAULT_TENANT, CodebookName
+from horen_vllm.spaces import SpaceManifest, encode_space
+from horen_vllm.static import StaticDescription, StaticEntry, write_static
+
+RAW, WHITENED = "raw", "whitened"
+"""Keys as the layer reads them, refined once (`horen-paper`); in a fitted space, not refined (`calibrated`)."""
+_RANK, _BUCKETS, _RARITIES, _WORD_SHARE = 1024, 1024, 1 << 16, 0.3
+"""What a calibration makes of a layer that is wide enough."""
+_SPAN: Final = 4096
+"""Positions that the value is written at: more than any answer has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Codebooks of one size.
+
+    Attributes
+    ----------
+    keys
+        `RAW` or `WHITENED`.
+    entries
+        Entries of all codebooks together.
+    tenants
+        Number of codebooks.
+    """
+
+    keys: str
+    entries: int
+    tenants: int
+
+    @property
+    def label(self) -> str:
+        """Return how a result names it."""
+        return f"{self.keys}-{self.entries}-{self.tenants}"
+
+    def names(self, *, fires: bool) -> list[str]:
+        """Return the codebooks' names."""
+        return [f"{'fires' if fires else 'silent'}{number}" for number in range(self.tenants)]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The model that codebooks are made for."""
+
+    folder: Path
+    site: str
+    fingerprint: str
+    d_in: int
+    d_out: int
+
+    @classmethod
+    def open(cls, folder: Path, layer: int) -> "Target":
+        """Return the down projection of a layer of a model in a folder."""
+        config: dict[str, Any] = read_config(folder)
+        site = f"model.layers.{layer}.mlp.down_proj"
+        return cls(
+            folder, site, model_fingerprint(folder, site), int(config["intermediate_size"]), int(config["hidden_size"])
+        )
+
+
+def write_books(root: Path, target: Target, books: Books) -> Path:
+    """Write the codebooks into a folder below `root`, unless they are there, and return that folder."""
+    folder = root / books.label
+    done = folder / "done"
+    if not done.exists():
+        space = _space(target.d_in) if books.keys == WHITENED else None
+        width = target.d_in if space is None else space.width
+        for place, (silent, fires) in enumerate(zip(books.names(fires=False), books.names(fires=True), strict=True)):
+            share = books.entries // books.tenants + (place < books.entries % books.tenants)
+            book = _write(folder, target, silent, _entries(target, width, place, share), space)
+            _link(folder, book, fires)
+        done.touch()
+    return folder
+
+
+def _write(
+    folder: Path, target: Target, name: str, entries: Iterator[EntryArtifact], space: RoutingSpace | None
+) -> StaticDescription:
+    codebook = CodebookName(DEFAULT_TENANT, name)
+    files = ArtifactFolder(folder / codebook.tenant / codebook.codebook)
+    parameters = _parameters(target)
+    if space is not None:
+        manifest = SpaceManifest(
+            fingerprint=target.fingerprint,
+            site=target.site,
+            window_ratio=0.6,
+            span="content",
+            prompts=1,
+            source="random",
+        )
+        parameters = replace(parameters, preset="calibrated", steps=0, space=files.put(encode_space(space, manifest)))
+    described = StaticDescription(
+        name=codebook,
+        model="bench",
+        fingerprint=target.fingerprint,
+        site=target.site,
+        revision=1,
+        parameters=parameters,
+        entries=tuple(
+            StaticEntry(edit_id=entry.manifest.edit_id, sequence=number, artifact=files.put(encode_entry(entry)))
+            for number, entry in enumerate(entries)
+        ),
+    )
+    write_static(folder, described, files)
+    return described
+
+
+def _link(folder: Path, book: StaticDescription, name: str) -> None:
+    """Write a second codebook of the same files, which always fires."""
+    other = CodebookName(DEFAULT_TENANT, name)
+    source, target = (folder / it.tenant / it.codebook for it in (book.name, other))
+    for path in source.glob("??/*.safetensors"):
+        (target / path.parent.name).mkdir(parents=True, exist_ok=True)
+        os.link(path, target / path.parent.name / path.name)
+    always = replace(book.parameters, threshold=-1.0)
+    write_static(folder, replace(book, name=other, parameters=always), ArtifactFolder(target))
+
+
+def _parameters(target: Target) -> MethodParameters:
+    return replace(preset_parameters("horen-paper", str(target.folder), 1.0), value_mode=ValueMode.ANSWER)
+
+
+def _entries(target: Target, width: int, salt: int, count: int) -> Iterator[EntryArtifact]:
+    generator = torch.Generator().manual_seed(1_000_003 * salt + width)
+    for number in range(count):
+        key = torch.nn.functional.normalize(torch.randn(1, width, generator=generator), dim=-1)
+        manifest = EntryManifest(
+            edit_id=f"e{salt}-{number}",
+            fingerprint=target.fingerprint,
+            site=target.site,
+            value_mode=ValueMode.ANSWER,
+            span=_SPAN,
+            chunk=_SPAN,
+            target_ids=(1,),
+            normalised_prompt=f"{salt} {number}",
+            trained_end=False,
+            loss=0.0,
+            steps=0,
+        )
+        yield EntryArtifact(
+            keys=key, values=0.01 * torch.randn(1, target.d_out, generator=generator), manifest=manifest
+        )
+
+
+def _space(d_in: int) -> RoutingSpace:
+    generator = torch.Generator().manual_seed(d_in)
+    rank = min(_RANK, d_in)
+    matrix = torch.randn(rank, d_in, generator=generator) / d_in**0.5
+    return RoutingSpace(torch.zeros(d_in), matrix, torch.ones(_RARITIES), _WORD_SHARE, 1, _BUCKETS)
