@@ -20,6 +20,7 @@ from triton.compiler import ASTSource
 
 from bench.provenance import provenance, write_result
 from horen_vllm.kernels import route
+from horen_vllm.kernels.groups import BLOCK_N
 from horen_vllm.kernels.inject import inject_kernel, inject_warps
 from horen_vllm.kernels.pool import BLOCK_D, BLOCK_T, pool_kernel
 from horen_vllm.kernels.route_kernels import (
@@ -45,8 +46,7 @@ _TYPES: Final = {
     "p_scores": "*fp32", "p_block_max": "*fp32", "p_keys": "*fp32", "p_queries": "*fp32",
     "p_chunk_max": "*fp32", "p_first": "*fp32", "p_cut": "*fp32", "p_chord": "*fp32", "p_pull": "*fp32",
     "p_attractor": "*fp32", "p_refined": "*fp32", "p_best_score": "*fp32", "p_score": "*fp32",
-    "p_second_score": "*fp32", "p_sums": "*fp32", "p_token_slot": "*i32",
-    "beta": "fp32", "keep": "fp32", "gamma": "fp32", "epsilon": "fp32", "threshold": "fp32",
+    "p_second_score": "*fp32", "p_sums": "*fp32", "p_token_slot": "*i32", "p_rules": "*fp32",
 }  # fmt: skip
 """Of a parameter, by name; of the others, pointers are int64 and numbers int32, as the launchers pass them."""
 _WIDTH_STRIDES: Final = ("key_stride", "input_stride", "sum_stride", "output_stride", "value_stride")
@@ -94,8 +94,8 @@ def cases() -> Iterator[Case]:
 
 
 def _route_cases(width: int) -> Iterator[Case]:
-    score = {"D": width, "BLOCK_N": route.BLOCK_N, "BLOCK_D": route.SCORE_BLOCK_D}
-    pull = {"D": width, "BLOCK_N": route.BLOCK_N, "BLOCK_D": route.PULL_BLOCK_D, "BLOCK_K": route.MERGE_BLOCK}
+    score = {"D": width, "BLOCK_N": BLOCK_N, "BLOCK_D": route.SCORE_BLOCK_D}
+    pull = {"D": width, "BLOCK_N": BLOCK_N, "BLOCK_D": route.PULL_BLOCK_D, "BLOCK_K": route.MERGE_BLOCK}
     if width <= route.WIDEST_SWEEP:
         block_d, block_n, warps = route.sweep_shape(width)
         sweep = {"D": width, "BLOCK_N": block_n, "BLOCK_D": block_d}
@@ -125,7 +125,12 @@ def compile_case(case: Case, architecture: int) -> Usage:
     types |= {name: kind for name, kind in (_TYPES | case.types).items() if name in types}
     types |= dict.fromkeys(case.constants, "constexpr")
     # As at run time: torch's allocations and the widths are multiples of 16; counts are not specialised.
-    even = [index for index, name in enumerate(names) if name.startswith("p_") or name in _WIDTH_STRIDES]
+    anywhere = {parameter.name for parameter in case.kernel.params if parameter.do_not_specialize_on_alignment}
+    even = [
+        index
+        for index, name in enumerate(names)
+        if name not in anywhere and (name.startswith("p_") or name in _WIDTH_STRIDES)
+    ]
     aligned = {(index,): [["tt.divisibility", 16]] for index in even}
     source = ASTSource(case.kernel, types, constexprs=case.constants, attrs=aligned)
     target = GPUTarget("cuda", architecture, 32)

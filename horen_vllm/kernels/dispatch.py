@@ -1,12 +1,15 @@
 """Which form runs: the Triton kernels for CUDA tensors, the torch forms for all others."""
 
+from collections.abc import Sequence
+
 import torch
 
 from horen_vllm.core.match import Routed
+from horen_vllm.kernels.groups import RouteGroup
 from horen_vllm.kernels.inject import inject_torch, inject_triton
 from horen_vllm.kernels.pool import pool_torch, pool_triton
-from horen_vllm.kernels.route import route_triton
-from horen_vllm.kernels.route_torch import route_torch
+from horen_vllm.kernels.route import route_mixed_triton, route_triton
+from horen_vllm.kernels.route_torch import route_mixed_torch, route_torch
 
 
 def warm_up(keys_PD: torch.Tensor, dtype: torch.dtype) -> None:
@@ -75,6 +78,25 @@ def route(
         threshold=threshold,
         directions=directions,
     )
+
+
+def route_mixed(queries_BD: torch.Tensor, keys_PD: torch.Tensor, groups: Sequence[RouteGroup]) -> Routed:
+    """Route queries of several groups through the keys of each; on a GPU in one sequence of launches.
+
+    Each row's result is what `route` returns for its group, to the bit, whoever else is in the batch. Nothing is read
+    back to the host, and no other number of groups, queries, keys or steps compiles anything.
+
+    Parameters
+    ----------
+    queries_BD
+        [B, D] float32, unrefined, group after group.
+    keys_PD
+        [P, D] float32, the paged buffer of all groups.
+    groups
+        In the order of the queries, which they cover together.
+    """
+    form = route_mixed_triton if queries_BD.is_cuda else route_mixed_torch
+    return form(queries_BD, keys_PD, groups)
 
 
 def inject(

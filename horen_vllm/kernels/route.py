@@ -1,17 +1,20 @@
 """Route: refine unit queries and find the best two entries of a revision, over paged keys (sections 2.2 and 2.3).
 
-Every pass splits the keys into parts whose size depends on nothing but their number and width, so that one query
-fills a GPU and a row's result is the same whatever else is in the batch. The derivation is in ``README.md``.
-Shapes: B queries, N keys of the revision, P rows of the key buffer, D width, E entries, K blocks, C chunks.
+Queries of many revisions go through one sequence of launches. Every pass splits the keys of a query into parts whose
+size depends on nothing but their number and width, so that one query fills a GPU and a row's result is the same
+whatever else is in the batch. The derivation is in ``README.md``.
+Shapes: B queries, N keys of a revision, P rows of the key buffer, D width, E entries.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
-from horen_vllm.core.match import Routed
+from horen_vllm.core.match import NO_ENTRY, Routed
+from horen_vllm.kernels.groups import BLOCK_N, Column, RouteGroup, RouteRule, RouteTable
 from horen_vllm.kernels.route_kernels import (
     attractor_kernel,
     merge_kernel,
@@ -23,7 +26,6 @@ from horen_vllm.kernels.route_kernels import (
 from horen_vllm.kernels.route_torch import nothing
 from horen_vllm.kernels.sweep_kernels import cut_kernel, matrix_kernel, shortlist_kernel, sweep_kernel
 
-BLOCK_N = 16
 SCORE_BLOCK_D = 512
 PULL_BLOCK_D = 128
 STEP_BLOCK_D = 2048
@@ -38,20 +40,27 @@ WIDEST_SWEEP = 16384
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    """The keys of one revision, where they lie: buffer [P, D], rows and owners [N], sequences [E]."""
+    """The keys of a batch, where they lie: buffer [P, D], and what the table says of each group."""
 
     buffer: torch.Tensor
-    rows: torch.Tensor
-    owners: torch.Tensor
-    sequences: torch.Tensor
+    table: RouteTable
 
     @property
-    def count(self) -> int:
-        return self.rows.shape[0]
+    def width(self) -> int:
+        return self.buffer.shape[1]
 
     @property
     def stride(self) -> int:
         return self.buffer.stride(0)
+
+    def new(self, column: Column, groups: int, *more: int) -> torch.Tensor:
+        """Return room for something that each item of a column has, float32."""
+        return self.buffer.new_empty(self.table.total(column, groups), *more)
+
+
+def route_mixed_triton(queries_BD: torch.Tensor, keys_PD: torch.Tensor, groups: Sequence[RouteGroup]) -> Routed:
+    """Launch the kernels for queries of several groups; same contract as ``dispatch.route_mixed``."""
+    return _route(queries_BD, keys_PD, groups)
 
 
 def route_triton(
@@ -69,33 +78,14 @@ def route_triton(
     directions: bool = True,
     matrix: bool = False,
 ) -> Routed:
-    """Launch the kernels; same contract as `route_torch`.
+    """Launch the kernels for queries of one group; same contract as `route_torch`.
 
     With `matrix` (and without refinement) first scores come from the matrix units, from products of bfloat16 parts;
     those only choose the keys that are scored in float32, so results are the same to the bit.
     """
-    if 0 in (queries_BD.shape[0], key_rows_N.shape[0]):
-        return nothing(queries_BD)
-    queries_BD, keys = queries_BD.contiguous(), _Keys(keys_PD, key_rows_N, owners_N, sequences_E)
-    if steps:
-        refined_BD, first_BN, chord_B = _refine(queries_BD, keys, beta=beta, gamma=gamma, steps=steps, epsilon=epsilon)
-        return _decide(refined_BD, keys, threshold, first_BN, _cut(first_BN, chord_B, keys))
-    if matrix and directions:
-        first_BN = _matrix_scores(queries_BD, keys)
-        cut_B = _cut(first_BN, torch.zeros_like(queries_BD[:, 0]), keys)
-        return _decide(queries_BD, keys, threshold, first_BN, cut_B)
-    return _decide(queries_BD, keys, threshold)
-
-
-def chunking(keys: int, width: int) -> tuple[int, int]:
-    """Return how many chunks the softmax sums `keys` (>= 1) in, and how many keys each has, a whole number of blocks.
-
-    A function of the number of keys and their width alone, so that a sum is the same on every rank and in every batch.
-    Enough chunks to fill a GPU, but so few that their sums are small beside the keys.
-    """
-    most = 512 if width <= 2048 else 256
-    chunk = triton.cdiv(triton.cdiv(keys, most), BLOCK_N) * BLOCK_N
-    return triton.cdiv(keys, chunk), chunk
+    rule = RouteRule(beta, gamma, steps, epsilon, threshold, directions)
+    group = RouteGroup(queries_BD.shape[0], key_rows_N, owners_N, sequences_E, rule)
+    return _route(queries_BD, keys_PD, [group], matrix=matrix and directions and steps == 0)
 
 
 def sweep_shape(width: int) -> tuple[int, int, int]:
@@ -104,30 +94,64 @@ def sweep_shape(width: int) -> tuple[int, int, int]:
     return block, max(1, min(8, 8192 // block)), 4 if block <= 4096 else block // 1024
 
 
-def _refine(
-    queries_BD: torch.Tensor, keys: _Keys, *, beta: float, gamma: float, steps: int, epsilon: float
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the refined queries, and how those before the last step scored [B, N] and how far it led [B]."""
-    (rows, width), count = queries_BD.shape, keys.count
-    chunks, chunk = chunking(count, width)
-    scores, chunk_max = queries_BD.new_empty(rows, count), queries_BD.new_empty(rows, chunks)
-    pull = queries_BD.new_empty(rows, chunks, width)
-    attractor, refined, chord = torch.empty_like(queries_BD), torch.empty_like(queries_BD), queries_BD.new_empty(rows)
+def _route(
+    queries_BD: torch.Tensor, keys_PD: torch.Tensor, groups: Sequence[RouteGroup], *, matrix: bool = False
+) -> Routed:
+    if all(group.is_empty for group in groups):
+        return nothing(queries_BD)
+    keys = _keys(keys_PD, groups)
+    routed = _unwritten(queries_BD, some_empty=any(group.is_empty for group in groups))
+    queries_BD = queries_BD.contiguous()
+    if matrix:
+        first = _matrix_scores(queries_BD, keys)
+        cut_B = _cut(first, torch.zeros_like(queries_BD[:, 0]), keys, len(keys.table))
+        _decide(queries_BD, keys, routed, len(keys.table), first, cut_B)
+    elif refined := keys.table.refined(0):
+        queries_BD, first, chord_B = _refine(queries_BD, keys)
+        _decide(queries_BD, keys, routed, refined, first, _cut(first, chord_B, keys, refined))
+    else:
+        _decide(queries_BD, keys, routed)
+    return routed
+
+
+def _keys(keys_PD: torch.Tensor, groups: Sequence[RouteGroup]) -> _Keys:
+    return _Keys(keys_PD, RouteTable(groups, keys_PD.shape[1], part=MERGE_BLOCK, device=keys_PD.device))
+
+
+def _unwritten(queries_BD: torch.Tensor, *, some_empty: bool) -> Routed:
+    """Return room for decisions; rows of a group without keys are never written."""
+    # Each tensor of its own, for the kernels' alignment.
+    if some_empty:
+        entry, best, second = (torch.full_like(queries_BD[:, 0], NO_ENTRY, dtype=torch.int64) for _ in range(3))
+        score, second_score = (torch.full_like(queries_BD[:, 0], -torch.inf) for _ in range(2))
+    else:
+        entry, best, second = (torch.empty_like(queries_BD[:, 0], dtype=torch.int64) for _ in range(3))
+        score, second_score = (torch.empty_like(queries_BD[:, 0]) for _ in range(2))
+    return Routed(entry, best, score, second, second_score)
+
+
+def _refine(queries_BD: torch.Tensor, keys: _Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the refined queries, and how those before the last step scored and how far it led [B]."""
+    table, width, refined = keys.table, keys.width, keys.table.refined(0)
+    queries_BD = queries_BD.clone()
+    scores, chunk_max = keys.new(Column.SCORE, refined), keys.new(Column.CHUNK, refined)
+    pull = keys.new(Column.CHUNK, refined, width)
+    attractor, chord = torch.empty_like(queries_BD), torch.empty_like(queries_BD[:, 0])
     read = _sweep if width <= WIDEST_SWEEP else _score_and_pull
-    for _ in range(steps):
-        read(queries_BD, keys, scores, chunk_max, pull, beta, chunk)
+    for step in range(max(table.steps)):
+        moving = table.refined(step)
+        rows = table.total(Column.ROW, moving)
+        read(queries_BD, keys, scores, chunk_max, pull, moving)
         # fmt: off
         attractor_kernel[(triton.cdiv(width, PULL_BLOCK_D), rows)](
-            pull, chunk_max, attractor, float(beta), chunks,
+            pull, chunk_max, table.numbers, table.rules, attractor, len(table),
             D=width, BLOCK_C=ATTRACTOR_BLOCK_C, BLOCK_D=PULL_BLOCK_D,
         )
         step_kernel[(rows,)](
-            queries_BD, attractor, refined, chord, 1.0 - gamma, float(gamma), float(epsilon),
-            D=width, BLOCK_D=STEP_BLOCK_D,
+            queries_BD, attractor, table.numbers, table.rules, chord, len(table), D=width, BLOCK_D=STEP_BLOCK_D,
         )
         # fmt: on
-        queries_BD = refined
-    return refined, scores, chord
+    return queries_BD, scores, chord
 
 
 def _sweep(
@@ -136,14 +160,13 @@ def _sweep(
     scores: torch.Tensor,
     chunk_max: torch.Tensor,
     pull: torch.Tensor,
-    beta: float,
-    chunk: int,
+    groups: int,
 ) -> None:
-    rows, chunks, width = pull.shape
-    block_d, block_n, warps = sweep_shape(width)
-    sweep_kernel[(chunks * rows,)](
-        queries_BD, keys.buffer, keys.rows, scores, chunk_max, pull, float(beta), keys.stride,
-        rows, keys.count, chunks, chunk, D=width, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps,
+    table = keys.table
+    block_d, block_n, warps = sweep_shape(keys.width)
+    sweep_kernel[(table.total(Column.CHUNK, groups),)](
+        queries_BD, keys.buffer, table.key_rows, table.numbers, table.rules, scores, chunk_max, pull,
+        keys.stride, len(table), D=keys.width, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps,
     )  # fmt: skip
 
 
@@ -153,46 +176,46 @@ def _score_and_pull(
     scores: torch.Tensor,
     chunk_max: torch.Tensor,
     pull: torch.Tensor,
-    beta: float,
-    chunk: int,
+    groups: int,
 ) -> None:
-    rows, chunks, width = pull.shape
-    blocks, columns = triton.cdiv(keys.count, BLOCK_N), triton.cdiv(width, PULL_BLOCK_D)
-    block_max = queries_BD.new_empty(rows, blocks)
+    table = keys.table
+    block_max = keys.new(Column.BLOCK, groups)
     # fmt: off
-    score_kernel[(blocks * rows,)](
-        queries_BD, keys.buffer, keys.rows, scores, block_max, keys.stride, rows, keys.count, blocks,
-        D=width, BLOCK_N=BLOCK_N, BLOCK_D=SCORE_BLOCK_D,
+    score_kernel[(table.total(Column.BLOCK, groups),)](
+        queries_BD, keys.buffer, table.key_rows, table.numbers, scores, block_max, keys.stride, len(table),
+        D=keys.width, BLOCK_N=BLOCK_N, BLOCK_D=SCORE_BLOCK_D,
     )
-    pull_kernel[(chunks * columns * rows,)](
-        scores, block_max, keys.buffer, keys.rows, chunk_max, pull, float(beta), keys.stride,
-        rows, keys.count, blocks, chunks, chunk,
-        D=width, BLOCK_N=BLOCK_N, BLOCK_D=PULL_BLOCK_D, BLOCK_K=MERGE_BLOCK,
+    pull_kernel[(table.total(Column.CHUNK, groups) * triton.cdiv(keys.width, PULL_BLOCK_D),)](
+        scores, block_max, keys.buffer, table.key_rows, table.numbers, table.rules, chunk_max, pull,
+        keys.stride, len(table), D=keys.width, BLOCK_N=BLOCK_N, BLOCK_D=PULL_BLOCK_D, BLOCK_K=MERGE_BLOCK,
     )
     # fmt: on
 
 
 def _matrix_scores(queries_BD: torch.Tensor, keys: _Keys) -> torch.Tensor:
-    rows, width = queries_BD.shape
-    scores = queries_BD.new_empty(rows, keys.count)
-    matrix_kernel[(triton.cdiv(keys.count, MATRIX_BLOCK_N), triton.cdiv(rows, MATRIX_BLOCK_B))](
-        queries_BD, keys.buffer, keys.rows, scores, keys.stride, rows, keys.count,
+    """Return first scores [B, N]; of one group alone."""
+    (rows, width), key_rows = queries_BD.shape, keys.table.key_rows
+    count = len(key_rows)
+    scores = queries_BD.new_empty(rows, count)
+    matrix_kernel[(triton.cdiv(count, MATRIX_BLOCK_N), triton.cdiv(rows, MATRIX_BLOCK_B))](
+        queries_BD, keys.buffer, key_rows, scores, keys.stride, rows, count,
         D=width, BLOCK_B=MATRIX_BLOCK_B, BLOCK_N=MATRIX_BLOCK_N, BLOCK_D=MATRIX_BLOCK_D, PART=PART,
     )  # fmt: skip
     return scores
 
 
-def _cut(first_BN: torch.Tensor, chord_B: torch.Tensor, keys: _Keys) -> torch.Tensor:
-    """Return the first score [B] that a key needs to be read again."""
-    rows, blocks = first_BN.shape[0], triton.cdiv(keys.count, MERGE_BLOCK)
-    best_score, best_owner = first_BN.new_empty(rows, blocks, 2), keys.owners.new_empty(rows, blocks, 2)
+def _cut(first: torch.Tensor, chord_B: torch.Tensor, keys: _Keys, groups: int) -> torch.Tensor:
+    """Return the first score [B] that a key needs to be read again, for queries of the first `groups`."""
+    table = keys.table
+    parts = table.total(Column.PART, groups)
+    best_score, best_owner = keys.new(Column.PART, groups, 2), table.owners.new_empty(parts, 2)
     cut_B = torch.empty_like(chord_B)
     # fmt: off
-    shortlist_kernel[(blocks, rows)](
-        first_BN, keys.owners, best_score, best_owner, keys.count, blocks, BLOCK=MERGE_BLOCK,
+    shortlist_kernel[(parts,)](
+        first, table.owners, table.numbers, best_score, best_owner, len(table), BLOCK=MERGE_BLOCK,
     )
-    cut_kernel[(rows,)](
-        best_score, best_owner, keys.sequences, chord_B, cut_B, 2 * blocks, BLOCK=MERGE_BLOCK,
+    cut_kernel[(table.total(Column.ROW, groups),)](
+        best_score, best_owner, table.sequences, table.numbers, chord_B, cut_B, len(table), BLOCK=MERGE_BLOCK,
     )
     # fmt: on
     return cut_B
@@ -201,26 +224,28 @@ def _cut(first_BN: torch.Tensor, chord_B: torch.Tensor, keys: _Keys) -> torch.Te
 def _decide(
     queries_BD: torch.Tensor,
     keys: _Keys,
-    threshold: float,
-    first_BN: torch.Tensor | None = None,
+    routed: Routed,
+    chosen: int = 0,
+    first: torch.Tensor | None = None,
     cut_B: torch.Tensor | None = None,
-) -> Routed:
-    """Score all keys, or those whose first score reaches the cut, and take the best two entries."""
-    (rows, width), count = queries_BD.shape, keys.count
-    blocks = triton.cdiv(count, BLOCK_N)
-    best_score, best_owner = queries_BD.new_empty(rows, blocks, 2), keys.owners.new_empty(rows, blocks, 2)
-    score, second_score = queries_BD.new_empty(rows), queries_BD.new_empty(rows)
-    entry, best, second = (keys.owners.new_empty(rows) for _ in range(3))
+) -> None:
+    """Write the best two entries among all keys; of the `chosen` first groups among those that reach the cut."""
+    table = keys.table
+    some, everything = table.total(Column.BLOCK, chosen), table.total(Column.BLOCK, len(table))
+    best_score, best_owner = keys.new(Column.BLOCK, len(table), 2), table.owners.new_empty(everything, 2)
     # fmt: off
-    rank_kernel[(blocks * rows,)](
-        queries_BD, keys.buffer, keys.rows, keys.owners, keys.sequences, best_score, best_owner,
-        queries_BD if first_BN is None else first_BN, queries_BD if cut_B is None else cut_B,
-        keys.stride, rows, count, blocks,
-        D=width, CHOSEN=first_BN is not None, BLOCK_N=BLOCK_N, BLOCK_D=SCORE_BLOCK_D,
-    )
-    merge_kernel[(rows,)](
-        best_score, best_owner, keys.sequences, entry, best, score, second, second_score,
-        float(threshold), 2 * blocks, BLOCK=MERGE_BLOCK,
+    for start, stop in ((0, some), (some, everything)):
+        if start == stop:
+            continue
+        rank_kernel[(stop - start,)](
+            queries_BD, keys.buffer, table.key_rows, table.owners, table.sequences, table.numbers,
+            best_score, best_owner, queries_BD if first is None else first, queries_BD if cut_B is None else cut_B,
+            keys.stride, start, len(table),
+            D=keys.width, CHOSEN=start < some, BLOCK_N=BLOCK_N, BLOCK_D=SCORE_BLOCK_D,
+        )
+    merge_kernel[(table.total(Column.ROW, len(table)),)](
+        best_score, best_owner, table.sequences, table.numbers, table.rules,
+        routed.entry, routed.best, routed.score, routed.runner_up, routed.runner_up_score, len(table),
+        BLOCK=MERGE_BLOCK,
     )
     # fmt: on
-    return Routed(entry, best, score, second, second_score)

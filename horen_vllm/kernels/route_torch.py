@@ -7,7 +7,7 @@ Shapes: B queries, N keys of the revision, P rows of the key buffer, D width, E 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Final
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from horen_vllm.core.match import NO_ENTRY, Routed, decide_tensors
 from horen_vllm.core.refine import unit
 from horen_vllm.kernels.bounds import cut_for, lowest, reach_of
+from horen_vllm.kernels.groups import RouteGroup
 from horen_vllm.kernels.one_pass import LARGE, Book, one_pass
 
 FIRST: Final = 16
@@ -61,6 +62,17 @@ class _Found:
                 scores[~number_B] = -torch.inf
         entry = torch.where(self.score > threshold, self.best, NO_ENTRY)
         return Routed(entry, self.best, self.score, self.second, self.second_score)
+
+
+def route_mixed_torch(queries_BD: torch.Tensor, keys_PD: torch.Tensor, groups: Sequence[RouteGroup]) -> Routed:
+    """Route group after group; same contract as ``dispatch.route_mixed``."""
+    parts = torch.split(queries_BD, [group.queries for group in groups])
+    found = [
+        route_torch(part, keys_PD, group.key_rows, group.owners, group.sequences, **asdict(group.rule))
+        for part, group in zip(parts, groups, strict=True)
+    ]
+    columns = ([getattr(routed, field.name) for routed in found] for field in fields(Routed))
+    return Routed(*map(torch.cat, columns)) if found else nothing(queries_BD)
 
 
 def route_torch(

@@ -1,6 +1,7 @@
 """Kernels of the one-pass route: scores and softmax sums from one reading of the keys, and which keys may still win.
 
-Shapes: B queries, N keys of the revision, P rows of the key buffer, D width, E entries, C chunks, K blocks.
+Queries of several groups (`groups.RouteTable`) in one launch. Shapes of each group: B queries, N keys, D width, E
+entries, C chunks, K parts of a shortlist. What belongs to a query and its keys lies group after group.
 """
 
 import triton
@@ -8,34 +9,55 @@ import triton.language as tl
 
 from horen_vllm.kernels.bounds import SLACK
 from horen_vllm.kernels.route_kernels import _LOW, _best, _best_of_blocks
+from horen_vllm.kernels.table_kernels import (
+    AT_CHUNK,
+    AT_CHUNKS,
+    AT_KEY,
+    AT_KEYS,
+    AT_PART,
+    AT_PARTS,
+    AT_QUERY,
+    AT_SCORE,
+    AT_SEQUENCE,
+    AT_SIZE,
+    RULE_BETA,
+    count_of,
+    place_of,
+    row_of,
+    rule_of,
+    share_of,
+)
 
 _SLACK = tl.constexpr(SLACK)
 
 
-@triton.jit(do_not_specialize=["num_queries", "num_keys", "num_chunks", "chunk"])
+@triton.jit(do_not_specialize=["num_groups"], do_not_specialize_on_alignment=["p_key_rows"])
 def sweep_kernel(
     p_queries: tl.tensor,
     p_keys: tl.tensor,
     p_key_rows: tl.tensor,
+    p_table: tl.tensor,
+    p_rules: tl.tensor,
     p_scores: tl.tensor,
     p_chunk_max: tl.tensor,
     p_pull: tl.tensor,
-    beta: tl.tensor,
     key_stride: tl.tensor,
-    num_queries: tl.tensor,
-    num_keys: tl.tensor,
-    num_chunks: tl.tensor,
-    chunk: tl.tensor,
+    num_groups: tl.tensor,
     D: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
     """Write one chunk's scores [B, N], maximum m [B, C] and ``sum exp(beta (s - m)) k`` [B, C, D].
 
-    A key is loaded once and stays in registers, whole, for both. Grid: (C * B,), B fastest.
+    A key is loaded once and stays in registers, whole, for both. Grid: (chunks of all queries,).
     """
-    i_b = (tl.program_id(0) % num_queries).to(tl.int64)
-    i_chunk = tl.program_id(0) // num_queries
+    group, row, i_chunk = share_of(p_table, num_groups, tl.program_id(0), AT_CHUNK)
+    num_keys = count_of(p_table, num_groups, group, AT_KEYS)
+    chunk = count_of(p_table, num_groups, group, AT_SIZE)
+    beta = rule_of(p_rules, num_groups, group, RULE_BETA)
+    i_b = place_of(p_table, num_groups, group, AT_QUERY) + row
+    p_own_rows = p_key_rows + place_of(p_table, num_groups, group, AT_KEY)
+    p_own_scores = p_scores + place_of(p_table, num_groups, group, AT_SCORE) + row.to(tl.int64) * num_keys
     i_d = tl.arange(0, BLOCK_D)
     b_query = tl.load(p_queries + i_b * D + i_d, mask=i_d < D, other=0.0)
     b_pull = tl.zeros([BLOCK_N, BLOCK_D], dtype=tl.float32)
@@ -43,17 +65,18 @@ def sweep_kernel(
     for first in range(i_chunk * chunk, tl.minimum((i_chunk + 1) * chunk, num_keys), BLOCK_N):
         i_n = first + tl.arange(0, BLOCK_N)
         listed = i_n < num_keys
-        rows = tl.load(p_key_rows + i_n, mask=listed, other=0).to(tl.int64)
+        rows = tl.load(p_own_rows + i_n, mask=listed, other=0).to(tl.int64)
         mask = listed[:, None] & (i_d < D)[None, :]
         b_keys = tl.load(p_keys + rows[:, None] * key_stride + i_d[None, :], mask=mask, other=0.0)
         b_scores = tl.sum(b_keys * b_query[None, :], axis=1)
         is_number = b_scores == b_scores  # noqa: PLR0124 - false for NaN alone
         b_scores = tl.where(listed & is_number, b_scores, _LOW)
-        tl.store(p_scores + i_b * num_keys + i_n, b_scores, mask=listed)
+        tl.store(p_own_scores + i_n, b_scores, mask=listed)
         top = tl.maximum(highest, tl.max(b_scores, axis=0))
         b_pull = b_pull * tl.exp(beta * (highest - top)) + tl.exp(beta * (b_scores - top))[:, None] * b_keys
         highest = top
-    at = i_b * num_chunks + i_chunk
+    num_chunks = count_of(p_table, num_groups, group, AT_CHUNKS)
+    at = place_of(p_table, num_groups, group, AT_CHUNK) + row * num_chunks + i_chunk
     tl.store(p_chunk_max + at, highest)
     tl.store(p_pull + at * D + i_d, tl.sum(b_pull, axis=0), mask=i_d < D)
 
@@ -110,27 +133,34 @@ def matrix_kernel(
     tl.store(at, tl.where(is_number, b_scores, _LOW), mask=asked[:, None] & listed[None, :])
 
 
-@triton.jit(do_not_specialize=["num_keys", "num_blocks"])
+@triton.jit(do_not_specialize=["num_groups"], do_not_specialize_on_alignment=["p_owners"])
 def shortlist_kernel(
     p_scores: tl.tensor,
     p_owners: tl.tensor,
+    p_table: tl.tensor,
     p_best_score: tl.tensor,
     p_best_owner: tl.tensor,
-    num_keys: tl.tensor,
-    num_blocks: tl.tensor,
+    num_groups: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Write two different entries [B, K, 2] that are the best of one block by first scores [B, N]. Grid: (K, B)."""
-    i_b = tl.program_id(1).to(tl.int64)
-    i_n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    b_scores = tl.load(p_scores + i_b * num_keys + i_n, mask=i_n < num_keys, other=_LOW)
-    b_owners = tl.load(p_owners + i_n, mask=b_scores > _LOW, other=-1)
+    """Write two different entries [B, K, 2] that are the best of one part by first scores [B, N].
+
+    Grid: (parts of all queries,).
+    """
+    group, row, part = share_of(p_table, num_groups, tl.program_id(0), AT_PART)
+    num_keys = count_of(p_table, num_groups, group, AT_KEYS)
+    p_own_scores = p_scores + place_of(p_table, num_groups, group, AT_SCORE) + row.to(tl.int64) * num_keys
+    i_n = part * BLOCK + tl.arange(0, BLOCK)
+    b_scores = tl.load(p_own_scores + i_n, mask=i_n < num_keys, other=_LOW)
+    p_own_owners = p_owners + place_of(p_table, num_groups, group, AT_KEY)
+    b_owners = tl.load(p_own_owners + i_n, mask=b_scores > _LOW, other=-1)
     score, _, owner = _best(b_scores, b_owners, b_owners)
     others = b_owners != owner
     second_score, _, second = _best(
         tl.where(others, b_scores, _LOW), tl.where(others, b_owners, -1), tl.where(others, b_owners, -1)
     )
-    at = (i_b * num_blocks + tl.program_id(0)) * 2
+    num_parts = count_of(p_table, num_groups, group, AT_PARTS)
+    at = (place_of(p_table, num_groups, group, AT_PART) + row * num_parts + part) * 2
     tl.store(p_best_score + at, score)
     tl.store(p_best_owner + at, owner)
     tl.store(p_best_score + at + 1, second_score)
@@ -147,20 +177,24 @@ def _turned_away(cosine: tl.tensor, chord: tl.tensor) -> tl.tensor:
     return tl.where(below > -turn, turned, -1.0)
 
 
-@triton.jit(do_not_specialize=["num_candidates"])
+@triton.jit(do_not_specialize=["num_groups"], do_not_specialize_on_alignment=["p_sequences"])
 def cut_kernel(
     p_best_score: tl.tensor,
     p_best_owner: tl.tensor,
     p_sequences: tl.tensor,
+    p_table: tl.tensor,
     p_chord: tl.tensor,
     p_cut: tl.tensor,
-    num_candidates: tl.tensor,
+    num_groups: tl.tensor,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Write the first score [B] below which no key can be among the best two entries. Grid: (B,)."""
-    i_b = tl.program_id(0).to(tl.int64)
-    p_scores = p_best_score + i_b * num_candidates
-    p_owners = p_best_owner + i_b * num_candidates
+    """Write the first score [B] below which no key can be among the best two entries. Grid: (all queries,)."""
+    group, row, i_b = row_of(p_table, num_groups, tl.program_id(0))
+    num_parts = count_of(p_table, num_groups, group, AT_PARTS)
+    num_candidates = 2 * num_parts
+    first = 2 * (place_of(p_table, num_groups, group, AT_PART) + row * num_parts)
+    p_scores, p_owners = p_best_score + first, p_best_owner + first
+    p_sequences += place_of(p_table, num_groups, group, AT_SEQUENCE)
     score, _, best = _best_of_blocks(p_scores, p_owners, p_sequences, num_candidates, -1, BLOCK)
     second_score, _, second = _best_of_blocks(p_scores, p_owners, p_sequences, num_candidates, best, BLOCK)
     chord = tl.load(p_chord + i_b)

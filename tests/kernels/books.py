@@ -1,12 +1,14 @@
 """Books of keys for the tests of routing, and what the definition in fp64 says of a query."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
 
 from horen_vllm.core.match import NO_ENTRY, KeyTable, Routed, entry_scores
 from horen_vllm.core.presets import MethodParameters
+from horen_vllm.kernels.groups import RouteGroup, RouteRule
 
 MARGIN = 1e-6
 FIELDS = ("entry", "best", "score", "runner_up", "runner_up_score")
@@ -42,6 +44,11 @@ class Book:
             **options,
         )
         return routed
+
+    def group(self, queries: int) -> RouteGroup:
+        """Return the book as a group of a batch of several books."""
+        rule = RouteRule(self.beta, self.gamma, self.steps, self.epsilon, self.threshold)
+        return RouteGroup(queries, self.rows, self.owners, self.sequences, rule)
 
     def scores(self, queries: torch.Tensor) -> torch.Tensor:
         """Return the definition's score of each entry [B, E] in fp64."""
@@ -111,3 +118,38 @@ def assert_same(one: Routed, other: Routed) -> None:
     for name in FIELDS:
         first, second = getattr(one, name), getattr(other, name)
         assert torch.equal(first, second), name
+
+
+def shelve(books: Sequence[Book], seed: int) -> list[Book]:
+    """Return the books on one buffer, their rows in any order between each other's and between rows of no number."""
+    generator = torch.Generator().manual_seed(seed)
+    counts = [len(book.rows) for book in books]
+    buffer = torch.full((sum(counts) + 5, books[0].keys.shape[1]), torch.nan)
+    places = torch.split(torch.randperm(len(buffer), generator=generator)[: sum(counts)], counts)
+    for book, rows in zip(books, places, strict=True):
+        buffer[rows] = book.keys[book.rows]
+    return [replace(book, keys=buffer, rows=rows) for book, rows in zip(books, places, strict=True)]
+
+
+def asked(books: Sequence[Book], counts: Sequence[int], seed: int) -> list[torch.Tensor]:
+    """Return queries of each book, as many as `counts` says; of a book without keys they have any direction."""
+    generator, width = torch.Generator().manual_seed(seed), books[0].keys.shape[1]
+    return [
+        queries_of(book, count, seed + number)
+        if len(book.rows)
+        else F.normalize(torch.randn(count, width, generator=generator), dim=-1)
+        for number, (book, count) in enumerate(zip(books, counts, strict=True))
+    ]
+
+
+def assert_as_alone(mixed: object, alone: object, books: Sequence[Book], queries: Sequence[torch.Tensor]) -> None:
+    """Assert that each book's rows of a mixed batch have the bits of its own call."""
+    assert callable(mixed)
+    groups = [book.group(len(rows)) for book, rows in zip(books, queries, strict=True)]
+    together = mixed(torch.cat(list(queries)), books[0].keys, groups)
+    first = 0
+    for book, rows in zip(books, queries, strict=True):
+        own = slice(first, first + len(rows))
+        assert_same(Routed(*(getattr(together, name)[own] for name in FIELDS)), book.run(alone, rows))
+        first = own.stop
+    assert len(together.entry) == first

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from horen_vllm.core.match import NO_ENTRY
+from horen_vllm.kernels.groups import BLOCK_N, RouteGroup, RouteRule, RouteTable
 from horen_vllm.kernels.route import MERGE_BLOCK, route_triton
 from horen_vllm.kernels.route_kernels import merge_kernel
 from horen_vllm.kernels.route_torch import route_torch
@@ -87,9 +88,13 @@ def test_equal_candidates_may_meet_from_turn_to_turn_of_the_merge(newer: int) ->
     sequences = torch.tensor([7 - newer, 6 + newer, 99])
     entry, best, second = (torch.full((1,), 77) for _ in range(3))
     score, second_score = torch.empty(1), torch.empty(1)
+    keys = torch.zeros(MERGE_BLOCK * BLOCK_N, dtype=torch.int64)
+    group = RouteGroup(1, keys, keys, sequences, RouteRule(20.0, 0.0, 0, 0.0, threshold=0.5))
+    table = RouteTable([group], 8, part=MERGE_BLOCK, device=keys.device)
     merge_kernel[(1,)](
-        scores, owners, sequences, entry, best, score, second, second_score, 0.5, 2 * MERGE_BLOCK, BLOCK=MERGE_BLOCK
-    )
+        scores, owners, sequences, table.numbers, table.rules, entry, best, score, second, second_score, 1,
+        BLOCK=MERGE_BLOCK,
+    )  # fmt: skip
     assert (int(entry), int(best), int(second)) == (newer, newer, 1 - newer)
     assert float(score) == float(second_score) == float(scores.max())
 

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from horen_vllm.kernels import route
 from horen_vllm.kernels.bounds import SLACK, cut_for, lowest
-from horen_vllm.kernels.route import _Keys, chunking, route_triton
+from horen_vllm.kernels.groups import BLOCK_N, chunking
+from horen_vllm.kernels.route import route_triton
 from horen_vllm.kernels.sweep_kernels import cut_kernel
 from tests.kernels.books import Book, assert_same, check, crowd, make_book, queries_of
 
@@ -38,7 +39,7 @@ def test_first_scores_from_the_matrix_units_change_no_bit(
 def test_scores_from_bf16_parts_are_exact_to_fp32(seed: int, width: int, scale: float) -> None:
     book = crowd(seed, 70, width, scale)
     queries = queries_of(book, 5, seed)
-    keys = _Keys(book.keys, book.rows, book.owners, book.sequences)
+    keys = route._keys(book.keys, [book.group(5)])
     error = route._matrix_scores(queries, keys).double() - queries.double() @ book.keys[book.rows].double().T
     assert float(error.abs().max()) < PART_ERROR < SLACK
 
@@ -67,7 +68,10 @@ def test_the_cut_is_that_of_the_bounds(first: float, second: float, chord: float
     best, other = max(first, second), min(first, second)
     scores, owners = torch.tensor([[best, other]]), torch.tensor([[1, 0]])
     cut = torch.empty(1)
-    cut_kernel[(1,)](scores, owners, torch.arange(2), torch.tensor([chord]), cut, 2, BLOCK=route.MERGE_BLOCK)
+    keys = route._keys(torch.eye(2), [Book(torch.eye(2), torch.arange(2), torch.arange(2), torch.arange(2)).group(1)])
+    cut_kernel[(1,)](
+        scores, owners, torch.arange(2), keys.table.numbers, torch.tensor([chord]), cut, 1, BLOCK=route.MERGE_BLOCK
+    )
     reach = 2.0 * float(torch.tensor(0.5 * chord).asin())
     needed = lowest(other, reach)
     if needed <= -1.0 + 1e-6:
@@ -80,21 +84,23 @@ def test_only_keys_above_the_cut_are_read_again() -> None:
     """The others have become no numbers by then, and nobody notices."""
     book = crowd(8, 300, 24, 0.2)
     queries = queries_of(book, 2, 3)
-    keys = _Keys(book.keys, book.rows, book.owners, book.sequences)
+    keys = route._keys(book.keys, [book.group(2)])
     first = queries @ book.keys[book.rows].T
-    cut = route._cut(first, torch.zeros(2), keys)
+    cut = route._cut(first, torch.zeros(2), keys, 1)
     kept = (first >= cut[:, None]).any(dim=0)
     assert 2 <= int(kept.sum()) < 40
     expected = book.run(route_triton, queries)
     book.keys[book.rows[~kept]] = torch.nan
-    assert_same(route._decide(queries, keys, book.threshold, first, cut), expected)
+    routed = route._unwritten(queries, some_empty=False)
+    route._decide(queries, keys, routed, 1, first, cut)
+    assert_same(routed, expected)
 
 
 @settings(max_examples=30, deadline=None)
 @given(keys=st.integers(1, 300_000), width=st.sampled_from((8, 1024, 14336)))
 def test_chunks_cover_all_keys_once(keys: int, width: int) -> None:
     chunks, chunk = chunking(keys, width)
-    assert chunk % route.BLOCK_N == 0
+    assert chunk % BLOCK_N == 0
     assert (chunks - 1) * chunk < keys <= chunks * chunk
     assert chunks <= 512
 
