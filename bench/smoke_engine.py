@@ -36,6 +36,8 @@ class EngineJob:
     options: dict[str, Any]
     """Arguments of ``LLM``."""
     environment: dict[str, str] = field(default_factory=dict)
+    plugin: dict[str, Any] = field(default_factory=dict)
+    """More of the plugin's settings."""
     timeout_s: float = 400.0
     """How long a call may take; the first one includes the start."""
 
@@ -113,7 +115,7 @@ class _Host:
         # Only after the environment is set.
         from vllm import LLM
 
-        extra = {"additional_config": {"horen": {"site": job.site}}} if job.site else {}
+        extra = {"additional_config": {"horen": {"site": job.site, **job.plugin}}} if job.site else {}
         self._tagging = job.site is not None
         self._sequence = 0
         self._llm = LLM(str(job.model), skip_tokenizer_init=True, disable_log_stats=True, **job.options, **extra)
@@ -139,19 +141,25 @@ class _Host:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "update.pack"
             path.write_bytes(data)
-            body = {
-                "ticket": name,
-                "codebook": name,
-                "base_revision": 0,
-                "revision": 1,
-                "fingerprint": _FINGERPRINT,
-                "parameters": _parameters(book).to_dict(),
-                "pack": str(path),
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "removed": [],
-            }
-            self._rpc("horen_stage", body)
-            self._await_staged(name)
+            self.apply_pack(name, path, hashlib.sha256(data).hexdigest(), _parameters(book))
+
+    def apply_pack(
+        self, name: str, path: Path, sha256: str, parameters: MethodParameters, fingerprint: str = _FINGERPRINT
+    ) -> None:
+        """Bring a pack that is on disk to the workers as a codebook's first revision."""
+        body = {
+            "ticket": name,
+            "codebook": name,
+            "base_revision": 0,
+            "revision": 1,
+            "fingerprint": fingerprint,
+            "parameters": parameters.to_dict(),
+            "pack": str(path),
+            "sha256": sha256,
+            "removed": [],
+        }
+        self._rpc("horen_stage", body)
+        self._await_staged(name)
         self._sequence += 1
         self._rpc("horen_flip", {"ticket": name, "sequence": self._sequence})
 
@@ -169,14 +177,22 @@ class _Host:
         outputs = self._generate(asked, logprobs=2 if logprobs else None)
         return [_served(output.outputs[0]) for output in outputs]
 
-    def seconds(self, asked: list[Case]) -> float:
-        """Return how long all requests take together."""
+    def timed(self, asked: list[Case]) -> tuple[float, list[Served]]:
+        """Send all requests at once; return how long they take together, and the answers in order."""
         began = time.perf_counter()
         outputs = self._generate(asked, logprobs=None)
-        took = time.perf_counter() - began
-        assert all(
-            len(output.outputs[0].token_ids) == case.max_tokens for output, case in zip(outputs, asked, strict=True)
-        )
+        return time.perf_counter() - began, [_served(output.outputs[0]) for output in outputs]
+
+    def threads(self) -> int:
+        """Return how many threads torch computes with in this process."""
+        import torch
+
+        return torch.get_num_threads()
+
+    def seconds(self, asked: list[Case]) -> float:
+        """Return how long all requests take together."""
+        took, served = self.timed(asked)
+        assert all(len(one.tokens) == case.max_tokens for one, case in zip(served, asked, strict=True))
         return took
 
     def _generate(self, asked: list[Case], logprobs: int | None) -> list[Any]:
