@@ -1,0 +1,156 @@
+"""What a change of a served codebook takes: one edit, a rollback, a bulk load, and the engine steps around a flip.
+
+The first three on one `horen up` of the demo model, as an operator's client sees them; the steps on an engine of their
+own, by `bench.live_updates`. The bulk load has two numbers. `import`: a file with the entries goes up, every entry is
+verified and stored durably, and the registry has them in one revision. `load`, from that revision to SERVING: the
+server hears of it, reads and verifies every artifact, packs them, copies keys and values into its buffers beside its
+steps, flips, asks itself about a sample, and says so; each time from an empty codebook. Files may come from the page
+cache, as they do where they have just been written.
+
+    python -m bench.updates --out bench/results/updates.json
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.memory_accounts import MIB, demo_shape
+from bench.provenance import provenance, write_result
+from bench.serving_latency import BOOK as ROLLED_BACK
+from bench.serving_latency import prepare, trials
+from bench.updates_bulk import BOOK as BULK
+from bench.updates_bulk import TARGET_TOKENS, bring_in, load_again, write_bulk_file
+from bench.updates_submissions import submit_all
+from horen_vllm.cli.demo_choice import choose
+from horen_vllm.cli.stack import Stack, StackSettings
+from horen_vllm.control.client import HorenClient
+from horen_vllm.demo.paths import demo_model_dir
+from horen_vllm.evals.endpoint import Endpoint
+
+_SUBMITTED: Final = "submitted"
+_PRESET, _THRESHOLD = "cosine", 0.95
+"""As `serving_latency.prepare` makes its codebook, whose file the bulk load begins with."""
+_SEED: Final = 8
+_ROOM: Final = 1.1
+_SPARE_MIB: Final = 64
+
+
+def stack_settings(home: Path, entries: int) -> StackSettings:
+    """Return an embedded system whose server has room for so many entries."""
+    shape = demo_shape()
+    numbers = shape.d_in, (TARGET_TOKENS + 1) * shape.d_out
+    keys, values = (int(_ROOM * entries * each * 4) // MIB + _SPARE_MIB for each in numbers)
+    return StackSettings(
+        model=demo_model_dir(), home=home, port=0, control_port=0, key_budget_mib=keys, value_budget_mib=values
+    )
+
+
+def measure_bulk(
+    client: HorenClient, endpoint: Endpoint, model: str, folder: Path, entries: int, loads: int
+) -> dict[str, Any]:
+    """Import a codebook of `entries` entries, load it `loads` times, and check that it answers."""
+    exported = folder / "exported"
+    client.export_codebook(ROLLED_BACK, exported)
+    file = write_bulk_file(exported, folder / "bulk", entries)
+    brought = bring_in(client, file, preset=_PRESET, threshold=_THRESHOLD)
+    again = load_again(client, file, brought.pop("revision"), loads)
+    fired = endpoint.ask(f"{model}@{BULK}", "Who leads the guild 0?").fired
+    if not fired or client.get_codebook(BULK).entry_count != entries:
+        raise RuntimeError("the loaded codebook does not answer.")
+    sizes = {"file_bytes": file.file_bytes, "artifact_bytes": file.artifact_bytes, "pool_bytes": file.pool_bytes}
+    return {"entries": entries, **sizes, **brought, **again}
+
+
+def measure_steps(folder: Path, entries: int, flips: int, rounds: int) -> dict[str, Any]:
+    """Return what `bench.live_updates` measures, on an engine in a process of its own.
+
+    Raises
+    ------
+    RuntimeError
+        When it ends with an error.
+    """
+    out = folder / "live_updates.json"
+    sizes = {"entries": entries, "flips": flips, "rounds": rounds}
+    options = [text for name, size in sizes.items() for text in (f"--{name}", str(size))]
+    command = [sys.executable, "-m", "bench.live_updates", *options, "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"bench.live_updates ended with {done.returncode}:\n{done.stderr[-3000:]}")
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    found.pop("provenance")
+    return found
+
+
+def shown(result: dict[str, Any]) -> Table:
+    """Return the result as a table."""
+    table = Table("what", "p50 ms", "p99 ms", "max ms", title="updates of a served codebook")
+    submitted, rolled = result["submission"], result["rollback"]
+    for name in ("to_published", "to_first_answer", "to_serving"):
+        _row(table, f"submission {name.replace('_', ' ')}", submitted[f"{name}_ms"])
+    _row(table, "rollback to serving", {name: rolled[f"{name}_ms"] for name in ("p50", "p99", "max")})
+    if (steps := result["steps"]) is not None:
+        _row(table, "a flip", {name: steps["flips"][f"{name}_ms"] for name in ("p50", "p99", "max")})
+        for name in ("before", "after"):
+            _row(table, f"step {name} a flip", steps[f"step_{name}_a_flip_ms"])
+        for name in ("quiet", "staging"):
+            _row(table, f"step, {name}", steps["staging"][f"{name}_ms"])
+    for name in ("import", "import_to_serving", "load"):
+        found = result["bulk"][name]
+        table.add_row(
+            f"bulk {name.replace('_', ' ')}, {result['bulk']['entries']:,} entries",
+            f"{1e3 * found['median_s']:,.0f}",
+            f"{found['entries_a_second']:,.0f} entries/s",
+            f"{found['artifact_mb_a_second']:,.1f} MB/s",
+        )
+    return table
+
+
+def _row(table: Table, name: str, found: dict[str, float]) -> None:
+    table.add_row(name, *(f"{found[column]:,.2f}" for column in ("p50", "p99", "max")))
+
+
+def main(
+    *,
+    edits: Annotated[int, typer.Option(min=1, help="Edits that are submitted one after another.")] = 100,
+    rollbacks: Annotated[int, typer.Option(min=2, help="Rollbacks.")] = 200,
+    entries: Annotated[int, typer.Option(min=16, help="Entries of the bulk load.")] = 100_000,
+    loads: Annotated[int, typer.Option(min=1, help="Times that the server loads them.")] = 3,
+    steps: Annotated[bool, typer.Option(help="Whether the engine steps around flips are measured, too.")] = True,
+    step_entries: Annotated[int, typer.Option(min=100, help="Entries that are staged beside steps.")] = 10_000,
+    flips: Annotated[int, typer.Option(min=1, help="Flips between two steps.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of steps with and without staging.")] = 5,
+    out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("bench/results/updates.json"),
+) -> None:
+    """Measure and write the result."""
+    console = Console()
+    settings = {"edits": edits, "rollbacks": rollbacks, "entries": entries, "loads": loads}
+    settings |= {"step_entries": step_entries, "flips": flips, "rounds": rounds}
+    result: dict[str, Any] = {**provenance(), "model": "demo", "settings": settings}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Stack(stack_settings(folder / "home", entries)) as stack, HorenClient(stack.control_address) as client:
+            endpoint, model = Endpoint(stack.base_url), stack.model_name
+            client.create_codebook(_SUBMITTED, preset=_PRESET, threshold=_THRESHOLD)
+            client.wait_serving(_SUBMITTED, 1, timeout_s=60)
+            # The first edit of a worker loads what the others find there.
+            first, *others = choose(edits + 1, _SEED)
+            submit_all(client, endpoint, f"{model}@{_SUBMITTED}", _SUBMITTED, [first])
+            result["submission"] = submit_all(client, endpoint, f"{model}@{_SUBMITTED}", _SUBMITTED, others)
+            console.print("submission", result["submission"])
+            result["rollback"] = trials(client, prepare(client, 10), rollbacks)
+            console.print("rollback", result["rollback"])
+            result["bulk"] = measure_bulk(client, endpoint, model, folder, entries, loads)
+        result["steps"] = measure_steps(folder, step_entries, flips, rounds) if steps else None
+    console.print(shown(result))
+    write_result(out, result)
+
+
+if __name__ == "__main__":
+    typer.run(main)
