@@ -1,16 +1,14 @@
 """Packs for the workers: small ones in a thread, large ones in a process of their own; none outlives its update."""
 
 import asyncio
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Final
 
 from horen_vllm.artifacts.opening import ArtifactSource
 from horen_vllm.control.messages import DeltaView
-from horen_vllm.errors import Internal
 from horen_vllm.serving.packing import PackedUpdate, PackOrder, order_to_json, pack_update, packed_from_json
+from horen_vllm.serving.packing_process import PackingProcess
 
 INLINE_ENTRIES: Final = 16
 """Up to so many entries parsing costs less than starting a process, and holds the interpreter for milliseconds only."""
@@ -39,8 +37,7 @@ class Packer:
         self._artifacts = artifacts.open()
         self._folder = folder
         self._owner = owner
-        # One at a time: a second bulk update would only compete for the same idle cycles and memory.
-        self._bulk = asyncio.Semaphore(1)
+        self._process = PackingProcess()
 
     async def pack(self, delta: DeltaView, ticket: str) -> PackedUpdate:
         """Write the pack of an update; raises as `packing.pack_update`. The caller removes it (`remove`)."""
@@ -55,8 +52,13 @@ class Packer:
         )
         if len(order.entries) <= INLINE_ENTRIES and await self._space_bytes(order) <= INLINE_SPACE_BYTES:
             return await asyncio.to_thread(pack_update, order, self._artifacts)
-        async with self._bulk:
-            return await _pack_apart(order)
+        # As text it takes a while, too.
+        question = await asyncio.to_thread(order_to_json, order)
+        return packed_from_json(await self._process.ask(question))
+
+    async def aclose(self) -> None:
+        """End the process for large updates, if it runs; the next one starts it again."""
+        await self._process.aclose()
 
     def remove(self, ticket: str) -> None:
         """Remove what `pack` has written for `ticket`, if anything."""
@@ -77,27 +79,6 @@ class Packer:
 
     def _target(self, ticket: str) -> Path:
         return self._folder / f"{self._owner}-{ticket}{_SUFFIX}"
-
-
-async def _pack_apart(order: PackOrder) -> PackedUpdate:
-    # As text it takes a while, too.
-    question = (await asyncio.to_thread(order_to_json, order)).encode()
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "horen_vllm.serving.packing"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        answer, _ = await process.communicate(question)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        message = f"the process that packs an update ended with status {process.returncode}; its stderr has the reason."
-        raise Internal(message)
-    return packed_from_json(answer.decode())
 
 
 def _age_s(path: Path) -> float:

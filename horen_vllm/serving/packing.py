@@ -1,7 +1,7 @@
 """Makes the pack of one update: reads and verifies its artifacts, writes one file, chooses the probes.
 
 Pure file work, without vLLM. `python -m horen_vllm.serving.packing` does it in a process of its own, at low priority,
-for updates that would hold the API server's interpreter for seconds.
+for one update after the other that would hold the API server's interpreter for seconds.
 """
 
 import hashlib
@@ -156,15 +156,20 @@ def packed_from_json(text: str) -> PackedUpdate:
 
 
 def main() -> None:
-    """Answer one order (JSON on stdin) on stdout: the pack's description, or ``{"error": ...}``."""
+    """Answer orders, each a line of JSON on stdin, with the pack's description or ``{"error": ...}``, one a line."""
     os.nice(_NICENESS)
     torch.set_num_threads(1)
+    for order in sys.stdin:
+        sys.stdout.write(_answer(order) + "\n")
+        sys.stdout.flush()
+
+
+def _answer(text: str) -> str:
     try:
-        order = order_from_json(sys.stdin.read())
-        answer = json.dumps(asdict(pack_update(order, order.artifacts.open())), default=str)
+        order = order_from_json(text)
+        return json.dumps(asdict(pack_update(order, order.artifacts.open())), default=str)
     except HorenError as exc:
-        answer = json.dumps({"error": error_fields(exc)})
-    sys.stdout.write(answer)
+        return json.dumps({"error": error_fields(exc)})
 
 
 if __name__ == "__main__":

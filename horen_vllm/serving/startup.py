@@ -1,7 +1,8 @@
 """What an API server serves codebooks from: a control plane, or a folder that never changes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def live_updates(
     packer = Packer(artifacts=settings.artifact_source(), folder=settings.packs_folder(), owner=key)
     client = control_client(control, settings)
 
-    def lead(state: AgentState | None, publish: Callable[[AgentState], None]) -> Awaitable[None]:
+    async def lead(state: AgentState | None, publish: Callable[[AgentState], None]) -> None:
         clear_run_folders(folder)
         agent = SyncAgent(
             client=client,
@@ -58,7 +59,8 @@ def live_updates(
             model=model,
             fingerprint=fingerprint,
         )
-        return agent.run(state)
+        async with aclosing(packer):
+            await agent.run(state)
 
     return LiveUpdates(election=Election(folder), file=StateFile(folder), served=served, lead=lead)
 

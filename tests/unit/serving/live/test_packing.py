@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from horen_vllm.pack import read_pack
 from horen_vllm.registry.models import EntryRef
 from horen_vllm.serving import packer as packer_module
 from horen_vllm.serving.packer import Packer
-from horen_vllm.serving.packing import MAX_PROBES, PackOrder, order_from_json, order_to_json, pack_update
+from horen_vllm.serving.packing import MAX_PROBES, PackedUpdate, PackOrder, order_from_json, order_to_json, pack_update
 from horen_vllm.spaces import SpaceManifest, encode_space
 from tests.unit.serving.live.world import FINGERPRINT, PARAMETERS, book, entry, ids
 
@@ -62,6 +63,16 @@ def space_of(artifacts: ArtifactFolder, fingerprint: str = FINGERPRINT) -> str:
     return artifacts.put(encode_space(space, manifest))
 
 
+def pack(packer: Packer, update: DeltaView) -> PackedUpdate:
+    """Pack an update as the agent does, and end the process that it may have taken."""
+
+    async def run() -> PackedUpdate:
+        async with aclosing(packer):
+            return await packer.pack(update, "t")
+
+    return asyncio.run(run())
+
+
 def delta(*entries: EntryRef, base: int = 1, space: str | None = None) -> DeltaView:
     view = CodebookView(
         name=book("a"),
@@ -92,19 +103,19 @@ def test_an_update_from_nothing_brings_the_codebooks_space(
 ) -> None:
     monkeypatch.setattr(packer_module, "INLINE_SPACE_BYTES", inline_bytes)
     digest = space_of(artifacts)
-    whole, change = (asyncio.run(packer.pack(delta(base=base, space=digest), "t")) for base in (0, 1))
+    whole, change = (pack(packer, delta(base=base, space=digest)) for base in (0, 1))
     assert change.sha256 != whole.sha256
-    packed = asyncio.run(packer.pack(delta(ref(artifacts, 1), base=0, space=digest), "t"))
+    packed = pack(packer, delta(ref(artifacts, 1), base=0, space=digest))
     space = read_pack(packed.path, packed.sha256).space
     assert space is not None
     assert torch.equal(space.matrix, torch.eye(2, 4))
-    packed = asyncio.run(packer.pack(delta(ref(artifacts, 1), base=1, space=digest), "t"))
+    packed = pack(packer, delta(ref(artifacts, 1), base=1, space=digest))
     assert read_pack(packed.path, packed.sha256).space is None
 
 
 def test_a_space_of_another_base_model_is_refused(artifacts: ArtifactFolder, packer: Packer) -> None:
     with pytest.raises(HorenError) as caught:
-        asyncio.run(packer.pack(delta(base=0, space=space_of(artifacts, "other")), "t"))
+        pack(packer, delta(base=0, space=space_of(artifacts, "other")))
     assert caught.value.code == "fingerprint_mismatch"
 
 
@@ -172,7 +183,7 @@ def test_what_cannot_be_packed_is_refused_by_its_code_and_leaves_nothing(
 ) -> None:
     monkeypatch.setattr(packer_module, "INLINE_ENTRIES", inline)
     with pytest.raises(HorenError) as caught:
-        asyncio.run(packer.pack(delta(broken(artifacts, code)), "t"))
+        pack(packer, delta(broken(artifacts, code)))
     assert caught.value.code == code
     assert list((tmp_path / "packs").glob("*")) == []
 
@@ -181,9 +192,9 @@ def test_a_process_of_its_own_makes_the_same_pack(
     artifacts: ArtifactFolder, packer: Packer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     update = delta(ref(artifacts, 1), ref(artifacts, 2, probe=False))
-    inline = asyncio.run(packer.pack(update, "t"))
+    inline = pack(packer, update)
     monkeypatch.setattr(packer_module, "INLINE_ENTRIES", 1)
-    assert asyncio.run(packer.pack(update, "t")) == inline
+    assert pack(packer, update) == inline
 
 
 def test_an_order_survives_the_way_to_another_process(tmp_path: Path, artifacts: ArtifactFolder) -> None:
