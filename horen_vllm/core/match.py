@@ -101,8 +101,11 @@ def route_tensors(
     return decide_tensors(scores_BE, table.sequences, parameters.threshold)
 
 
-def decide_tensors(scores_BE: torch.Tensor, sequences_E: torch.Tensor, threshold: float) -> Routed:
-    """Decide from each entry's best score [B, E], E >= 1; `scores_BE` is used up."""
+def decide_tensors(scores_BE: torch.Tensor, sequences_E: torch.Tensor, threshold: float | torch.Tensor) -> Routed:
+    """Decide from each entry's best score [B, E], E >= 1; `scores_BE` is used up.
+
+    Rows may have sequence numbers [B, E] and thresholds [B] float32 of their own.
+    """
     best, score = _best_entry(scores_BE, sequences_E)
     scores_BE.scatter_(1, best[:, None], -torch.inf)
     runner_up, runner_up_score = _best_entry(scores_BE, sequences_E)

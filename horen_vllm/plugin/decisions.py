@@ -29,7 +29,7 @@ class Decision:
 
 
 class DecisionBatch:
-    """The decisions of requests of one revision that were routed in one step.
+    """The decisions of requests that were routed in one step.
 
     Parameters
     ----------

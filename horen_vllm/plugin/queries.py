@@ -49,7 +49,7 @@ def make_queries(view: RevisionView, asks: Sequence[Ask], sums_QD: torch.Tensor,
     Parameters
     ----------
     view
-        The revision of all the requests.
+        A revision in the routing space of all of them.
     asks
         What each row is.
     sums_QD

@@ -1,10 +1,11 @@
-"""Routing of one step's requests of one revision: their queries, and which entry each of them matches.
+"""Routing of one step's requests: their queries, and which entry each of them matches.
 
-Open entries compete for every request; anchored ones where their subjects occur, with queries of their own.
-Shapes: Q queries, D width of the site's input, W width of a query.
+All requests of a routing space are routed in one call, whatever their codebooks. Open entries compete for every
+request of theirs; anchored ones where their subjects occur, with queries of their own.
+Shapes: R requests, Q queries, W width of a query.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,6 +15,7 @@ from horen_vllm.core.match import NO_ENTRY, KeyTable, Routed, decide_tensors, en
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.core.refine import Reduce, whole
 from horen_vllm.kernels import dispatch
+from horen_vllm.kernels.groups import RouteGroup, RouteRule
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.queries import Ask, asks_of, make_queries
 from horen_vllm.plugin.ranks import Ranks
@@ -25,12 +27,15 @@ from horen_vllm.plugin.verdicts import (
     best_of,
     group_verdict,
     joined,
+    joined_verdicts,
     joint_verdict,
     minus_distance,
     nothing,
     radius_verdict,
+    rows_of,
     without_nan,
 )
+from horen_vllm.plugin.view_groups import ViewGroup, by_space, looked_up
 
 _MOST_QUERIES: Final = 64
 """Queries that are routed in one call."""
@@ -40,20 +45,45 @@ Nearest = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class _Rivals:
-    """Some entries of a revision with numbers of their own, 0 to n - 1.
+class _Contest:
+    """Some queries of one revision, and the keys that compete for them."""
+
+    view: RevisionView
+    keys: KeyGroup
+    queries: int
+    bound: float
+    """What a score has to exceed."""
+
+    def group(self) -> RouteGroup:
+        """Return it as the kernels take it."""
+        rule, keys = self.view.parameters, self.keys
+        directions = self.view.radii is None
+        own = RouteRule(rule.beta, rule.gamma, rule.steps, rule.epsilon, self.bound, directions)
+        return RouteGroup(self.queries, keys.rows, keys.owners, self.view.sequences, own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is asked of the revisions of one routing space.
 
     Attributes
     ----------
-    keys
-        Their keys, owned by those numbers.
-    entries, sequences
-        [n + 1] int64, the entries' indices in the revision and their sequence numbers; the last row is `NO_ENTRY`.
+    queries
+        [Q, W] float32: the whole query of each request, group after group, then those of their anchored entries.
+    apart
+        The anchored entries' queries.
+    rivals
+        The keys that compete for each of those.
     """
 
-    keys: KeyGroup
-    entries: torch.Tensor
-    sequences: torch.Tensor
+    groups: Sequence[ViewGroup]
+    queries: torch.Tensor
+    apart: Sequence[Ask]
+    rivals: Sequence[KeyGroup]
+
+    @property
+    def requests(self) -> list[TrackedRequest]:
+        return [tracked for group in self.groups for tracked in group.requests]
 
 
 class Router:
@@ -77,113 +107,102 @@ class Router:
         self._reduce: Reduce = ranks.sum if ranks is not None else whole
         self._sums_of = sums_of
 
-    def route(self, view: RevisionView, group: Sequence[TrackedRequest]) -> tuple[Verdict, list[Nearest | None]]:
-        """Decide for requests of one revision, and list the nearest entries for those that ask."""
-        asks = asks_of(group)
-        queries = make_queries(view, asks, self._sums_of(asks), self._reduce)
-        whole_queries, apart = queries[: len(group)], queries[len(group) :]
-        rivals = [self._rivals(view, ask.anchored.entries) for ask in asks if ask.anchored is not None]
-        verdict = self._verdict(view, group, whole_queries, list(zip(apart, rivals, strict=True)))
+    def route(self, groups: Sequence[ViewGroup]) -> tuple[Verdict, list[Nearest | None]]:
+        """Decide for requests, group after group, and list the nearest entries for those that ask.
+
+        Groups of one routing space have to stand side by side (`view_groups.by_view`).
+        """
+        parts = [self._asked(alike) for alike in by_space(groups)]
+        verdict = joined_verdicts([self._verdict(asked) for asked in parts])
         verdict = verdict if self._ranks is None else self._ranks.agree(verdict)
-        return verdict, self._nearest_of(view, group, whole_queries, list(zip(apart, rivals, strict=True)))
+        return verdict, [nearest for asked in parts for nearest in self._nearest_of(asked)]
 
-    def _verdict(
-        self,
-        view: RevisionView,
-        group: Sequence[TrackedRequest],
-        queries: torch.Tensor,
-        apart: Sequence[tuple[torch.Tensor, _Rivals]],
-    ) -> Verdict:
-        rule = view.parameters
-        bound = rule.threshold if view.radii is None else -torch.inf
+    def _asked(self, groups: Sequence[ViewGroup]) -> _Asked:
+        requests = [tracked for group in groups for tracked in group.requests]
+        asks = asks_of(requests)
+        queries = make_queries(groups[0].view, asks, self._sums_of(asks), self._reduce)
+        apart = asks[len(requests) :]
+        return _Asked(groups, queries, apart, _rivals(apart, queries.device))
+
+    def _verdict(self, asked: _Asked) -> Verdict:
+        groups, requests = asked.groups, asked.requests
+        with_radii = groups[0].view.radii is not None
+        contests = [
+            _Contest(group.view, group.view.open, len(group.requests), _open_bound(group.view)) for group in groups
+        ] + [
+            _Contest(ask.tracked.view, keys, 1, ask.tracked.view.parameters.anchored_threshold)
+            for ask, keys in zip(asked.apart, asked.rivals, strict=True)
+        ]
+        found = self._found(asked.queries, contests)
+        of_open = rows_of(found, slice(len(requests)))
+        if with_radii:
+            return radius_verdict(of_open, looked_up(groups, of_open.best, _radii))
+        rules = [tracked.view.parameters for tracked in requests]
+        bounds = torch.tensor([[rule.threshold, rule.anchored_threshold] for rule in rules], dtype=torch.float64)
+        open_bounds, anchored_bounds = on_device(bounds.T.contiguous(), found.score.device)
+        verdict = group_verdict(of_open, open_bounds, _floors_of(groups, of_open.best))
+        if not asked.apart:
+            return verdict
+        places = on_device(_places(requests), found.score.device)
+        of_apart = rows_of(found, slice(len(requests), None))
+        anchored = best_of(of_apart, places, lambda entries: looked_up(groups, entries, _sequences), anchored_bounds)
+        return joint_verdict(verdict, group_verdict(anchored, anchored_bounds, _floors_of(groups, anchored.best)))
+
+    def _found(self, queries: torch.Tensor, contests: Sequence[_Contest]) -> Routed:
+        """Return the best two entries of each query [Q] among the keys that compete for it."""
+        found, first = list[Routed](), 0
         # Few at a time: routing takes memory for each query, of which no profile of vLLM's has seen any.
-        parts = torch.split(queries, _MOST_QUERIES)
-        found = joined([self._among(part, view, view.open, view.sequences, bound) for part in parts])
-        if view.radii is not None:
-            return radius_verdict(found, view.radii)
-        of_open = group_verdict(found, rule.threshold, view.floors)
-        if not apart:
-            return of_open
-        anchored = self._anchored(view, group, apart)
-        return joint_verdict(of_open, group_verdict(anchored, rule.anchored_threshold, view.floors))
+        for call in _calls(contests):
+            count = sum(contest.queries for contest in call)
+            found.append(self._among(queries[first : first + count], call))
+            first += count
+        return joined(found)
 
-    def _anchored(
-        self, view: RevisionView, group: Sequence[TrackedRequest], apart: Sequence[tuple[torch.Tensor, _Rivals]]
-    ) -> Routed:
-        """Return the decision of each request among its own anchored entries."""
-        bound, left, rows = view.parameters.anchored_threshold, iter(apart), []
-        for tracked in group:
-            parts = []
-            for query, rivals in (next(left) for _ in tracked.subjects.queries):
-                # A copy begins where a kernel that is compiled already may read it, as a row of others may not.
-                routed = self._among(query[None].clone(), view, rivals.keys, rivals.sequences[:-1], bound)
-                parts.append((routed, rivals.entries, rivals.sequences))
-            rows.append(best_of(parts, bound) if parts else nothing(view.sequences[:1].float()))
-        return joined(rows)
+    def _among(self, queries: torch.Tensor, contests: Sequence[_Contest]) -> Routed:
+        view = contests[0].view
+        if not self._shards_keys(view):
+            return dispatch.route_mixed(queries, self._codebooks.keys(view), [contest.group() for contest in contests])
+        parts = torch.split(queries, [contest.queries for contest in contests])
+        return joined([self._among_shards(part, contest) for part, contest in zip(parts, contests, strict=True)])
 
-    def _among(
-        self, queries: torch.Tensor, view: RevisionView, group: KeyGroup, sequences: torch.Tensor, bound: float
-    ) -> Routed:
-        """Route queries among a group's keys; a score has to exceed `bound`."""
-        rule = view.parameters
-        if len(group) == 0:
+    def _among_shards(self, queries: torch.Tensor, contest: _Contest) -> Routed:
+        """Route queries of which each rank has a part, as of the keys."""
+        if len(contest.keys) == 0:
             return nothing(queries)
-        if self._shards_keys(view):
-            table = self._codebooks.table(view, group, sequences)
-            return without_nan(decide_tensors(entry_scores(queries, table, rule, self._reduce), sequences, bound))
-        return dispatch.route(
-            queries,
-            self._codebooks.keys(view),
-            group.rows,
-            group.owners,
-            sequences,
-            beta=rule.beta,
-            gamma=rule.gamma,
-            steps=rule.steps,
-            epsilon=rule.epsilon,
-            threshold=bound,
-            directions=view.radii is None,
-        )
+        view, sequences = contest.view, contest.view.sequences
+        table = self._codebooks.table(view, contest.keys, sequences)
+        scores = entry_scores(queries, table, view.parameters, self._reduce)
+        return without_nan(decide_tensors(scores, sequences, contest.bound))
 
     def _shards_keys(self, view: RevisionView) -> bool:
         # In a fitted space every rank has whole queries and whole keys.
         return self._ranks is not None and view.space is None
 
-    def _rivals(self, view: RevisionView, entries: Sequence[int]) -> _Rivals:
-        newest: dict[str, tuple[int, int, int]] = {}
-        residents = [view.residents[entry] for entry in entries]
-        for number, resident in enumerate(residents):
-            keep_newest(newest, resident, number)
-        rows, owners = [row for _, row, _ in newest.values()], [owner for _, _, owner in newest.values()]
-        sequences = [resident.row.sequence for resident in residents]
-        columns = _in_one_copy((rows, owners, [*entries, NO_ENTRY], [*sequences, NO_ENTRY]), view.sequences.device)
-        return _Rivals(KeyGroup(columns[0], columns[1], None), columns[2], columns[3])
-
-    def _nearest_of(
-        self,
-        view: RevisionView,
-        group: Sequence[TrackedRequest],
-        queries: torch.Tensor,
-        apart: Sequence[tuple[torch.Tensor, _Rivals]],
-    ) -> list[Nearest | None]:
-        left, nearest = iter(apart), list[Nearest | None]()
-        for query, tracked in zip(queries, group, strict=True):
+    def _nearest_of(self, asked: _Asked) -> list[Nearest | None]:
+        whole_queries, requests = asked.queries, asked.requests
+        left = iter(zip(asked.queries[len(requests) :], asked.apart, asked.rivals, strict=True))
+        nearest = list[Nearest | None]()
+        for query, tracked in zip(whole_queries, requests, strict=False):
             own = [next(left) for _ in tracked.subjects.queries]
-            nearest.append(self._nearest(query, view, own, tracked.tag.explain) if tracked.tag.explain else None)
+            nearest.append(
+                self._nearest(query, tracked.view, own, tracked.tag.explain) if tracked.tag.explain else None
+            )
         return nearest
 
     def _nearest(
-        self, query: torch.Tensor, view: RevisionView, own: Sequence[tuple[torch.Tensor, _Rivals]], count: int
+        self, query: torch.Tensor, view: RevisionView, own: Sequence[tuple[torch.Tensor, Ask, KeyGroup]], count: int
     ) -> Nearest:
         if view.sequences.shape[0] == 0:
             return view.sequences, view.sequences.float()
-        rule, sequences = view.parameters, view.sequences
-        scores = self._scores(query, view, rule, view.open, sequences)
+        rule = view.parameters
+        scores = self._scores(query, view, rule, view.open)
         if len(view.anchored):
             # Without refinement: those that do not compete do so with nobody.
-            scores = torch.maximum(scores, self._scores(query, view, replace(rule, steps=0), view.anchored, sequences))
-        for asked, rivals in own:
-            scores[rivals.entries[:-1]] = self._scores(asked, view, rule, rivals.keys, rivals.sequences[:-1])
+            scores = torch.maximum(scores, self._scores(query, view, replace(rule, steps=0), view.anchored))
+        for apart, ask, keys in own:
+            assert ask.anchored is not None
+            entries = on_device(torch.tensor(ask.anchored.entries), scores.device)
+            scores[entries] = self._scores(apart, view, rule, keys)[entries]
         if view.radii is not None:
             scores = minus_distance(scores)
         newest_first = view.sequences.argsort(descending=True)
@@ -196,25 +215,78 @@ class Router:
         view: RevisionView,
         rule: MethodParameters,
         group: KeyGroup,
-        sequences: torch.Tensor,
     ) -> torch.Tensor:
         """Return each entry's score [E] for one query [W] among a group's keys; -inf without a key in it."""
         if len(group) == 0:
-            return torch.full_like(sequences, -torch.inf, dtype=torch.float32)
-        table: KeyTable = self._codebooks.table(view, group, sequences)
+            return torch.full_like(view.sequences, -torch.inf, dtype=torch.float32)
+        table: KeyTable = self._codebooks.table(view, group, view.sequences)
         reduce = self._reduce if self._shards_keys(view) else whole
         return entry_scores(query[None], table, rule, reduce)[0]
 
 
-def _in_one_copy(columns: Sequence[Sequence[int]], device: torch.device) -> list[torch.Tensor]:
-    """Return columns of whole numbers on the device as int64 tensors, each at a multiple of 16 bytes.
+def _calls(contests: Sequence[_Contest]) -> Iterator[list[_Contest]]:
+    """Yield the contests in order, cut where a call would have too many queries."""
+    call, room = list[_Contest](), _MOST_QUERIES
+    for contest in contests:
+        left = contest.queries
+        while left:
+            taken = min(left, room)
+            call.append(replace(contest, queries=taken))
+            left, room = left - taken, room - taken
+            if room == 0:
+                yield call
+                call, room = [], _MOST_QUERIES
+    if call:
+        yield call
 
-    Triton compiles a kernel anew for a tensor that begins elsewhere.
-    """
-    numbers: list[int] = []
-    starts = []
-    for column in columns:
-        starts.append(len(numbers))
-        numbers += [*column, *([0] * (len(column) % 2))]
-    whole_column = on_device(torch.tensor(numbers, dtype=torch.int64), device)
-    return [whole_column[start : start + len(column)] for start, column in zip(starts, columns, strict=True)]
+
+def _rivals(apart: Sequence[Ask], device: torch.device) -> list[KeyGroup]:
+    """Return the keys of each query's anchored entries; of identical ones the newest edit's."""
+    held = list[dict[str, tuple[int, int, int]]]()
+    for ask in apart:
+        assert ask.anchored is not None
+        newest: dict[str, tuple[int, int, int]] = {}
+        for entry in ask.anchored.entries:
+            keep_newest(newest, ask.tracked.view.residents[entry], entry)
+        held.append(newest)
+    numbers = [(row, owner) for newest in held for _, row, owner in newest.values()]
+    # One copy for all of them, read where they lie.
+    rows, owners = on_device(torch.tensor(numbers, dtype=torch.int64).view(-1, 2).T.contiguous(), device)
+    counts = [len(newest) for newest in held]
+    parts = zip(torch.split(rows, counts), torch.split(owners, counts), strict=True)
+    return [KeyGroup(own_rows, own_owners, None) for own_rows, own_owners in parts]
+
+
+def _places(requests: Sequence[TrackedRequest]) -> torch.Tensor:
+    """Return which of the queries apart are each request's [R, K]; their number where it has no more."""
+    counts = [len(tracked.subjects.queries) for tracked in requests]
+    places = torch.full((len(requests), max(counts)), sum(counts))
+    first = 0
+    for row, count in enumerate(counts):
+        places[row, :count] = torch.arange(first, first + count)
+        first += count
+    return places
+
+
+def _open_bound(view: RevisionView) -> float:
+    return view.parameters.threshold if view.radii is None else -torch.inf
+
+
+def _radii(view: RevisionView, entries: torch.Tensor) -> torch.Tensor:
+    assert view.radii is not None
+    return view.radii[entries]
+
+
+def _sequences(view: RevisionView, entries: torch.Tensor) -> torch.Tensor:
+    return view.sequences[entries] if len(view.sequences) else torch.full_like(entries, NO_ENTRY)
+
+
+def _floors_of(groups: Sequence[ViewGroup], best: torch.Tensor) -> torch.Tensor | None:
+    """Return the floor of each row's best entry; None where no revision has floors."""
+    return None if all(group.view.floors is None for group in groups) else looked_up(groups, best, _floors)
+
+
+def _floors(view: RevisionView, entries: torch.Tensor) -> torch.Tensor:
+    if view.floors is None:
+        return torch.full_like(entries, -torch.inf, dtype=torch.float64)
+    return view.floors[entries]

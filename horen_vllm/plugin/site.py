@@ -20,6 +20,7 @@ from horen_vllm.plugin.requests import RequestTable, TrackedRequest
 from horen_vllm.plugin.revisions import RevisionView
 from horen_vllm.plugin.routing import Router
 from horen_vllm.plugin.slots import SlotTables
+from horen_vllm.plugin.view_groups import by_view, looked_up
 
 
 class EditSite:
@@ -107,8 +108,8 @@ class EditSite:
         self._pending = False
         if self._plan.pools:
             self._pool(inputs)
-        for view, group in _by_view(self._plan.routes):
-            self._route(view, group)
+        if self._plan.routes:
+            self._route(self._plan.routes)
         # Always where graphs are captured: whether a replayed step writes is not known when it is captured.
         if self._plan.writes or self._captures:
             self._inject(outputs)
@@ -126,25 +127,30 @@ class EditSite:
         for pool in pools:
             self.requests.sums_valid[pool.sum] = True
 
-    def _route(self, view: RevisionView, group: list[TrackedRequest]) -> None:
+    def _route(self, routes: Sequence[TrackedRequest]) -> None:
         began = time.perf_counter()
-        verdict, nearest = self._router.route(view, group)
+        groups = by_view(routes)
+        requests = [tracked for group in groups for tracked in group.requests]
+        verdict, nearest = self._router.route(groups)
         batch = DecisionBatch(verdict, nearest)
-        self._slots.enter(group, view.value_table[verdict.entry])
-        for row, tracked in enumerate(group):
+        self._slots.enter(requests, looked_up(groups, verdict.entry, _values))
+        for row, tracked in enumerate(requests):
             tracked.decided = (batch, row)
             self.requests.forget_sums(tracked)
-        self._fresh.append((group, batch))
-        self.routed += len(group)
+        self._fresh.append((requests, batch))
+        self.routed += len(requests)
         self.routing_seconds += time.perf_counter() - began
 
     def _sums_of(self, asks: Sequence[Ask]) -> torch.Tensor:
         """Return sums over the tokens of some queries: the window's, less those of what a query leaves out."""
         held = [self.requests.sums_of(ask.tracked) for ask in asks]
         sums = self._sums[self._slots.numbers([numbers[0] for numbers in held])]
-        for row, (ask, numbers) in enumerate(zip(asks, held, strict=True)):
-            for masked in ask.anchored.ranges if ask.anchored is not None else ():
-                sums[row] -= self._sums[numbers[1 + masked]]
+        masked = [ask.anchored.ranges if ask.anchored is not None else () for ask in asks]
+        # One range of each query at a time: the order of a row's sum is its own.
+        for turn in range(max(map(len, masked))):
+            rows = [row for row, ranges in enumerate(masked) if turn < len(ranges)]
+            left_out = self._slots.numbers([held[row][1 + masked[row][turn]] for row in rows])
+            sums[self._slots.numbers(rows)] -= self._sums[left_out]
         return sums
 
     def _inject(self, outputs: torch.Tensor) -> None:
@@ -188,8 +194,5 @@ class FreshDecisions:
         }
 
 
-def _by_view(routes: list[TrackedRequest]) -> list[tuple[RevisionView, list[TrackedRequest]]]:
-    groups: dict[int, tuple[RevisionView, list[TrackedRequest]]] = {}
-    for tracked in routes:
-        groups.setdefault(id(tracked.view), (tracked.view, []))[1].append(tracked)
-    return list(groups.values())
+def _values(view: RevisionView, entries: torch.Tensor) -> torch.Tensor:
+    return view.value_table[entries]

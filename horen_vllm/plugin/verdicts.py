@@ -4,7 +4,7 @@ A revision's open entries compete for every request, its anchored ones where the
 threshold of its own. Shapes: B requests, E entries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -39,21 +39,20 @@ class Verdict:
         return self.entry, self.score, self.runner_up, self.runner_up_score, self.threshold
 
 
-def group_verdict(routed: Routed, bound: float, floors: torch.Tensor | None) -> Verdict:
+def group_verdict(routed: Routed, bounds: torch.Tensor, floors: torch.Tensor | None) -> Verdict:
     """Return the verdict of one group: its match, unless the score is at or below the entry's own floor.
 
     Parameters
     ----------
-    bound
-        What a score has to exceed.
+    bounds
+        [B] float64, what a score has to exceed.
     floors
-        [E + 1] float64, of each entry; the last one stands for no entry. None where no entry has one.
+        [B] float64, of each row's best entry; -inf for none. None where no entry has one.
     """
-    threshold = torch.full_like(routed.score, bound, dtype=torch.float64)
-    entry = routed.entry
-    if floors is not None:
-        threshold = torch.maximum(threshold, floors[routed.best])
-        entry = torch.where(routed.score.double() > threshold, entry, NO_ENTRY)
+    if floors is None:
+        return Verdict(routed.entry, routed.score, routed.runner_up, routed.runner_up_score, bounds)
+    threshold = torch.maximum(bounds, floors)
+    entry = torch.where(routed.score.double() > threshold, routed.entry, NO_ENTRY)
     return Verdict(entry, routed.score, routed.runner_up, routed.runner_up_score, threshold)
 
 
@@ -73,10 +72,10 @@ def radius_verdict(routed: Routed, radii: torch.Tensor) -> Verdict:
     routed
         Nearest entries, whose scores are ``-distance^2 / 2``.
     radii
-        [E + 1] float64; the last one stands for no entry.
+        [B] float64, of each row's nearest entry.
     """
     score, runner_up_score = minus_distance(routed.score), minus_distance(routed.runner_up_score)
-    threshold = -radii[routed.best]
+    threshold = -radii
     entry = torch.where(score.double() > threshold, routed.best, NO_ENTRY)
     return Verdict(entry, score, routed.runner_up, runner_up_score, threshold)
 
@@ -94,27 +93,45 @@ def joined(parts: Sequence[Routed]) -> Routed:
     return Routed(*map(torch.cat, columns))
 
 
-def best_of(parts: Sequence[tuple[Routed, torch.Tensor, torch.Tensor]], threshold: float) -> Routed:
-    """Return one row: the decision of a request whose entries are shared out among several queries.
+def rows_of(routed: Routed, rows: slice) -> Routed:
+    """Return some rows of a batch."""
+    return Routed(*(getattr(routed, field.name)[rows] for field in fields(Routed)))
+
+
+def joined_verdicts(parts: Sequence[Verdict]) -> Verdict:
+    """Return the rows of several verdicts as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Verdict(*map(torch.cat, zip(*(part.columns() for part in parts), strict=True)))
+
+
+def best_of(
+    routed: Routed, places: torch.Tensor, sequences_of: Callable[[torch.Tensor], torch.Tensor], bounds: torch.Tensor
+) -> Routed:
+    """Return the decisions [B] of requests whose entries are shared out among several queries each.
 
     Parameters
     ----------
-    parts
-        (routed [1], entries [n + 1] int64, sequences [n + 1] int64) of each query: its decision among its own n
-        entries, what they are called in the revision and their sequence numbers; the last row stands for `NO_ENTRY`.
-    threshold
-        What the best score has to exceed.
+    routed
+        The decision of each query [Q] among its own entries.
+    places
+        [B, K] int64, the queries of each request; Q where it has no more.
+    sequences_of
+        Returns the sequence numbers of entries [B, 2K], of which `NO_ENTRY` may be anything.
+    bounds
+        [B] float64, what the best score has to exceed.
     """
-    scores, entries, sequences = [], [], []
-    for routed, names, numbers in parts:
-        found = torch.cat([routed.best, routed.runner_up])
-        scores.append(torch.cat([routed.score, routed.runner_up_score]))
-        entries.append(names[found])
-        sequences.append(numbers[found])
-    known = torch.cat([*entries, torch.full_like(entries[0][:1], NO_ENTRY)])
-    chosen = decide_tensors(torch.cat(scores)[None], torch.cat(sequences), threshold)
+    low, none = routed.score.new_full((1,), -torch.inf), torch.full_like(routed.best[:1], NO_ENTRY)
+    scores = torch.cat([torch.cat([each, low])[places] for each in (routed.score, routed.runner_up_score)], dim=1)
+    entries = torch.cat([torch.cat([each, none])[places] for each in (routed.best, routed.runner_up)], dim=1)
+    chosen = decide_tensors(scores, sequences_of(entries), bounds.float())
+
+    def named(place: torch.Tensor) -> torch.Tensor:
+        found = entries.gather(1, place.clamp_min(0)[:, None])[:, 0]
+        return torch.where(place == NO_ENTRY, NO_ENTRY, found)
+
     return Routed(
-        known[chosen.entry], known[chosen.best], chosen.score, known[chosen.runner_up], chosen.runner_up_score
+        named(chosen.entry), named(chosen.best), chosen.score, named(chosen.runner_up), chosen.runner_up_score
     )
 
 
