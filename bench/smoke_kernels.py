@@ -3,6 +3,7 @@
 On a CPU Triton's interpreter runs them at small sizes, which proves this file and nothing about a device.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ import torch
 import triton
 from torch.nn import functional as F
 
+from horen_vllm.core.match import Routed
 from horen_vllm.kernels import dispatch
+from horen_vllm.kernels.groups import RouteGroup, RouteRule
 from horen_vllm.kernels.inject import inject_torch, inject_triton
 from horen_vllm.kernels.pool import pool_triton
-from horen_vllm.kernels.route import route_triton
+from horen_vllm.kernels.route import route_mixed_triton, route_triton
 
 Report = tuple[str, bool, str]
 """Name of a check, whether it passed, what was measured."""
@@ -41,7 +44,7 @@ def run(device: str) -> list[Report]:
     sizes = DEVICE if device == "cuda" else INTERPRETED
     torch.manual_seed(0)
     with torch.device(device):
-        reports = [*_pool(sizes), *_inject(sizes), *_route(sizes)]
+        reports = [*_pool(sizes), *_inject(sizes), *_route(sizes), _mixed(sizes)]
         if device == "cuda":
             reports += [_graph(sizes), _compiles_once(sizes), *(_timed(count, sizes.inputs) for count in sizes.timed)]
     return reports
@@ -129,9 +132,38 @@ def _route(sizes: Sizes) -> Iterator[Report]:
 def _matrix(queries: torch.Tensor, book: tuple[torch.Tensor, ...], rule: dict[str, Any]) -> Report:
     """Check that first scores from the matrix units change no bit."""
     plain, matrix = (route_triton(queries, *book, **rule, matrix=units) for units in (False, True))
-    names = ("entry", "best", "score", "runner_up", "runner_up_score")
-    apart = [name for name in names if not torch.equal(getattr(plain, name), getattr(matrix, name))]
+    apart = _apart(plain, matrix)
     return "route by matrix units", not apart, f"columns that differ: {', '.join(apart) or 'none'}"
+
+
+def _apart(one: Routed, other: Routed) -> list[str]:
+    """Return the columns that are not equal to the bit."""
+    return [name for name in one.__slots__ if not torch.equal(getattr(one, name), getattr(other, name))]
+
+
+def _mixed(sizes: Sizes) -> Report:
+    """Check that queries of many books, from empty to whole, have the bits of their own book's call."""
+    buffer, rows, owners, sequences = _book(sizes.keys, sizes.inputs)
+    groups, alone, queries = [], [], []
+    for number, count in enumerate((3, sizes.keys, 0, 1, 17, sizes.keys // 2)):
+        # A revision's columns may begin anywhere.
+        own = slice(number % 3, number % 3 + count)
+        rule = RouteRule(20.0 + number, 0.1, number % 3, 1e-5, 0.5)
+        group = RouteGroup(1 + number % 2, rows[own], owners[own], sequences, rule)
+        asked = F.normalize(torch.randn(group.queries, sizes.inputs), dim=-1)
+        alone.append(_alone(asked, buffer, group))
+        groups.append(group)
+        queries.append(asked)
+    together = route_mixed_triton(torch.cat(queries), buffer, groups)
+    columns = ([getattr(routed, name) for routed in alone] for name in together.__slots__)
+    apart = _apart(together, Routed(*map(torch.cat, columns)))
+    return "route many books at once", not apart, f"columns that differ: {', '.join(apart) or 'none'}"
+
+
+def _alone(queries: torch.Tensor, buffer: torch.Tensor, group: RouteGroup) -> Routed:
+    """Route the queries of one group by the kernels."""
+    columns = (group.key_rows, group.owners, group.sequences)
+    return route_triton(queries, buffer, *columns, **dataclasses.asdict(group.rule))
 
 
 def _against_definition(
@@ -181,6 +213,8 @@ def _compiles_once(sizes: Sizes) -> Report:
         rule: dict[str, Any] = {"beta": 20.0, "gamma": 0.1, "steps": steps, "epsilon": 1e-5, "threshold": 0.5}
         queries = F.normalize(torch.randn(batch, sizes.inputs), dim=-1)
         dispatch.route(queries, buffer, rows[:count].clone(), owners[:count].clone(), sequences, **rule)
+        group = RouteGroup(batch, rows[1:count], owners[1:count], sequences, RouteRule(20.0, 0.1, steps, 1e-5, 0.5))
+        dispatch.route_mixed(queries.repeat(count, 1), buffer, [group] * count)
         column = torch.arange(batch)
         sums = torch.zeros(batch, sizes.inputs)
         dispatch.pool(torch.randn(64, sizes.inputs).bfloat16(), sums, column, column + 3, column, column * 0)

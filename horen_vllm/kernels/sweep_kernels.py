@@ -91,7 +91,7 @@ def _parts(b_numbers: tl.tensor, PART: tl.constexpr) -> tl.tensor:
     return b_first.to(PART), b_second.to(PART), b_third.to(PART)
 
 
-@triton.jit(do_not_specialize=["num_queries", "num_keys"])
+@triton.jit(do_not_specialize=["num_queries", "num_keys"], do_not_specialize_on_alignment=["p_key_rows"])
 def matrix_kernel(
     p_queries: tl.tensor,
     p_keys: tl.tensor,
