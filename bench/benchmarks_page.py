@@ -20,7 +20,8 @@ _HEAD: Final = """# Benchmarks
 
 Written by `python -m bench.benchmarks_page` from [the result files](../bench/results), which have all pairs, versions
 and commands. Ratios are medians of paired rounds, in brackets an interval for the median (at least 95 %). Times of
-different machines do not compare; ratios of one run do. A goal is met when the interval's lower end reaches it less .01.
+different machines do not compare; ratios of one run do. A goal is met when the interval's lower end reaches it
+less .01.
 """
 
 
@@ -51,8 +52,8 @@ def _serving(result: Result) -> Iterator[str]:
     yield ""
     yield (
         f"{settings['requests']} requests a round, {settings['concurrency']} at a time, {settings['rounds']} pairs. "
-        "A cell is keys-entries-tenants, tokens of prompt and answer, and the share of edited requests; `unedited` asks "
-        "the base model."
+        "A cell is keys-entries-tenants, tokens of prompt and answer, and the share of edited requests; "
+        "`unedited` asks the base model."
     )
     yield ""
     rows = []
