@@ -1,11 +1,12 @@
 """What a change of a served codebook takes: one edit, a rollback, a bulk load, and the engine steps around a flip.
 
 The first three on one `horen up` of the demo model, as an operator's client sees them; the steps on an engine of their
-own, by `bench.live_updates`. The bulk load has two numbers. `import`: a file with the entries goes up, every entry is
+own, by `bench.live_updates`. The bulk load has two parts. `import`: a file with the entries goes up, every entry is
 verified and stored durably, and the registry has them in one revision. `load`, from that revision to SERVING: the
 server hears of it, reads and verifies every artifact, packs them, copies keys and values into its buffers beside its
-steps, flips, asks itself about a sample, and says so; each time from an empty codebook. Files may come from the page
-cache, as they do where they have just been written.
+steps, flips, asks itself about a sample, and says so; each time from an empty codebook. `first_load` is the one behind
+the import, which also starts the server's packing process. Files may come from the page cache, as they do where they
+have just been written.
 
     python -m bench.updates --out bench/results/updates.json
 """
@@ -89,8 +90,8 @@ def measure_steps(folder: Path, entries: int, flips: int, rounds: int) -> dict[s
 
 
 def shown(result: dict[str, Any]) -> Table:
-    """Return the result as a table."""
-    table = Table("what", "p50 ms", "p99 ms", "max ms", title="updates of a served codebook")
+    """Return the times of single changes as a table."""
+    table = Table("what", "p50 ms", "p99 ms", "max ms", title="changes of a served codebook")
     submitted, rolled = result["submission"], result["rollback"]
     for name in ("to_published", "to_first_answer", "to_serving"):
         _row(table, f"submission {name.replace('_', ' ')}", submitted[f"{name}_ms"])
@@ -101,14 +102,16 @@ def shown(result: dict[str, Any]) -> Table:
             _row(table, f"step {name} a flip", steps[f"step_{name}_a_flip_ms"])
         for name in ("quiet", "staging"):
             _row(table, f"step, {name}", steps["staging"][f"{name}_ms"])
-    for name in ("import", "import_to_serving", "load"):
-        found = result["bulk"][name]
-        table.add_row(
-            f"bulk {name.replace('_', ' ')}, {result['bulk']['entries']:,} entries",
-            f"{1e3 * found['median_s']:,.0f}",
-            f"{found['entries_a_second']:,.0f} entries/s",
-            f"{found['artifact_mb_a_second']:,.1f} MB/s",
-        )
+    return table
+
+
+def shown_bulk(bulk: dict[str, Any]) -> Table:
+    """Return the bulk load as a table."""
+    table = Table("bulk", "s", "entries/s", "MB/s of files", title=f"{bulk['entries']:,} entries")
+    for name in ("import", "first_load", "import_to_serving", "load"):
+        found = bulk[name]
+        rates = (found["entries_a_second"], found["artifact_mb_a_second"])
+        table.add_row(name.replace("_", " "), f"{found['median_s']:,.2f}", f"{rates[0]:,.0f}", f"{rates[1]:,.2f}")
     return table
 
 
@@ -148,7 +151,7 @@ def main(
             console.print("rollback", result["rollback"])
             result["bulk"] = measure_bulk(client, endpoint, model, folder, entries, loads)
         result["steps"] = measure_steps(folder, step_entries, flips, rounds) if steps else None
-    console.print(shown(result))
+    console.print(shown(result), shown_bulk(result["bulk"]))
     write_result(out, result)
 
 
