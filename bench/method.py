@@ -10,6 +10,7 @@ its prompt, and otherwise than by the clean model, or the run fails.
     python -m bench.method --out bench/results/method.json
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -71,7 +72,11 @@ def measure(
 
 
 def summary(rounds: Sequence[dict[str, Answers]]) -> dict[str, Any]:
-    """Return rates and ratios of the rounds with 95 % intervals, and how much of the paper's time is routing."""
+    """Return rates and ratios of the rounds with 95 % intervals, and what the paper's time is made of.
+
+    `paper_times_its_weights_floor`: its time without routing, in readings of the weights a token. Far above 1,
+    something else than the method holds it up, as on a machine whose cores are not free.
+    """
     rates = {name: [answers[name].rate for answers in rounds] for name in rounds[0]}
     ratios = {
         name: [answers[above].rate / answers[below].rate for answers in rounds]
@@ -82,6 +87,13 @@ def summary(rounds: Sequence[dict[str, Answers]]) -> dict[str, Any]:
         "ratios": {name: _rounded(values) for name, values in ratios.items()},
         "routing_share_of_paper": round(
             median(answers[PAPER].routing_seconds / answers[PAPER].seconds for answers in rounds), 4
+        ),
+        "paper_times_its_weights_floor": round(
+            median(
+                (answers[PAPER].seconds - answers[PAPER].routing_seconds) / answers[PAPER].floor_seconds
+                for answers in rounds
+            ),
+            3,
         ),
         "same_tokens_share": round(median(_same(answers[PAPER], answers[ONE]) for answers in rounds), 4),
         "rounds": [{name: round(answers[name].rate, 3) for name in answers} for answers in rounds],
@@ -118,7 +130,7 @@ def sides_of(
     }
 
 
-def engine_job(folder: Path, site: str, shape: Shape, counts: Sequence[int], *, most: int, threads: int) -> EngineJob:
+def engine_job(folder: Path, site: str, shape: Shape, counts: Sequence[int], *, most: int) -> EngineJob:
     """Return how the server is started, with room for all codebooks."""
     rows = sum(counts)
     budgets = {
@@ -128,8 +140,6 @@ def engine_job(folder: Path, site: str, shape: Shape, counts: Sequence[int], *, 
     options = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": most, "max_model_len": 512}
     options |= {"block_size": 32, "enable_prefix_caching": False, "seed": 0}
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    # As many threads for both; left to itself, vLLM may keep a core for its API server.
-    environment |= {"VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"}
     return EngineJob(
         folder, site, folder / "engine.log", options, environment=environment, plugin=budgets, timeout_s=1800.0
     )
@@ -167,6 +177,8 @@ def main(
     console = Console()
     torch.set_num_threads(threads or torch.get_num_threads())
     threads, counts = torch.get_num_threads(), entries or [1_000, 10_000, 50_000]
+    # The engine's process reads it when it loads torch, which is before it is told anything else.
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     shape = QWEN_HALF_B if size is Size.HALF_B else _TINY
     shape = replace(shape, vocabulary=vocabulary or shape.vocabulary)
     rule = paper_rule()
@@ -174,8 +186,11 @@ def main(
     settings: dict[str, Any] = {"rounds": rounds, "requests": requests, "concurrency": concurrency}
     settings |= {"prompt_tokens": len(prompts[0])}
     settings |= {"answer_tokens": answer, "cache": cache, "threads": threads, "dtype": "float32"}
+    load = os.getloadavg()[0]
     result: dict[str, Any] = {
         **provenance(),
+        "load_before": load,
+        "quiet": load < 0.5,
         "model": {"shape": size.value, **{name: getattr(shape, name) for name in Shape.__slots__}},
         "rule": rule.to_dict(),
         "settings": settings,
@@ -186,17 +201,18 @@ def main(
         site = default_site(str(folder), "Qwen2ForCausalLM", shape.layers)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         server = PlainServer(model, site, rule, cache=cache)
-        job = engine_job(folder, site, shape, counts, most=concurrency, threads=threads)
+        job = engine_job(folder, site, shape, counts, most=concurrency)
         with EngineProcess(job) as engine:
-            settings["server_threads"] = engine.call("threads")
+            if (found := engine.call("threads")) != threads:
+                raise RuntimeError(f"the server computes with {found} threads, the paper's loop with {threads}.")
             for count in counts:
                 book = made_book(server, prompts, count)
                 bring(engine, book, rule, answer, folder)
                 server.layer.book = book.plain
                 sides = sides_of(server, engine, book, prompts, answer=answer, requests=requests)
                 require_changed(engine, prompts, sides[MANY](0), answer)
-                found = measure(sides, rounds, say=lambda text: console.print(text, style="dim"))
-                result["rows"].append({"entries": count, **summary(found)})
+                measured = measure(sides, rounds, say=lambda text: console.print(text, style="dim"))
+                result["rows"].append({"entries": count, **summary(measured)})
                 write_result(out, result)
     console.print(shown(result))
 

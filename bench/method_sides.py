@@ -35,11 +35,14 @@ class Answers:
         Of each answer.
     routing_seconds
         Of the paper's loop; 0 for the server.
+    floor_seconds
+        What reading the weights once a token takes in the paper's process at that time; 0 for the server.
     """
 
     seconds: float
     tokens: list[list[int]]
     routing_seconds: float = 0.0
+    floor_seconds: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -114,6 +117,7 @@ def ask_paper(server: PlainServer, book: Book, prompts: Sequence[Prompt], asked:
         sum(found.seconds for found in answers),
         [found.tokens for found in answers],
         sum(found.routing_seconds for found in answers),
+        len(asked) * answer * server.weights_seconds(),
     )
 
 

@@ -183,6 +183,16 @@ class PlainServer:
         return float(seen[0].float().square().mean().sqrt())
 
     @torch.inference_mode()
+    def weights_seconds(self) -> float:
+        """Return how long it takes to multiply every weight matrix with one vector: no token can take less here."""
+        matrices = [weights for weights in self._model.parameters() if weights.ndim == 2]
+        vectors = {width: torch.ones(1, width, dtype=self._model.dtype) for width in {it.shape[1] for it in matrices}}
+        began = time.perf_counter()
+        for weights in matrices:
+            F.linear(vectors[weights.shape[1]], weights)
+        return time.perf_counter() - began
+
+    @torch.inference_mode()
     def answer(self, prompt: Sequence[int], tokens: int) -> PlainAnswer:
         """Return the greedy answer of so many tokens to one prompt."""
         self.layer.begin(len(prompt))

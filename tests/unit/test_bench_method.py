@@ -105,6 +105,7 @@ def test_a_run_refuses_an_answer_by_another_entry(server: PlainServer, book: Boo
     answers = ask_paper(server, book, PROMPTS, [0, 2], TOKENS)
     assert [len(tokens) for tokens in answers.tokens] == [TOKENS, TOKENS]
     assert 0 < answers.routing_seconds < answers.seconds
+    assert answers.floor_seconds > 0
     wrong = replace(book, owners=(1, *book.owners[1:]))
     with pytest.raises(RuntimeError, match="for entry 1"):
         ask_paper(server, wrong, PROMPTS, [0], TOKENS)
@@ -113,7 +114,7 @@ def test_a_run_refuses_an_answer_by_another_entry(server: PlainServer, book: Boo
 def test_ratios_are_taken_within_a_round() -> None:
     rounds = [
         {
-            PAPER: Answers(seconds, [[1, 2, 3, 4]], routing_seconds=seconds / 4),
+            PAPER: Answers(seconds, [[1, 2, 3, 4]], seconds / 4, floor_seconds=seconds / 2),
             ONE: Answers(seconds / 2, [[1, 2, 9, 4]]),
             MANY: Answers(seconds / 2, [[1, 2, 3, 4]] * 4),
         }
@@ -124,4 +125,5 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert found["ratios"]["server_one_to_paper"] == {"median": 2.0, "low": 2.0, "high": 2.0}
     assert found["ratios"]["server_many_to_paper"]["median"] == 8.0
     assert found["ratios"]["batching"]["median"] == 4.0
+    assert found["paper_times_its_weights_floor"] == 1.5
     assert (found["routing_share_of_paper"], found["same_tokens_share"]) == (0.25, 0.75)
