@@ -17,8 +17,10 @@ class Collection:
     """Codebooks with the oldest revision that each keeps; empty unless revisions were to be pruned."""
     purged: tuple[str, ...]
     """Codebooks that can no longer be brought back."""
-    adopted: int
+    unknown: int
     """Files that the register did not know."""
+    adopted: bool
+    """Whether it knows them now."""
     condemned: tuple[str, ...]
     """Digests of files that nothing needs; they are deleted by a call after the grace."""
     deleted: tuple[str, ...]
@@ -26,24 +28,30 @@ class Collection:
 
 
 def collect(
-    registry: SqlRegistry, artifacts: ArtifactStore, *, keep: int | None, grace_s: float, dry_run: bool
+    registry: SqlRegistry, artifacts: ArtifactStore, *, keep: int | None, grace_s: float, adopt: bool, dry_run: bool
 ) -> Collection:
     """Forget what may be forgotten; with `dry_run` only say which files nothing needs.
+
+    Files that the register does not know may be another registry's, and are left alone unless they are to be adopted.
 
     Raises
     ------
     Unavailable
         ``registry_unavailable``, ``artifacts_unavailable``; what was done stays done, and the next call goes on.
     """
+    unknown = registry.unknown_artifacts({it.digest: it.size for it in artifacts.list()})
     if dry_run:
-        condemned = registry.condemn_artifacts(grace_s=grace_s, dry_run=True)
-        return Collection(pruned=(), purged=(), adopted=0, condemned=tuple(condemned), deleted=())
+        needless = tuple(registry.condemn_artifacts(grace_s=grace_s, dry_run=True))
+        return Collection(pruned=(), purged=(), unknown=len(unknown), adopted=False, condemned=needless, deleted=())
     pruned = () if keep is None else tuple(registry.prune_revisions(keep))
     purged = tuple(map(str, registry.purge_deleted()))
-    adopted = registry.adopt_artifacts({it.digest: it.size for it in artifacts.list()})
+    if adopt:
+        registry.register_artifacts(unknown)
     deleted = tuple(registry.sweep_artifacts(artifacts.delete, grace_s=grace_s))
     condemned = tuple(registry.condemn_artifacts(grace_s=grace_s))
-    return Collection(pruned=pruned, purged=purged, adopted=adopted, condemned=condemned, deleted=deleted)
+    return Collection(
+        pruned=pruned, purged=purged, unknown=len(unknown), adopted=adopt, condemned=condemned, deleted=deleted
+    )
 
 
 def print_collection(found: Collection, *, dry_run: bool) -> None:
@@ -51,13 +59,22 @@ def print_collection(found: Collection, *, dry_run: bool) -> None:
     console = Console(highlight=False)
     if dry_run:
         console.print(f"{len(found.condemned)} files are needed by nothing; nothing was changed.")
+        _print_unknown(found, console)
         return
     for it in found.pruned:
         servers = f", since {', '.join(it.kept_for)} still serves an older one" if it.kept_for else ""
         console.print(f"{it.codebook}: revisions from {it.oldest} on are kept{servers}", markup=False)
     for name in found.purged:
         console.print(f"{name}: deleted a month ago, now for good", markup=False)
-    console.print(
-        f"{found.adopted} files were new to the register, {len(found.deleted)} condemned ones are deleted, "
-        f"{len(found.condemned)} more are condemned."
-    )
+    _print_unknown(found, console)
+    console.print(f"{len(found.deleted)} condemned files are deleted, {len(found.condemned)} more are condemned.")
+
+
+def _print_unknown(found: Collection, console: Console) -> None:
+    if found.adopted:
+        console.print(f"{found.unknown} files were new to the register.")
+    elif found.unknown:
+        console.print(
+            f"{found.unknown} files are unknown to this registry, and were left alone. If no other registry has its "
+            "files here, --adopt lets them go."
+        )

@@ -67,6 +67,10 @@ def gc(
     grace: Annotated[
         float, typer.Option(min=0.0, metavar="HOURS", help="Age from which a file may go, twice: see the how-to.")
     ] = DEFAULT_GRACE_H,
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="Take over files that the registry does not know; no other may use the store."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say which files would be condemned; change nothing.")
     ] = False,
@@ -83,7 +87,7 @@ def gc(
     registry = SqlRegistry(database_url(database, home))
     try:
         registry.check_schema()
-        found = collect(registry, store, keep=keep, grace_s=grace * 3_600, dry_run=dry_run)
+        found = collect(registry, store, keep=keep, grace_s=grace * 3_600, adopt=adopt, dry_run=dry_run)
     finally:
         registry.close()
     if as_json:

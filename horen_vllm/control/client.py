@@ -134,8 +134,27 @@ class HorenClient(EditCalls, CodebookCalls, BookFileCalls, AdminCalls, Calibrati
         """Return what a replica does not know yet, as soon as there is something, at most `wait_s` seconds later.
 
         `epoch` is what `known` is of, as the last answer said. When the registry is of another one, the answer comes at
-        once: everything from nothing, and which of `known` is not there.
+        once: everything from nothing, and which of `known` is not there. What is too much for one answer is asked for
+        in several.
         """
+        news = self._sync(replica_id, model, fingerprint, known, epoch, wait_s)
+        while news.more:
+            told = {delta.codebook.name: delta.revision for delta in news.deltas}
+            before = known if epoch == news.epoch else {}
+            further = self._sync(replica_id, model, fingerprint, {**before, **told}, news.epoch, 0.0)
+            # Of another epoch all begins anew: what was told before is of a registry that is not there any more.
+            news = news.followed_by(further) if further.epoch == news.epoch else further
+        return news
+
+    def _sync(
+        self,
+        replica_id: str,
+        model: str,
+        fingerprint: str,
+        known: Mapping[CodebookName, int],
+        epoch: str,
+        wait_s: float,
+    ) -> SyncView:
         request = convert.message_of(
             replicas_pb2.SyncRequest,
             replica_id=replica_id,

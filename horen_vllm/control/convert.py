@@ -245,6 +245,7 @@ def sync_to_proto(view: SyncView) -> replicas_pb2.SyncResponse:
         deltas=map(_delta_to_proto, view.deltas),
         removed_codebooks=map(str, view.removed_codebooks),
         epoch=view.epoch,
+        more=view.more,
     )
 
 
@@ -254,6 +255,7 @@ def sync_from_proto(message: replicas_pb2.SyncResponse) -> SyncView:
         deltas=tuple(map(_delta_from_proto, message.deltas)),
         removed_codebooks=tuple(map(CodebookName.parse, message.removed_codebooks)),
         epoch=message.epoch,
+        more=message.more,
     )
 
 

@@ -1,6 +1,6 @@
 """Views: what the control plane says about codebooks, edits and revisions; frozen, free of gRPC."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -269,6 +269,17 @@ class SyncView:
     """Known codebooks that are no longer there for this base model."""
     epoch: str = ""
     """What the revisions belong to; after a restore from a backup it is another one."""
+    more: bool = False
+    """Whether other codebooks have changed, too, for which there was no room."""
+
+    def followed_by(self, further: "SyncView") -> "SyncView":
+        """Return both as one; of a codebook that both tell of, what this one tells."""
+        told = {delta.codebook.name for delta in self.deltas}
+        return replace(
+            further,
+            deltas=(*self.deltas, *(delta for delta in further.deltas if delta.codebook.name not in told)),
+            removed_codebooks=tuple(dict.fromkeys((*self.removed_codebooks, *further.removed_codebooks))),
+        )
 
     def __bool__(self) -> bool:
         """Whether anything changed."""

@@ -7,7 +7,7 @@ from typing import Final
 
 DEFAULT_PORT: Final = 8950
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
-"""Largest gRPC message either way; a first sync of a large codebook is the longest one."""
+"""Largest gRPC message either way; the longest is what a replica is told of a large codebook, from nothing."""
 
 
 class ControlAuth(StrEnum):

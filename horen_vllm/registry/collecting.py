@@ -57,17 +57,15 @@ class SqlCollector(SqlArtifactRegister):
                 _note(session, "purge_codebook", row, self._clock())
             return [codebook_name(row) for row in rows]
 
-    def adopt_artifacts(self, sizes: Mapping[str, int]) -> int:
-        """Register those files, by digest, with their bytes, that were stored before there was a register."""
+    def unknown_artifacts(self, sizes: Mapping[str, int]) -> Mapping[str, int]:
+        """Return those files, by digest with their bytes, that the register has not: no worker of its stored them."""
         known: set[str] = set()
         digests = sorted(sizes)
         with self._database.read() as session:
             for first in range(0, len(digests), AT_ONCE):
                 part = digests[first : first + AT_ONCE]
                 known.update(session.scalars(select(ArtifactRow.digest).where(ArtifactRow.digest.in_(part))))
-        found = {digest: size for digest, size in sizes.items() if digest not in known}
-        self.register_artifacts(found)
-        return len(found)
+        return {digest: size for digest, size in sizes.items() if digest not in known}
 
     def condemn_artifacts(self, *, grace_s: float, dry_run: bool = False) -> Sequence[str]:
         """Condemn the live artifacts that were registered `grace_s` seconds ago and that nothing needs; return them."""

@@ -279,8 +279,11 @@ def test_files_from_before_the_register_are_adopted(sql: SqlRegistry, files: Fil
     book, old, lost = make_book(sql), "b" * 64, "c" * 64
     publish_unregistered(sql, book, old)
     files.update((old, lost))
-    assert sql.adopt_artifacts(dict.fromkeys(files, 1)) == 2
-    assert sql.adopt_artifacts(dict.fromkeys(files, 1)) == 0
+    unknown = sql.unknown_artifacts(dict.fromkeys(files, 1))
+    assert unknown == {old: 1, lost: 1}
+    assert collect(sql, files, clock) == set()
+    sql.register_artifacts(unknown)
+    assert sql.unknown_artifacts(dict.fromkeys(files, 1)) == {}
     assert collect(sql, files, clock) == {lost}
 
 

@@ -4,7 +4,7 @@
 import asyncio
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from horen_vllm.control import convert, convert_admin, derive, limits, names
 from horen_vllm.control._pb.horen.v1 import admin_pb2, replicas_pb2, replicas_pb2_grpc
@@ -13,6 +13,9 @@ from horen_vllm.control.messages import DeltaView, SyncView
 from horen_vllm.ids import CodebookName
 from horen_vllm.registry.models import CodebookRecord
 from horen_vllm.registry.ports import Registry
+
+_ENTRIES_AT_ONCE: Final = 100_000
+"""From so many entries on, what is left of the codebooks waits for the next answer; 110 bytes each, about."""
 
 
 class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
@@ -71,10 +74,17 @@ class ReplicaService(replicas_pb2_grpc.ReplicaServiceServicer):
         records = [item for item in self._registry.list_codebooks() if item.fingerprint == fingerprint]
         gone = sorted(set(known) - {record.name for record in records})
         changed = [record for record in records if comparable.get(record.name, 0) != record.revision]
+        deltas, entries = list[DeltaView](), 0
+        for record in changed:
+            if entries >= _ENTRIES_AT_ONCE:
+                break
+            deltas.append(self._delta(record, comparable.get(record.name, 0)))
+            entries += len(deltas[-1].added) + len(deltas[-1].removed)
         return SyncView(
-            deltas=tuple(self._delta(record, comparable.get(record.name, 0)) for record in changed),
+            deltas=tuple(deltas),
             removed_codebooks=tuple(gone),
             epoch=current,
+            more=len(deltas) < len(changed),
         )
 
     def _delta(self, record: CodebookRecord, since: int) -> DeltaView:

@@ -3,15 +3,19 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
 
+from horen_vllm.control import convert
+from horen_vllm.control._pb.horen.v1 import replicas_pb2
 from horen_vllm.control.client import EditProgress, EditView, HorenClient, SyncView
+from horen_vllm.control.services import replicas as replicas_module
 from horen_vllm.errors import FailedPrecondition, InvalidArgument
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
-from horen_vllm.registry.models import EditRecord, FailedProbe, RefusedRevision, ReplicaReport
+from horen_vllm.registry.models import EditRecord, EditSpec, FailedProbe, RefusedRevision, ReplicaReport
 from horen_vllm.registry.store import SqlRegistry
 
 MODEL: Final[dict[str, Any]] = {"model": "demo-model", "fingerprint": "f" * 64}
@@ -250,3 +254,46 @@ def test_a_refused_revision_is_a_problem_of_the_codebook(client: HorenClient, de
         "Full.",
         None,
     )
+
+
+def test_what_is_too_much_for_one_answer_comes_in_several(
+    client: HorenClient,
+    demo: CodebookName,
+    submit: Callable[[str], EditView],
+    publish: Callable[[], EditRecord],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit("Who leads Acme?")
+    publish()
+    others = [client.create_codebook(f"more-{number}", preset="cosine", threshold=0.85).name for number in range(3)]
+    for name in others:
+        client.submit_edit(name, EditSpec(prompt="Who leads Bolt?", target="Max"))
+        publish()
+    gone = CodebookName(DEFAULT_TENANT, "gone")
+    whole = client.sync("replica-1", known={gone: 1}, **MODEL)
+    answers: list[replicas_pb2.SyncResponse] = []
+    read = convert.sync_from_proto
+
+    def noted(message: replicas_pb2.SyncResponse) -> SyncView:
+        answers.append(message)
+        return read(message)
+
+    monkeypatch.setattr(replicas_module, "_ENTRIES_AT_ONCE", 2)
+    monkeypatch.setattr(convert, "sync_from_proto", noted)
+    parts = client.sync("replica-1", known={gone: 1}, **MODEL)
+    assert [(len(answer.deltas), answer.more) for answer in answers] == [(2, True), (2, False)]
+    assert {delta.codebook.name for delta in parts.deltas} == {demo, *others}
+    assert parts == whole
+    known = {delta.codebook.name: delta.revision for delta in parts.deltas}
+    assert not client.sync("replica-1", known=known, epoch=parts.epoch, **MODEL)
+
+
+def test_of_two_answers_the_first_tells_of_a_codebook(client: HorenClient, demo: CodebookName) -> None:
+    first = client.sync("replica-1", known={}, **MODEL)
+    (delta,) = first.deltas
+    moved = replace(delta, base=delta.revision, revision=delta.revision + 1)
+    other = replace(delta, codebook=replace(delta.codebook, name=CodebookName(DEFAULT_TENANT, "other")))
+    joined = replace(first, more=True).followed_by(replace(first, deltas=(moved, other), removed_codebooks=(demo,)))
+    # The rest of the way is told next time: what is known by then is the first one's revision.
+    assert joined.deltas == (delta, other)
+    assert (joined.removed_codebooks, joined.more, joined.epoch) == ((demo,), False, first.epoch)

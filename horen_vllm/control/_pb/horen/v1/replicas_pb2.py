@@ -28,7 +28,7 @@ from horen_vllm.control._pb.horen.v1 import admin_pb2 as horen_dot_v1_dot_admin_
 from horen_vllm.control._pb.horen.v1 import codebooks_pb2 as horen_dot_v1_dot_codebooks__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17horen/v1/replicas.proto\x12\x08horen.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14horen/v1/admin.proto\x1a\x18horen/v1/codebooks.proto\"\xf1\x03\n\x0bSyncRequest\x12\xab\x01\n\nreplica_id\x18\x01 \x01(\tB\x96\x01\xbaH\x92\x01\xba\x01\x8e\x01\n\x12invalid_replica_id\x1axsize(this) > 0 && size(this) <= 128 ? \'\' : \'must have 1 to 128 printable characters; it has \' + string(size(this)) + \'.\'\x12\r\n\x05model\x18\x02 \x01(\t\x12\\\n\x0b\x66ingerprint\x18\x03 \x01(\tBG\xbaHD\xba\x01\x41\n\x13missing_fingerprint\x1a*size(this) > 0 ? \'\' : \'must not be empty.\'\x12/\n\x05known\x18\x04 \x03(\x0b\x32 .horen.v1.SyncRequest.KnownEntry\x12Y\n\x0cwait_seconds\x18\x05 \x01(\x01\x42\x43\xbaH@\xba\x01=\n\x0cinvalid_wait\x12\x10must be 0 to 60.\x1a\x1bthis >= 0.0 && this <= 60.0\x12\r\n\x05\x65poch\x18\x06 \x01(\t\x1a,\n\nKnownEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"a\n\x0cSyncResponse\x12\'\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x17.horen.v1.CodebookDelta\x12\x19\n\x11removed_codebooks\x18\x02 \x03(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\t\"\x92\x01\n\rCodebookDelta\x12$\n\x08\x63odebook\x18\x01 \x01(\x0b\x32\x12.horen.v1.Codebook\x12\x15\n\rbase_revision\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12!\n\x05\x61\x64\x64\x65\x64\x18\x04 \x03(\x0b\x32\x12.horen.v1.EntryRef\x12\x0f\n\x07removed\x18\x05 \x03(\t\"?\n\x08\x45ntryRef\x12\x0f\n\x07\x65\x64it_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08\x61rtifact\x18\x03 \x01(\t\"\xda\x05\n\x10HeartbeatRequest\x12\xab\x01\n\nreplica_id\x18\x01 \x01(\tB\x96\x01\xbaH\x92\x01\xba\x01\x8e\x01\n\x12invalid_replica_id\x1axsize(this) > 0 && size(this) <= 128 ? \'\' : \'must have 1 to 128 printable characters; it has \' + string(size(this)) + \'.\'\x12\r\n\x05model\x18\x02 \x01(\t\x12\\\n\x0b\x66ingerprint\x18\x03 \x01(\tBG\xbaHD\xba\x01\x41\n\x13missing_fingerprint\x1a*size(this) > 0 ? \'\' : \'must not be empty.\'\x12\x38\n\x07\x61pplied\x18\x04 \x03(\x0b\x32\'.horen.v1.HeartbeatRequest.AppliedEntry\x12q\n\rlease_seconds\x18\x05 \x01(\x01\x42Z\xbaHW\xba\x01T\n\rinvalid_lease\x12%must be more than 0 and at most 3600.\x1a\x1cthis > 0.0 && this <= 3600.0\x12\x36\n\x06probed\x18\x06 \x03(\x0b\x32&.horen.v1.HeartbeatRequest.ProbedEntry\x12,\n\rfailed_probes\x18\x07 \x03(\x0b\x32\x15.horen.v1.FailedProbe\x12*\n\x07refused\x18\x08 \x03(\x0b\x32\x19.horen.v1.RefusedRevision\x12\r\n\x05\x65poch\x18\t \x01(\t\x1a.\n\x0c\x41ppliedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a-\n\x0bProbedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"i\n\x0b\x46\x61iledProbe\x12\x10\n\x08\x63odebook\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x02 \x01(\t\x12\x15\n\rbase_revision\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\"T\n\x0fRefusedRevision\x12\x10\n\x08\x63odebook\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"J\n\x11HeartbeatResponse\x12\x35\n\x11lease_expire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x11ResolveKeyRequest\x12t\n\x06\x64igest\x18\x01 \x01(\tBd\xbaHa\xba\x01^\n\x0einvalid_digest\x1aLthis.matches(\'^[0-9a-f]{64}$\') ? \'\' : \'must be a sha256: 64 of 0-9 and a-f.\'2\xc7\x01\n\x0eReplicaService\x12\x35\n\x04Sync\x12\x15.horen.v1.SyncRequest\x1a\x16.horen.v1.SyncResponse\x12\x44\n\tHeartbeat\x12\x1a.horen.v1.HeartbeatRequest\x1a\x1b.horen.v1.HeartbeatResponse\x12\x38\n\nResolveKey\x12\x1b.horen.v1.ResolveKeyRequest\x1a\r.horen.v1.Keyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17horen/v1/replicas.proto\x12\x08horen.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14horen/v1/admin.proto\x1a\x18horen/v1/codebooks.proto\"\xf1\x03\n\x0bSyncRequest\x12\xab\x01\n\nreplica_id\x18\x01 \x01(\tB\x96\x01\xbaH\x92\x01\xba\x01\x8e\x01\n\x12invalid_replica_id\x1axsize(this) > 0 && size(this) <= 128 ? \'\' : \'must have 1 to 128 printable characters; it has \' + string(size(this)) + \'.\'\x12\r\n\x05model\x18\x02 \x01(\t\x12\\\n\x0b\x66ingerprint\x18\x03 \x01(\tBG\xbaHD\xba\x01\x41\n\x13missing_fingerprint\x1a*size(this) > 0 ? \'\' : \'must not be empty.\'\x12/\n\x05known\x18\x04 \x03(\x0b\x32 .horen.v1.SyncRequest.KnownEntry\x12Y\n\x0cwait_seconds\x18\x05 \x01(\x01\x42\x43\xbaH@\xba\x01=\n\x0cinvalid_wait\x12\x10must be 0 to 60.\x1a\x1bthis >= 0.0 && this <= 60.0\x12\r\n\x05\x65poch\x18\x06 \x01(\t\x1a,\n\nKnownEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"o\n\x0cSyncResponse\x12\'\n\x06\x64\x65ltas\x18\x01 \x03(\x0b\x32\x17.horen.v1.CodebookDelta\x12\x19\n\x11removed_codebooks\x18\x02 \x03(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\t\x12\x0c\n\x04more\x18\x04 \x01(\x08\"\x92\x01\n\rCodebookDelta\x12$\n\x08\x63odebook\x18\x01 \x01(\x0b\x32\x12.horen.v1.Codebook\x12\x15\n\rbase_revision\x18\x02 \x01(\x03\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12!\n\x05\x61\x64\x64\x65\x64\x18\x04 \x03(\x0b\x32\x12.horen.v1.EntryRef\x12\x0f\n\x07removed\x18\x05 \x03(\t\"?\n\x08\x45ntryRef\x12\x0f\n\x07\x65\x64it_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x10\n\x08\x61rtifact\x18\x03 \x01(\t\"\xda\x05\n\x10HeartbeatRequest\x12\xab\x01\n\nreplica_id\x18\x01 \x01(\tB\x96\x01\xbaH\x92\x01\xba\x01\x8e\x01\n\x12invalid_replica_id\x1axsize(this) > 0 && size(this) <= 128 ? \'\' : \'must have 1 to 128 printable characters; it has \' + string(size(this)) + \'.\'\x12\r\n\x05model\x18\x02 \x01(\t\x12\\\n\x0b\x66ingerprint\x18\x03 \x01(\tBG\xbaHD\xba\x01\x41\n\x13missing_fingerprint\x1a*size(this) > 0 ? \'\' : \'must not be empty.\'\x12\x38\n\x07\x61pplied\x18\x04 \x03(\x0b\x32\'.horen.v1.HeartbeatRequest.AppliedEntry\x12q\n\rlease_seconds\x18\x05 \x01(\x01\x42Z\xbaHW\xba\x01T\n\rinvalid_lease\x12%must be more than 0 and at most 3600.\x1a\x1cthis > 0.0 && this <= 3600.0\x12\x36\n\x06probed\x18\x06 \x03(\x0b\x32&.horen.v1.HeartbeatRequest.ProbedEntry\x12,\n\rfailed_probes\x18\x07 \x03(\x0b\x32\x15.horen.v1.FailedProbe\x12*\n\x07refused\x18\x08 \x03(\x0b\x32\x19.horen.v1.RefusedRevision\x12\r\n\x05\x65poch\x18\t \x01(\t\x1a.\n\x0c\x41ppliedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a-\n\x0bProbedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"i\n\x0b\x46\x61iledProbe\x12\x10\n\x08\x63odebook\x18\x01 \x01(\t\x12\x0f\n\x07\x65\x64it_id\x18\x02 \x01(\t\x12\x15\n\rbase_revision\x18\x03 \x01(\x03\x12\x10\n\x08revision\x18\x04 \x01(\x03\x12\x0e\n\x06reason\x18\x05 \x01(\t\"T\n\x0fRefusedRevision\x12\x10\n\x08\x63odebook\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"J\n\x11HeartbeatResponse\x12\x35\n\x11lease_expire_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x11ResolveKeyRequest\x12t\n\x06\x64igest\x18\x01 \x01(\tBd\xbaHa\xba\x01^\n\x0einvalid_digest\x1aLthis.matches(\'^[0-9a-f]{64}$\') ? \'\' : \'must be a sha256: 64 of 0-9 and a-f.\'2\xc7\x01\n\x0eReplicaService\x12\x35\n\x04Sync\x12\x15.horen.v1.SyncRequest\x1a\x16.horen.v1.SyncResponse\x12\x44\n\tHeartbeat\x12\x1a.horen.v1.HeartbeatRequest\x1a\x1b.horen.v1.HeartbeatResponse\x12\x38\n\nResolveKey\x12\x1b.horen.v1.ResolveKeyRequest\x1a\r.horen.v1.Keyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,25 +60,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SYNCREQUEST_KNOWNENTRY']._serialized_start=601
   _globals['_SYNCREQUEST_KNOWNENTRY']._serialized_end=645
   _globals['_SYNCRESPONSE']._serialized_start=647
-  _globals['_SYNCRESPONSE']._serialized_end=744
-  _globals['_CODEBOOKDELTA']._serialized_start=747
-  _globals['_CODEBOOKDELTA']._serialized_end=893
-  _globals['_ENTRYREF']._serialized_start=895
-  _globals['_ENTRYREF']._serialized_end=958
-  _globals['_HEARTBEATREQUEST']._serialized_start=961
-  _globals['_HEARTBEATREQUEST']._serialized_end=1691
-  _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_start=1598
-  _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_end=1644
-  _globals['_HEARTBEATREQUEST_PROBEDENTRY']._serialized_start=1646
-  _globals['_HEARTBEATREQUEST_PROBEDENTRY']._serialized_end=1691
-  _globals['_FAILEDPROBE']._serialized_start=1693
-  _globals['_FAILEDPROBE']._serialized_end=1798
-  _globals['_REFUSEDREVISION']._serialized_start=1800
-  _globals['_REFUSEDREVISION']._serialized_end=1884
-  _globals['_HEARTBEATRESPONSE']._serialized_start=1886
-  _globals['_HEARTBEATRESPONSE']._serialized_end=1960
-  _globals['_RESOLVEKEYREQUEST']._serialized_start=1963
-  _globals['_RESOLVEKEYREQUEST']._serialized_end=2100
-  _globals['_REPLICASERVICE']._serialized_start=2103
-  _globals['_REPLICASERVICE']._serialized_end=2302
+  _globals['_SYNCRESPONSE']._serialized_end=758
+  _globals['_CODEBOOKDELTA']._serialized_start=761
+  _globals['_CODEBOOKDELTA']._serialized_end=907
+  _globals['_ENTRYREF']._serialized_start=909
+  _globals['_ENTRYREF']._serialized_end=972
+  _globals['_HEARTBEATREQUEST']._serialized_start=975
+  _globals['_HEARTBEATREQUEST']._serialized_end=1705
+  _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_start=1612
+  _globals['_HEARTBEATREQUEST_APPLIEDENTRY']._serialized_end=1658
+  _globals['_HEARTBEATREQUEST_PROBEDENTRY']._serialized_start=1660
+  _globals['_HEARTBEATREQUEST_PROBEDENTRY']._serialized_end=1705
+  _globals['_FAILEDPROBE']._serialized_start=1707
+  _globals['_FAILEDPROBE']._serialized_end=1812
+  _globals['_REFUSEDREVISION']._serialized_start=1814
+  _globals['_REFUSEDREVISION']._serialized_end=1898
+  _globals['_HEARTBEATRESPONSE']._serialized_start=1900
+  _globals['_HEARTBEATRESPONSE']._serialized_end=1974
+  _globals['_RESOLVEKEYREQUEST']._serialized_start=1977
+  _globals['_RESOLVEKEYREQUEST']._serialized_end=2114
+  _globals['_REPLICASERVICE']._serialized_start=2117
+  _globals['_REPLICASERVICE']._serialized_end=2316
 # @@protoc_insertion_point(module_scope)

@@ -36,14 +36,16 @@ class SyncRequest(_message.Message):
     def __init__(self, replica_id: _Optional[str] = ..., model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., known: _Optional[_Mapping[str, int]] = ..., wait_seconds: _Optional[float] = ..., epoch: _Optional[str] = ...) -> None: ...
 
 class SyncResponse(_message.Message):
-    __slots__ = ("deltas", "removed_codebooks", "epoch")
+    __slots__ = ("deltas", "removed_codebooks", "epoch", "more")
     DELTAS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_CODEBOOKS_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     deltas: _containers.RepeatedCompositeFieldContainer[CodebookDelta]
     removed_codebooks: _containers.RepeatedScalarFieldContainer[str]
     epoch: str
-    def __init__(self, deltas: _Optional[_Iterable[_Union[CodebookDelta, _Mapping]]] = ..., removed_codebooks: _Optional[_Iterable[str]] = ..., epoch: _Optional[str] = ...) -> None: ...
+    more: bool
+    def __init__(self, deltas: _Optional[_Iterable[_Union[CodebookDelta, _Mapping]]] = ..., removed_codebooks: _Optional[_Iterable[str]] = ..., epoch: _Optional[str] = ..., more: _Optional[bool] = ...) -> None: ...
 
 class CodebookDelta(_message.Message):
     __slots__ = ("codebook", "base_revision", "revision", "added", "removed")
