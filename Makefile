@@ -12,7 +12,7 @@ OTHER_VENV := .venv-vllm-$(OTHER_VLLM)
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
-.PHONY: demo test matrix soak prefix-cache versions lint protos lock clean install quality editing
+.PHONY: demo test matrix soak prefix-cache versions lint protos lock clean install quality editing bench bench-full bench-gpu
 
 demo: install  ## start everything on the demo model, edit 20 facts, roll back
 	$(BIN)/horen demo
@@ -46,6 +46,31 @@ quality: install  ## 100 edits, 500 unedited facts: writes bench/results/edit_qu
 
 editing: install  ## edits a second against the paper's loop, 50,000 entries, memory: writes bench/results/editing.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.editing
+
+# Where model, codebooks and logs of the serving benchmark lie between two runs.
+BENCH_WORK ?= $(CURDIR)/build/bench
+
+bench: install  ## the core of the benchmarks on a CPU: writes bench/results/ and docs/benchmarks.md
+	$(BIN)/python -m bench.routing --threads 1 --entries 1000 --entries 10000
+	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.updates --entries 10000
+	$(BIN)/python -m bench.method --entries 1000 --entries 10000
+	$(BIN)/python -m bench.serving --work $(BENCH_WORK)
+	$(BIN)/python -m bench.benchmarks_page
+
+bench-full: install  ## every cell and size: hours
+	$(BIN)/python -m bench.routing --threads 1 --memory 12288
+	$(BIN)/python -m bench.routing_shares
+	$(BIN)/python -m bench.memory
+	$(BIN)/python -m bench.updates
+	$(BIN)/python -m bench.method
+	$(BIN)/python -m bench.serving --work $(BENCH_WORK) --grid --lora
+	$(BIN)/python -m bench.benchmarks_page
+
+bench-gpu: install  ## with EXTRA=gpu on a machine that has one: kernels and servers of an 8B shape
+	$(BIN)/python -m bench.routing --device cuda --memory 98304 --out bench/results/routing_gpu.json
+	$(BIN)/python -m bench.serving --work $(BENCH_WORK) --shape 8b --compiled --lora --out bench/results/serving_gpu.json
+	$(BIN)/python -m bench.benchmarks_page
 
 protos: install  ## regenerate horen_vllm/control/_pb from proto/
 	$(BIN)/python proto/generate.py
