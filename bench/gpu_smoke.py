@@ -98,7 +98,8 @@ def engine_job(setting: Setting, name: str, model: Path, site: str | None, **opt
         options = {**options, "enforce_eager": True, "block_size": 32}
         environment["VLLM_CPU_KVCACHE_SPACE"] = "1"
     timeout_s = 400.0 if setting.on_gpu else 1200.0
-    return EngineJob(model, site, setting.folder / f"{name}.log", {"seed": 0, **options}, environment, timeout_s)
+    log = setting.folder / f"{name}.log"
+    return EngineJob(model, site, log, {"seed": 0, **options}, environment=environment, timeout_s=timeout_s)
 
 
 SMALL_ENGINE: Final = {"max_model_len": 480, "max_num_seqs": 8}
