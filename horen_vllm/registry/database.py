@@ -47,6 +47,11 @@ class Database:
         writing = postgresql.WRITING if on_postgresql else {_WRITES: True}
         self._writing_engine = self.engine.execution_options(**writing)
 
+    @property
+    def has_one_writer(self) -> bool:
+        """Whether a writing transaction locks the whole database."""
+        return self.engine.dialect.name == "sqlite"
+
     @contextmanager
     def read(self) -> Iterator[Session]:
         """Give a session on one snapshot that is closed afterwards."""

@@ -37,9 +37,8 @@ class SqlEditQueue(SqlEditSubmissions, SqlEditRetirement):
         whose oldest unfinished edit is held hands out nothing, so it has one worker at a time. Edits that have used up
         their attempts are closed as FAILED, ``attempts_exhausted``, on the way.
         """
-        with self._database.read() as session:
-            if session.execute(claimable(fingerprint, self._clock())).first() is None:
-                return ()  # mostly so: a look costs no lock, which a waiting worker would take all the time
+        if self._database.has_one_writer and not self._can_claim(fingerprint):
+            return ()  # a worker that waits would hold up all who write, ten times a second
         with self._database.write("claim") as session:
             now = self._clock()
             while (found := session.execute(locked_claimable(fingerprint, now)).first()) is not None:
@@ -54,6 +53,10 @@ class SqlEditQueue(SqlEditSubmissions, SqlEditRetirement):
                 end_attempts(session, (head.edit_id,), LEASE_EXPIRED, now)
                 _note(session, codebook, head, "fail", now)
             return ()
+
+    def _can_claim(self, fingerprint: str) -> bool:
+        with self._database.read() as session:
+            return session.execute(claimable(fingerprint, self._clock())).first() is not None
 
     def extend(self, claims: Sequence[Claim], *, lease_s: float) -> tuple[Claim, ...]:
         """Move the leases' ends to `lease_s` seconds from now; return the claims that still hold, in their order.
