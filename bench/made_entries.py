@@ -11,7 +11,10 @@ from horen_vllm.artifact import EntryArtifact, EntryManifest
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.core.values import value_chunk, value_rows, value_span
+from horen_vllm.ids import EditId
 from horen_vllm.pack import build_pack, encode_pack
+from horen_vllm.registry.models import EditSpec
+from horen_vllm.registry.portable import PortableEdit, PortableState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +73,20 @@ def write_pack(
     data = encode_pack(build_pack(numbered, space))
     path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def active_edit(edit_id: EditId, sequence: int, spec: EditSpec, artifact: str) -> PortableEdit:
+    """Return an edit that is active, as a codebook's file has it."""
+    return PortableEdit(
+        origin=edit_id,
+        edit_id=edit_id,
+        sequence=sequence,
+        spec=spec,
+        state=PortableState.ACTIVE,
+        artifact=artifact,
+        alias_of=None,
+        same_as=None,
+        supersedes=(),
+        expires_at=None,
+        retired_at=None,
+    )

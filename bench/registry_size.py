@@ -24,12 +24,13 @@ from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy import create_engine, text
 
+from bench.made_entries import active_edit
 from bench.provenance import provenance, write_result
 from horen_vllm.core.presets import MethodParameters
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId, new_edit_id
 from horen_vllm.registry import migrate
 from horen_vllm.registry.models import EditSpec, Publication
-from horen_vllm.registry.portable import ImportedEdit, PortableEdit, PortableState
+from horen_vllm.registry.portable import ImportedEdit
 from horen_vllm.registry.store import SqlRegistry
 from horen_vllm.registry.submission import Submission
 from horen_vllm.testing.postgres import postgres_server
@@ -65,19 +66,7 @@ class Filler:
     def _imported(self, sequence: int) -> ImportedEdit:
         edit_id = new_edit_id()
         digest = hashlib.sha256(edit_id.encode()).hexdigest()
-        edit = PortableEdit(
-            origin=edit_id,
-            edit_id=edit_id,
-            sequence=sequence,
-            spec=self.spec(),
-            state=PortableState.ACTIVE,
-            artifact=digest,
-            alias_of=None,
-            same_as=None,
-            supersedes=(),
-            expires_at=None,
-            retired_at=None,
-        )
+        edit = active_edit(edit_id, sequence, self.spec(), digest)
         return ImportedEdit(edit=edit, edit_id=edit_id, artifact=digest)
 
     def publish(self, edits: int) -> None:

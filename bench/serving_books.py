@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import torch
 
-from horen_vllm.artifact import EntryArtifact, EntryManifest, encode_entry
+from bench.made_entries import EntryForm
+from horen_vllm.artifact import EntryArtifact, encode_entry
 from horen_vllm.artifacts.folder import ArtifactFolder
 from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
 from horen_vllm.core.routing import RoutingSpace
@@ -142,24 +143,10 @@ def _parameters(target: Target) -> MethodParameters:
 
 def _entries(target: Target, width: int, salt: int, count: int) -> Iterator[EntryArtifact]:
     generator = torch.Generator().manual_seed(1_000_003 * salt + width)
+    form = EntryForm(fingerprint=target.fingerprint, site=target.site, mode=ValueMode.ANSWER, span=_SPAN, chunk=_SPAN)
     for number in range(count):
         key = torch.nn.functional.normalize(torch.randn(1, width, generator=generator), dim=-1)
-        manifest = EntryManifest(
-            edit_id=f"e{salt}-{number}",
-            fingerprint=target.fingerprint,
-            site=target.site,
-            value_mode=ValueMode.ANSWER,
-            span=_SPAN,
-            chunk=_SPAN,
-            target_ids=(1,),
-            normalised_prompt=f"{salt} {number}",
-            trained_end=False,
-            loss=0.0,
-            steps=0,
-        )
-        yield EntryArtifact(
-            keys=key, values=0.01 * torch.randn(1, target.d_out, generator=generator), manifest=manifest
-        )
+        yield form.entry(f"e{salt}-{number}", key, 0.01 * torch.randn(1, target.d_out, generator=generator))
 
 
 def _space(d_in: int) -> RoutingSpace:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from bench.made_entries import EntryForm
+from bench.made_entries import EntryForm, active_edit
 from horen_vllm.artifact import decode_entry, encode_entry
 from horen_vllm.artifacts.store import digest_of
 from horen_vllm.control.bookfile.header import BookHeader
@@ -82,19 +82,8 @@ class MadeEdits:
 
     def edit(self, number: int, sequence: int, digest: str) -> PortableEdit:
         """Return the edit of one entry."""
-        return PortableEdit(
-            origin=_edit_id(number),
-            edit_id=_edit_id(number),
-            sequence=sequence,
-            spec=EditSpec(prompt=f"What does the record number {number} say?", target=f"Entry {number}"),
-            state=PortableState.ACTIVE,
-            artifact=digest,
-            alias_of=None,
-            same_as=None,
-            supersedes=(),
-            expires_at=None,
-            retired_at=None,
-        )
+        spec = EditSpec(prompt=f"What does the record number {number} say?", target=f"Entry {number}")
+        return active_edit(_edit_id(number), sequence, spec, digest)
 
 
 def write_bulk_file(exported: Path, target: Path, entries: int) -> BulkFile:
