@@ -34,8 +34,8 @@ from horen_vllm.kernels.route_kernels import (
 from horen_vllm.kernels.sweep_kernels import cut_kernel, matrix_kernel, shortlist_kernel, sweep_kernel
 
 ARCHITECTURES: Final = (80, 90)
-WIDTHS: Final = (1024, 14336, 28672)
-"""Of keys: whitened, Llama-8B's ``down_proj``, and one that no program holds whole."""
+WIDTHS: Final = (512, 1024, 2048, 3584, 4864, 14336, 28672)
+"""Of keys: one for each shape that `route.sweep_shape` gives from 512 on, and one that no program holds whole."""
 SITE_WIDTH: Final = 14336
 """Of the site's input, for `pool`, whose block sizes do not depend on it."""
 OUTPUTS: Final = (2880, 4096, 8192)

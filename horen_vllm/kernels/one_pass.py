@@ -119,13 +119,18 @@ def _add_weighted(sums_GD: torch.Tensor, weights_Gn: torch.Tensor, block_nD: tor
         sums_GD.addmm_(weights_Gn, block_nD)
 
 
-@cache
 def group_sizes(keys: int, width: int) -> tuple[int, ...]:
     """Return how many rows may be multiplied at once with blocks of this shape, largest first.
 
     A row's product must be the same to the bit in a group of any of these sizes, at any place in it and beside any
-    others. No library promises that, so it is tried here, once for each shape; nothing is returned where it fails.
+    others. No library promises that, so it is tried, once for each shape and number of threads; nothing is returned
+    where it fails.
     """
+    return _tried_sizes(keys, width, torch.get_num_threads())
+
+
+@cache
+def _tried_sizes(keys: int, width: int, _threads: int) -> tuple[int, ...]:
     if keys % _ALIGNED:
         return ()
     generator = torch.Generator().manual_seed(0)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bench.kernels_aot import ARCHITECTURES, Case, assembler_report, cases, compile_case
+from bench.kernels_aot import ARCHITECTURES, WIDTHS, Case, assembler_report, cases, compile_case
 from horen_vllm.kernels import inject, pool, route_kernels, sweep_kernels
+from horen_vllm.kernels.route import WIDEST_SWEEP, sweep_shape
 
 CASES = list(cases())
 
@@ -12,6 +13,12 @@ def test_no_kernel_is_left_out() -> None:
     modules = (inject, pool, route_kernels, sweep_kernels)
     kernels = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     assert kernels == {case.kernel.__name__ for case in CASES}
+
+
+def test_every_shape_of_the_sweep_is_compiled() -> None:
+    shapes = {sweep_shape(width) for width in range(512, WIDEST_SWEEP + 1)}
+    assert {sweep_shape(width) for width in WIDTHS if width <= WIDEST_SWEEP} == shapes
+    assert max(WIDTHS) > WIDEST_SWEEP
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

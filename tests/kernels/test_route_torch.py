@@ -102,6 +102,26 @@ def test_groups_are_tried_before_they_are_used(monkeypatch: pytest.MonkeyPatch) 
     assert group_sizes(64, 50) == ()
 
 
+def test_groups_are_tried_again_for_another_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    tried = list[int]()
+
+    def products(*_arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
+        tried.append(threads)
+        # With two threads no row comes out the same twice.
+        return torch.full((8, 1), float(len(tried) if threads == 2 else 0)), torch.zeros(8, 1)
+
+    monkeypatch.setattr(form, "_in_groups", products)
+    assert group_sizes(64, 51) == (8, 4, 2)
+    threads = 2
+    assert group_sizes(64, 51) == ()
+    tried.clear()
+    threads = 1
+    assert group_sizes(64, 51) == (8, 4, 2)
+    assert not tried
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_keys_score_equal_wherever_they_lie(method: tuple[float, int]) -> None:
     """More of them than are read again at first, so that each of them could hide the newest."""
