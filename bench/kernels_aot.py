@@ -158,9 +158,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("bench/results/kernels_aot.json"),
 ) -> None:
     """Compile all kernels for all architectures and write what they take."""
-    fields = Usage.__slots__
+    fields, made = Usage.__slots__, provenance()
     rows = [compile_case(case, architecture) for architecture in ARCHITECTURES for case in cases()]
-    write_result(out, {**provenance(), "kernels": [{name: getattr(row, name) for name in fields} for row in rows]})
+    write_result(out, {**made, "kernels": [{name: getattr(row, name) for name in fields} for row in rows]})
     for row in rows:
         print(f"{row.architecture} {row.kernel}: {row.registers} registers, {row.spilled_bytes} bytes spilled")
 
