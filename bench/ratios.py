@@ -20,10 +20,13 @@ def _serving(result: Mapping[str, Any]) -> Iterator[Labelled]:
 
 def _routing(result: Mapping[str, Any]) -> Iterator[Labelled]:
     for row in result["rows"]:
-        shape = f"{row['kind']} {row['entries']} x{row['batch']} {row['method']}"
+        shape = f"{row['kind']} {row['entries']} x{row['batch']} {row['method']}, {row['sort']}"
         for side, found in row["sides"].items():
             if side not in {"ours", "copy"}:
                 yield f"{side} takes times ours: {shape}", found["times_ours"]
+    for row in result["mixed"]:
+        shape = f"{row['kind']} {row['entries']} in {row['codebooks']} codebooks {row['method']}"
+        yield f"{row['ratio_of']}: {shape}", row["ratio"]
 
 
 def _method(result: Mapping[str, Any]) -> Iterator[Labelled]:

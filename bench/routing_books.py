@@ -28,7 +28,11 @@ class Kind:
 
 RAW: Final = Kind("raw", 14336, 0.6)
 WHITENED: Final = Kind("whitened", 1024, 0.0)
-KINDS: Final = {kind.name: kind for kind in (RAW, WHITENED)}
+WIDE: Final = (Kind("raw-18944", 18944, 0.6), Kind("raw-27648", 27648, 0.6))
+"""Wider than a GPU's program holds whole: the inputs of Qwen2.5 7B's and 32B's ``down_proj``."""
+KINDS: Final = {kind.name: kind for kind in (RAW, WHITENED, *WIDE)}
+NEAR, FAR = 0.95, 0.6
+"""Cosines of a query that matches at these methods' threshold to its key, and of one that does not."""
 METHODS: Final[dict[str, dict[str, Any]]] = {
     "cosine": {"beta": 20.0, "gamma": 0.0, "steps": 0, "epsilon": 1e-5, "threshold": 0.85},
     "horen-paper": {"beta": 20.0, "gamma": 0.01, "steps": 1, "epsilon": 1e-5, "threshold": 0.85},

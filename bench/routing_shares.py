@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from bench.editing_model import demo_edits, load_subject
 from bench.provenance import provenance, write_result
-from bench.routing_books import KINDS, METHODS, Keys, made_keys, near_queries
+from bench.routing_books import METHODS, RAW, WHITENED, Keys, made_keys, near_queries
 from horen_vllm.core.presets import preset_parameters
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import build_world
@@ -39,7 +39,7 @@ def main(
 ) -> None:
     """Count, for made and for real queries."""
     rows = []
-    for kind in KINDS.values():
+    for kind in (RAW, WHITENED):
         for count in entries or [1000, 10_000]:
             keys = made_keys(kind, count, "cpu")
             for sort, cosine in COSINES.items():
