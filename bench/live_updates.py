@@ -1,7 +1,12 @@
 """What a live update costs the requests that are being served: flips, and steps while many entries are staged.
 
 One engine in this process decodes a steady batch. 200 revisions of a large codebook are flipped between its steps,
-then 10,000 entries are staged beside them, in interleaved rounds with and without; nothing is compiled or captured.
+then 10,000 entries are staged beside them, in interleaved pairs of steps with and without, in an order that turns
+round; nothing is compiled or captured.
+
+`step_after_to_before_a_flip` is the ratio of two steps with a flip between them, and `step_to_step_without_a_flip`, its
+control, of two with nothing between them; `staging.p50_ratio` and `staging.p99_ratio` are those of a pair's steps
+beside staging to those without. All are medians over pairs with a 95 % interval; near 1 is good, above 1 is a cost.
 
     python -m bench.live_updates --out bench/results/live_updates.json
 """
@@ -9,21 +14,19 @@ then 10,000 entries are staged beside them, in interleaved rounds with and witho
 import argparse
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": "horen"}
-os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-
 import torch
 
+from bench.intervals import interval
 from bench.made_entries import EntryForm, write_pack
-from bench.provenance import provenance
+from bench.provenance import provenance, write_result
+from bench.quantiles import summary
 from horen_vllm.core.presets import MethodParameters, ValueMode
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.plugin.tag import RequestTag
@@ -34,6 +37,14 @@ FINGERPRINT = "bench"
 _STEPS_A_QUESTION = 10
 _VALUES = 4
 """Vectors of an entry, one a position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Seconds of steps without staging, and of steps beside it."""
+
+    quiet: list[float]
+    staging: list[float]
 
 
 class Loop:
@@ -124,40 +135,66 @@ def measure_flips(loop: Loop, folder: Path, widths: tuple[int, int], flips: int)
     Returns
     -------
     dict
-        Seconds of each ``flip``, and of the step ``before`` and ``after`` it.
+        Seconds of each ``flip``, of the step ``before`` and ``after`` it, and of one more ``earlier`` than that.
     """
-    seconds: dict[str, list[float]] = {"before": [], "flip": [], "after": []}
+    seconds: dict[str, list[float]] = {"earlier": [], "before": [], "flip": [], "after": []}
     for index in range(flips):
         pack, digest = make_pack(folder, "one", 1_000_000 + index, 1, widths)
         ticket = loop.stage(CODEBOOK, pack, digest, base=index + 1)
         loop.until_staged(ticket, lambda _seconds: None)
+        seconds["earlier"].append(loop.step())
         seconds["before"].append(loop.step())
         seconds["flip"].append(loop.flip(CODEBOOK, ticket))
         seconds["after"].append(loop.step())
     return seconds
 
 
-def measure_staging(loop: Loop, bulk: tuple[Path, str], rounds: int) -> dict[str, Any]:
-    """Return step times beside the staging of `bulk` and without it, in interleaved rounds."""
-    quiet: list[float] = []
-    busy: list[float] = []
-    ratios = []
-    for _ in range(rounds):
-        during: list[float] = []
+def flip_summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Return what `measure_flips` found: times in milliseconds and ratios of the steps around a flip."""
+    flips = {f"{name}_ms": value for name, value in _milliseconds(seconds["flip"]).items()}
+    return {
+        "flips": {"count": len(seconds["flip"]), **flips},
+        "step_before_a_flip_ms": _milliseconds(seconds["before"]),
+        "step_after_a_flip_ms": _milliseconds(seconds["after"]),
+        "step_after_to_before_a_flip": _ratios(seconds["after"], seconds["before"]),
+        "step_to_step_without_a_flip": _ratios(seconds["before"], seconds["earlier"]),
+    }
+
+
+def measure_staging(loop: Loop, bulk: tuple[Path, str], rounds: int) -> list[Pair]:
+    """Return step times beside the staging of `bulk` and without it, a pair a round.
+
+    Every second pair begins with the steps without, as many as the pair before had.
+    """
+    pairs: list[Pair] = []
+    for number in range(rounds):
+        quiet, staging = list[float](), list[float]()
+        if number % 2:
+            quiet += [loop.step() for _ in pairs[-1].staging]
         ticket = loop.stage(BULK, *bulk, base=0)
-        loop.until_staged(ticket, during.append)
+        loop.until_staged(ticket, staging.append)
         loop.unstage(ticket)
         _drain(loop)
-        before = [loop.step() for _ in during]
-        ratios.append(_percentile(during, 99) / _percentile(before, 99))
-        quiet += before
-        busy += during
+        if not number % 2:
+            quiet += [loop.step() for _ in staging]
+        pairs.append(Pair(quiet, staging))
+    return pairs
+
+
+def staging_summary(pairs: list[Pair]) -> dict[str, Any]:
+    """Return what `measure_staging` found: times in milliseconds, and ratios within a pair."""
+    quiet, staging = ([step for pair in pairs for step in getattr(pair, name)] for name in ("quiet", "staging"))
+    ratios = {
+        f"p{percent}_ratio": [_percentile(pair.staging, percent) / _percentile(pair.quiet, percent) for pair in pairs]
+        for percent in (50, 99)
+    }
     return {
-        "steps": len(busy),
-        "quiet_ms": _summary(quiet),
-        "staging_ms": _summary(busy),
-        "p99_ratio": _percentile(busy, 99) / _percentile(quiet, 99),
-        "p99_ratio_by_round": ratios,
+        "pairs": len(pairs),
+        "steps": len(staging),
+        "quiet_ms": _milliseconds(quiet),
+        "staging_ms": _milliseconds(staging),
+        **{name: interval(values) for name, values in ratios.items()},
+        **{f"{name}_by_pair": values for name, values in ratios.items()},
     }
 
 
@@ -167,8 +204,12 @@ def _drain(loop: Loop) -> None:
         loop.step()
 
 
-def _summary(seconds: list[float]) -> dict[str, float]:
-    return {"p50": 1e3 * statistics.median(seconds), "p99": 1e3 * _percentile(seconds, 99), "max": 1e3 * max(seconds)}
+def _milliseconds(seconds: list[float]) -> dict[str, Any]:
+    return summary([1e3 * one for one in seconds], digits=4)
+
+
+def _ratios(above: list[float], below: list[float]) -> dict[str, float]:
+    return interval([one / other for one, other in zip(above, below, strict=True)])
 
 
 def _percentile(values: list[float], percent: int) -> float:
@@ -182,10 +223,14 @@ def main() -> None:
     parser.add_argument("--site", default="model.layers.3.mlp.down_proj")
     parser.add_argument("--entries", type=int, default=10_000)
     parser.add_argument("--flips", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": "horen"}
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    made = provenance()
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -205,24 +250,20 @@ def main() -> None:
         for _ in range(100):
             loop.step()
         counted = loop.status()
-        flips = measure_flips(loop, folder, widths, arguments.flips)
+        result: dict[str, Any] = {"entries": arguments.entries, "provenance": made}
+        result |= flip_summary(measure_flips(loop, folder, widths, arguments.flips))
+        _write(arguments.out, result)
         bulk = make_pack(folder, "bulk", 100_000, arguments.entries, widths)
-        staging = measure_staging(loop, bulk, arguments.rounds)
+        result["staging"] = staging_summary(measure_staging(loop, bulk, arguments.rounds))
         after = loop.status()
-    result = {
-        "entries": arguments.entries,
-        "flips": {"count": len(flips["flip"]), **{f"{k}_ms": v for k, v in _summary(flips["flip"]).items()}},
-        "step_before_a_flip_ms": _summary(flips["before"]),
-        "step_after_a_flip_ms": _summary(flips["after"]),
-        "staging": staging,
-        "compilations": after["compilations"] - counted["compilations"],
-        "captures": after["captures"] - counted["captures"],
-        "provenance": provenance(),
-    }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.out is not None:
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+    result |= {name: after[name] - counted[name] for name in ("compilations", "captures")}
+    _write(arguments.out, result)
+    print(json.dumps(result, indent=2))
+
+
+def _write(out: Path | None, result: dict[str, Any]) -> None:
+    if out is not None:
+        write_result(out, result)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import numpy as np
 import typer
 from rich.console import Console
 
 from bench.load import CONCURRENCY, drive, load
 from bench.provenance import provenance, write_result
+from bench.quantiles import summary
 from horen_vllm.cli.stack import Stack, StackSettings
 from horen_vllm.control.client import EditProgress, HorenClient
 from horen_vllm.demo.paths import demo_model_dir
@@ -36,8 +36,10 @@ def trials(client: HorenClient, full: int, number: int) -> dict[str, Any]:
         revision = client.rollback(BOOK, 1 if trial % 2 == 0 else full)
         client.wait_serving(BOOK, revision.number, timeout_s=60)
         latencies.append((time.perf_counter() - began) * 1e3)
-    p50, p99 = (round(float(np.percentile(latencies, share)), 1) for share in (50, 99))
-    return {"trials": number, "p50_ms": p50, "p99_ms": p99, "max_ms": round(max(latencies), 1)}
+    found = summary(latencies)
+    names = {"p50": "p50_ms", "p99": "p99_ms", "max": "max_ms", "p50_interval": "p50_interval_ms"}
+    names["p99_interval"] = "p99_interval_ms"
+    return {"trials": number, **{name: found[key] for key, name in names.items()}}
 
 
 def prepare(client: HorenClient, edits: int) -> int:

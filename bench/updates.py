@@ -8,10 +8,14 @@ steps, flips, asks itself about a sample, and says so; each time from an empty c
 the import, which also starts the server's packing process. Files may come from the page cache, as they do where they
 have just been written.
 
+The result is written after each part. A part that fails is recorded under ``failed``, the others go on, and the
+command ends with 1. Intervals are of 95 %, by order statistics; null where a sample is too small for an end.
+
     python -m bench.updates --out bench/results/updates.json
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.memory_accounts import MIB, demo_shape
-from bench.provenance import provenance, write_result
+from bench.provenance import provenance
+from bench.result_parts import ResultParts
 from bench.serving_latency import BOOK as ROLLED_BACK
 from bench.serving_latency import prepare, trials
 from bench.updates_bulk import BOOK as BULK
@@ -39,6 +44,10 @@ _SUBMITTED: Final = "submitted"
 _PRESET, _THRESHOLD = "cosine", 0.95
 """As `serving_latency.prepare` makes its codebook, whose file the bulk load begins with."""
 _SEED: Final = 8
+_PREPARED: Final = 10
+"""Edits of the codebook that is rolled back."""
+_QUIET: Final = 0.5
+"""Load below which a machine does nothing else."""
 _ROOM: Final = 1.1
 _SPARE_MIB: Final = 64
 
@@ -54,11 +63,13 @@ def stack_settings(home: Path, entries: int) -> StackSettings:
 
 
 def measure_bulk(
-    client: HorenClient, endpoint: Endpoint, model: str, folder: Path, entries: int, loads: int
+    client: HorenClient, endpoint: Endpoint, model: str, folder: Path, full: int, entries: int, loads: int
 ) -> dict[str, Any]:
-    """Import a codebook of `entries` entries, load it `loads` times, and check that it answers."""
-    exported = folder / "exported"
-    client.export_codebook(ROLLED_BACK, exported)
+    """Import a codebook of `entries` entries, load it `loads` times, and check that it answers.
+
+    The first ones are those of the rolled back codebook's revision `full`.
+    """
+    exported = export_full(client, folder, full)
     file = write_bulk_file(exported, folder / "bulk", entries)
     brought = bring_in(client, file, preset=_PRESET, threshold=_THRESHOLD)
     again = load_again(client, file, brought.pop("revision"), loads)
@@ -67,6 +78,14 @@ def measure_bulk(
         raise RuntimeError("the loaded codebook does not answer.")
     sizes = {"file_bytes": file.file_bytes, "artifact_bytes": file.artifact_bytes, "pool_bytes": file.pool_bytes}
     return {"entries": entries, **sizes, **brought, **again}
+
+
+def export_full(client: HorenClient, folder: Path, full: int) -> Path:
+    """Export the rolled back codebook with the entries of revision `full`, whichever one rollbacks left it at."""
+    client.rollback(ROLLED_BACK, full)
+    exported = folder / "exported"
+    client.export_codebook(ROLLED_BACK, exported)
+    return exported
 
 
 def measure_steps(folder: Path, entries: int, flips: int, rounds: int) -> dict[str, Any]:
@@ -90,13 +109,14 @@ def measure_steps(folder: Path, entries: int, flips: int, rounds: int) -> dict[s
 
 
 def shown(result: dict[str, Any]) -> Table:
-    """Return the times of single changes as a table."""
+    """Return the times of single changes that were measured, as a table."""
     table = Table("what", "p50 ms", "p99 ms", "max ms", title="changes of a served codebook")
-    submitted, rolled = result["submission"], result["rollback"]
-    for name in ("to_published", "to_first_answer", "to_serving"):
-        _row(table, f"submission {name.replace('_', ' ')}", submitted[f"{name}_ms"])
-    _row(table, "rollback to serving", {name: rolled[f"{name}_ms"] for name in ("p50", "p99", "max")})
-    if (steps := result["steps"]) is not None:
+    if submitted := result.get("submission"):
+        for name in ("to_published", "to_first_answer", "to_serving"):
+            _row(table, f"submission {name.replace('_', ' ')}", submitted[f"{name}_ms"])
+    if rolled := result.get("rollback"):
+        _row(table, "rollback to serving", {name: rolled[f"{name}_ms"] for name in ("p50", "p99", "max")})
+    if steps := result.get("steps"):
         _row(table, "a flip", {name: steps["flips"][f"{name}_ms"] for name in ("p50", "p99", "max")})
         for name in ("before", "after"):
             _row(table, f"step {name} a flip", steps[f"step_{name}_a_flip_ms"])
@@ -122,37 +142,57 @@ def _row(table: Table, name: str, found: dict[str, float]) -> None:
 def main(
     *,
     edits: Annotated[int, typer.Option(min=1, help="Edits that are submitted one after another.")] = 100,
-    rollbacks: Annotated[int, typer.Option(min=2, help="Rollbacks.")] = 200,
+    rollbacks: Annotated[int, typer.Option(min=2, help="Rollbacks, odd numbers too.")] = 200,
     entries: Annotated[int, typer.Option(min=16, help="Entries of the bulk load.")] = 100_000,
-    loads: Annotated[int, typer.Option(min=1, help="Times that the server loads them.")] = 3,
+    loads: Annotated[int, typer.Option(min=1, help="Times that the server loads them.")] = 10,
     steps: Annotated[bool, typer.Option(help="Whether the engine steps around flips are measured, too.")] = True,
     step_entries: Annotated[int, typer.Option(min=100, help="Entries that are staged beside steps.")] = 10_000,
-    flips: Annotated[int, typer.Option(min=1, help="Flips between two steps.")] = 200,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of steps with and without staging.")] = 5,
+    flips: Annotated[int, typer.Option(min=10, help="Flips between two steps.")] = 200,
+    rounds: Annotated[int, typer.Option(min=10, help="Pairs of steps with and without staging.")] = 10,
     out: Annotated[Path, typer.Option(help="Where the result goes.")] = Path("bench/results/updates.json"),
 ) -> None:
-    """Measure and write the result."""
+    """Measure part by part and write the result after each."""
     console = Console()
     settings = {"edits": edits, "rollbacks": rollbacks, "entries": entries, "loads": loads}
     settings |= {"step_entries": step_entries, "flips": flips, "rounds": rounds}
-    result: dict[str, Any] = {**provenance(), "model": "demo", "settings": settings}
+    load = os.getloadavg()[0]
+    made = {**provenance(), "load_before": load, "quiet": load < _QUIET}
+    parts = ResultParts(out, {**made, "model": "demo", "settings": settings})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with Stack(stack_settings(folder / "home", entries)) as stack, HorenClient(stack.control_address) as client:
-            endpoint, model = Endpoint(stack.base_url), stack.model_name
-            client.create_codebook(_SUBMITTED, preset=_PRESET, threshold=_THRESHOLD)
-            client.wait_serving(_SUBMITTED, 1, timeout_s=60)
-            # The first edit of a worker loads what the others find there.
-            first, *others = choose(edits + 1, _SEED)
-            submit_all(client, endpoint, f"{model}@{_SUBMITTED}", _SUBMITTED, [first])
-            result["submission"] = submit_all(client, endpoint, f"{model}@{_SUBMITTED}", _SUBMITTED, others)
-            console.print("submission", result["submission"])
-            result["rollback"] = trials(client, prepare(client, 10), rollbacks)
-            console.print("rollback", result["rollback"])
-            result["bulk"] = measure_bulk(client, endpoint, model, folder, entries, loads)
-        result["steps"] = measure_steps(folder, step_entries, flips, rounds) if steps else None
-    console.print(shown(result), shown_bulk(result["bulk"]))
-    write_result(out, result)
+        with parts.part("stack"), Stack(stack_settings(folder / "home", entries)) as stack:
+            measure_served(parts, stack, folder, settings)
+        if steps:
+            with parts.part("steps"):
+                parts.result["steps"] = measure_steps(folder, step_entries, flips, rounds)
+    console.print(shown(parts.result))
+    if "bulk" in parts.result:
+        console.print(shown_bulk(parts.result["bulk"]))
+    raise typer.Exit(int(bool(parts.result["failed"])))
+
+
+def measure_served(parts: ResultParts, stack: Stack, folder: Path, settings: dict[str, int]) -> None:
+    """Measure submissions, rollbacks and the bulk load on a system that runs."""
+    with HorenClient(stack.control_address) as client:
+        endpoint, model = Endpoint(stack.base_url), stack.model_name
+        with parts.part("submission"):
+            parts.result["submission"] = measure_submissions(client, endpoint, model, settings["edits"])
+        full = prepare(client, _PREPARED)
+        with parts.part("rollback"):
+            parts.result["rollback"] = trials(client, full, settings["rollbacks"])
+        with parts.part("bulk"):
+            sizes = settings["entries"], settings["loads"]
+            parts.result["bulk"] = measure_bulk(client, endpoint, model, folder, full, *sizes)
+
+
+def measure_submissions(client: HorenClient, endpoint: Endpoint, model: str, edits: int) -> dict[str, Any]:
+    """Return the times of edits that are submitted one after another to a codebook of their own."""
+    client.create_codebook(_SUBMITTED, preset=_PRESET, threshold=_THRESHOLD)
+    client.wait_serving(_SUBMITTED, 1, timeout_s=60)
+    # The first edit of a worker loads what the others find there.
+    first, *others = choose(edits + 1, _SEED)
+    submit_all(client, endpoint, f"{model}@{_SUBMITTED}", _SUBMITTED, [first])
+    return submit_all(client, endpoint, f"{model}@{_SUBMITTED}", _SUBMITTED, others)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
+from bench.intervals import interval
 from bench.made_entries import EntryForm, active_edit
 from horen_vllm.artifact import decode_entry, encode_entry
 from horen_vllm.artifacts.store import digest_of
@@ -30,6 +30,8 @@ EMPTY_REVISION: Final = 1
 TARGET_TOKENS: Final = 3
 """Of a made entry; with the end of the answer it has one vector more."""
 _TIMEOUT_S: Final = 3600.0
+_LEAST: Final = 6
+"""Values between whose ends the median lies in 95 % of cases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +152,14 @@ def load_again(client: HorenClient, file: BulkFile, full: int, trials: int) -> d
 
 
 def rates(file: BulkFile, seconds: list[float]) -> dict[str, Any]:
-    """Return entries and bytes a second, from the median of some times."""
-    middle = float(np.median(seconds))
+    """Return entries and bytes a second, from the median of some times, and its interval where they are six or more."""
+    found = interval(seconds)
+    middle = found["median"]
+    ends = [round(found[end], 3) for end in ("low", "high")] if len(seconds) >= _LEAST else None
     return {
         "seconds": [round(each, 3) for each in seconds],
         "median_s": round(middle, 3),
+        "interval_s": ends,
         "entries_a_second": round(file.entries / middle, 1),
         "artifact_mb_a_second": round(file.artifact_bytes / middle / 1e6, 2),
         "pool_mb_a_second": round(file.pool_bytes / middle / 1e6, 2),

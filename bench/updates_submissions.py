@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
+from bench.quantiles import summary
 from horen_vllm.cli.demo_choice import Choice
 from horen_vllm.control.client import EditProgress, EditView, HorenClient
 from horen_vllm.evals.endpoint import Endpoint
@@ -60,9 +59,9 @@ def submit_all(
         "edits": len(choices),
         "failed": len(choices) - len(served),
         "right": sum(one.right for one in served),
-        "to_published_ms": _summary([one.published for one in served]),
-        "to_first_answer_ms": _summary([one.answered for one in served]),
-        "to_serving_ms": _summary([one.serving for one in served]),
+        "to_published_ms": summary([one.published for one in served]),
+        "to_first_answer_ms": summary([one.answered for one in served]),
+        "to_serving_ms": summary([one.serving for one in served]),
     }
 
 
@@ -99,8 +98,3 @@ def _answered(client: HorenClient, endpoint: Endpoint, model: str, edit: EditVie
                 return False
         time.sleep(_PAUSE_S)
     return True
-
-
-def _summary(milliseconds: Sequence[float]) -> dict[str, float]:
-    p50, p99 = np.percentile(milliseconds, (50, 99))
-    return {"p50": round(float(p50), 1), "p99": round(float(p99), 1), "max": round(max(milliseconds), 1)}

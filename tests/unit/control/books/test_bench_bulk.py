@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.serving_latency import BOOK as ROLLED_BACK
+from bench.updates import export_full
 from bench.updates_bulk import BulkFile, rates, write_bulk_file
 from horen_vllm.artifact import decode_entry
 from horen_vllm.ids import CodebookName
@@ -56,3 +58,14 @@ def test_rates_are_those_of_the_median() -> None:
     assert found["seconds"] == [4.0, 1.0, 2.0]
     assert (found["median_s"], found["entries_a_second"]) == (2.0, 50.0)
     assert (found["artifact_mb_a_second"], found["pool_mb_a_second"]) == (4.0, 1.0)
+
+
+def test_what_rollbacks_left_empty_is_exported_with_its_entries(here: Place, there: Place, tmp_path: Path) -> None:
+    book = here.client.create_codebook(ROLLED_BACK, preset="cosine", threshold=0.85).name
+    here.publish(book, "first")
+    full = here.client.get_codebook(book).revision
+    here.client.rollback(book, 1)
+    assert here.client.get_codebook(book).entry_count == 0
+    exported = export_full(here.client, tmp_path, full)
+    copy = there.client.create_codebook("copy", preset="cosine", threshold=0.5).name
+    assert there.client.import_codebook(copy, exported).added == 1
