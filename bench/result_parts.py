@@ -22,7 +22,7 @@ class ResultParts:
         self._out = out
         self.result = result
         self.result["failed"] = {}
-        write_result(out, result)
+        self.write()
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -32,4 +32,8 @@ class ResultParts:
         except Exception as exc:  # noqa: BLE001 - whatever it was, it is the part's result
             traceback.print_exc()
             self.result["failed"][name] = f"{type(exc).__name__}: {exc}"[:3000]
+        self.write()
+
+    def write(self) -> None:
+        """Write what there is."""
         write_result(self._out, self.result)

@@ -1,10 +1,13 @@
-"""The kernels on a device against their definitions in fp64, their bits, a captured graph, and route's speed.
+"""The kernels on a device against their definitions in fp64, their bits, captured graphs, and route's speed.
 
 On a CPU Triton's interpreter runs them at small sizes, which proves this file and nothing about a device.
+``python -m bench.smoke_kernels`` makes the checks at small sizes on a GPU and ends with 1 when one fails:
+`bench.kernels_gpu` runs it under compute-sanitizer.
 """
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +16,15 @@ import torch
 import triton
 from torch.nn import functional as F
 
+from bench.smoke_definition import Report, against_definition, apart
+from bench.smoke_far import FAR_NUMBERS, far_inject, far_route
+from bench.smoke_graphs import graph_inject, graph_pool
 from horen_vllm.core.match import Routed
 from horen_vllm.kernels import dispatch
 from horen_vllm.kernels.groups import RouteGroup, RouteRule
 from horen_vllm.kernels.inject import inject_torch, inject_triton
 from horen_vllm.kernels.pool import pool_triton
 from horen_vllm.kernels.route import route_mixed_triton, route_triton
-
-Report = tuple[str, bool, str]
-"""Name of a check, whether it passed, what was measured."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,30 @@ class Sizes:
 
 DEVICE = Sizes(rows=2048, inputs=14336, outputs=4096, keys=10_000, timed=(1_000, 10_000, 50_000))
 INTERPRETED = Sizes(rows=40, inputs=130, outputs=96, keys=300, timed=())
+SANITIZED = Sizes(rows=100, inputs=1040, outputs=544, keys=300, timed=())
+WIDE = 18944
+"""Of keys that no program holds whole."""
 
 
 def run(device: str) -> list[Report]:
     """Run all checks in this process; on a CPU it must have been started with ``TRITON_INTERPRET=1``."""
     sizes = DEVICE if device == "cuda" else INTERPRETED
+    reports = check(device, sizes)
+    with torch.device(device):
+        if device == "cuda":
+            reports += [graph_inject(_step(sizes, torch.bfloat16)[0], functools.partial(_step, sizes, torch.bfloat16))]
+            reports += [graph_pool(sizes.rows, sizes.inputs), _compiles_once(sizes)]
+            reports += [far_route(width, FAR_NUMBERS) for width in (sizes.inputs, WIDE)]
+            reports += [far_inject(sizes.outputs, FAR_NUMBERS)]
+            reports += [_timed(count, sizes.inputs) for count in sizes.timed]
+    return reports
+
+
+def check(device: str, sizes: Sizes) -> list[Report]:
+    """Check the kernels against their definitions."""
     torch.manual_seed(0)
     with torch.device(device):
-        reports = [*_pool(sizes), *_inject(sizes), *_route(sizes), _mixed(sizes)]
-        if device == "cuda":
-            reports += [_graph(sizes), _compiles_once(sizes), *(_timed(count, sizes.inputs) for count in sizes.timed)]
-    return reports
+        return [*_pool(sizes), *_inject(sizes), *_route(sizes), _mixed(sizes)]
 
 
 def _pool(sizes: Sizes) -> Iterator[Report]:
@@ -88,13 +104,13 @@ def _inject(sizes: Sizes) -> Iterator[Report]:
         bits = torch.int32 if dtype is torch.float32 else torch.int16
         clean = torch.equal(mine[~written].view(bits), before[~written].view(bits))
         direct = written & (arguments[1] == 0)
-        apart = int((mine[direct].view(bits).int() - theirs[direct].view(bits).int()).abs().max())
+        ulp = int((mine[direct].view(bits).int() - theirs[direct].view(bits).int()).abs().max())
         # The interpreter truncates to bfloat16.
         allowed = 1 if dtype is torch.bfloat16 and not before.is_cuda else 0
         low_rank = written & (arguments[1] == 1)
         close = torch.allclose(mine[low_rank].float(), theirs[low_rank].float(), rtol=2e-2, atol=2e-1)
-        detail = f"direct rows {apart} ulp apart, other rows untouched: {clean}, low rank close: {close}"
-        yield f"inject {dtype}", clean and close and apart <= allowed, detail
+        detail = f"direct rows {ulp} ulp apart, other rows untouched: {clean}, low rank close: {close}"
+        yield f"inject {dtype}", clean and close and ulp <= allowed, detail
 
 
 def _book(keys: int, width: int) -> tuple[torch.Tensor, ...]:
@@ -114,7 +130,7 @@ def _route(sizes: Sizes) -> Iterator[Report]:
         together = route_triton(queries, buffer, rows, owners, sequences, **rule)
         alone = [route_triton(query[None], buffer, rows, owners, sequences, **rule) for query in queries]
         independent = all(torch.equal(one.score[0], together.score[row]) for row, one in enumerate(alone))
-        error, right = _against_definition(queries, buffer[rows], owners, together, rule)
+        error, right = against_definition(queries, buffer[rows], owners, together, rule)
         detail = f"largest error {error:.1e}, decisions right: {right}, rows independent: {independent}"
         yield f"route M={steps}", right and independent and error < 1e-6, detail
     yield _matrix(queries, (buffer, rows, owners, sequences), {**rule, "gamma": 0.0, "steps": 0})
@@ -132,13 +148,8 @@ def _route(sizes: Sizes) -> Iterator[Report]:
 def _matrix(queries: torch.Tensor, book: tuple[torch.Tensor, ...], rule: dict[str, Any]) -> Report:
     """Check that first scores from the matrix units change no bit."""
     plain, matrix = (route_triton(queries, *book, **rule, matrix=units) for units in (False, True))
-    apart = _apart(plain, matrix)
-    return "route by matrix units", not apart, f"columns that differ: {', '.join(apart) or 'none'}"
-
-
-def _apart(one: Routed, other: Routed) -> list[str]:
-    """Return the columns that are not equal to the bit."""
-    return [name for name in one.__slots__ if not torch.equal(getattr(one, name), getattr(other, name))]
+    differ = apart(plain, matrix)
+    return "route by matrix units", not differ, f"columns that differ: {', '.join(differ) or 'none'}"
 
 
 def _mixed(sizes: Sizes) -> Report:
@@ -156,52 +167,14 @@ def _mixed(sizes: Sizes) -> Report:
         queries.append(asked)
     together = route_mixed_triton(torch.cat(queries), buffer, groups)
     columns = ([getattr(routed, name) for routed in alone] for name in together.__slots__)
-    apart = _apart(together, Routed(*map(torch.cat, columns)))
-    return "route many books at once", not apart, f"columns that differ: {', '.join(apart) or 'none'}"
+    differ = apart(together, Routed(*map(torch.cat, columns)))
+    return "route many books at once", not differ, f"columns that differ: {', '.join(differ) or 'none'}"
 
 
 def _alone(queries: torch.Tensor, buffer: torch.Tensor, group: RouteGroup) -> Routed:
     """Route the queries of one group by the kernels."""
     columns = (group.key_rows, group.owners, group.sequences)
     return route_triton(queries, buffer, *columns, **dataclasses.asdict(group.rule))
-
-
-def _against_definition(
-    queries: torch.Tensor, keys: torch.Tensor, owners: torch.Tensor, routed: Any, rule: dict[str, Any]
-) -> tuple[float, bool]:
-    keys, refined = keys.double(), queries.double()
-    for _ in range(rule["steps"]):
-        target = F.normalize(torch.softmax(rule["beta"] * refined @ keys.T, -1) @ keys, dim=-1)
-        moving = (target - refined).norm(dim=-1, keepdim=True) > rule["epsilon"]
-        refined = torch.where(moving, F.normalize((1 - rule["gamma"]) * refined + rule["gamma"] * target), refined)
-    scores = torch.full((len(queries), int(owners.max()) + 1), -torch.inf, dtype=torch.float64)
-    scores.scatter_reduce_(1, owners.expand(len(queries), -1), refined @ keys.T, reduce="amax")
-    top = scores.topk(2)
-    error = (torch.stack([routed.score, routed.runner_up_score], 1).double() - top.values).abs().max()
-    sure = top.values[:, 0] - top.values[:, 1] > 1e-6
-    right = torch.equal(routed.best[sure], top.indices[sure, 0])
-    matched = torch.where(top.values[:, 0] > rule["threshold"], routed.best, -1)
-    return float(error), right and torch.equal(routed.entry, matched)
-
-
-def _graph(sizes: Sizes) -> Report:
-    arguments, _ = _step(sizes, torch.bfloat16)
-    inject_triton(*arguments)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        inject_triton(*arguments)
-    same = True
-    for turn in range(3):
-        fresh, _ = _step(sizes, torch.bfloat16)
-        for static, new in zip(arguments, fresh, strict=True):
-            static.copy_(new)
-        arguments[1].copy_(fresh[1].roll(turn))
-        expected = [argument.clone() for argument in arguments]
-        inject_torch(*expected)
-        graph.replay()
-        direct = arguments[1] != 1
-        same = same and torch.equal(arguments[0][direct].view(torch.int16), expected[0][direct].view(torch.int16))
-    return "inject in a captured graph", same, "3 replays with other tables, values and rows"
 
 
 def _compiles_once(sizes: Sizes) -> Report:
@@ -247,3 +220,15 @@ def _milliseconds(work: Callable[[], None], repeats: int = 20) -> float:
     stop.record()
     torch.cuda.synchronize()
     return float(start.elapsed_time(stop)) / repeats
+
+
+def main() -> int:
+    """Make the checks at small sizes on the GPU; return 1 when one fails."""
+    reports = check("cuda", SANITIZED)
+    for name, passed, detail in reports:
+        print(f"{'PASS' if passed else 'FAIL'} {name}: {detail}")
+    return int(not all(passed for _, passed, _ in reports))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
