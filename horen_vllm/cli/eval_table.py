@@ -1,5 +1,6 @@
 """What ``horen eval`` prints: the end of a run, and two runs beside each other."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def write_results(folder: Path, *, as_json: bool) -> None:
     )
     typer.echo(f"after {last:,} edits, shares with 95 % intervals:")
     print_rows([one for one in summary.overall if one.checkpoint == last], columns, as_json=False)
+    for protocol, source in dict.fromkeys((one.protocol, one.locality_of) for one in summary.overall):
+        if source is not None:
+            typer.echo(f"locality of {protocol}: {source}")
     for one in summary.editing:
         failed = ", ".join(f"{count} {code}" for code, count in sorted(one.failures.items())) or "none failed"
         typer.echo(f"{one.arm}: {one.served} of {one.submitted} edits served; {failed}")
@@ -59,11 +63,30 @@ def print_comparison(first: Path, second: Path, arms: Sequence[str], *, as_json:
         ("B", lambda row: f"{row.second.value:.3f}"),
         ("B - A", lambda row: _number(row.difference)),
         ("PAIRED", lambda row: "yes" if row.paired else "no"),
+        ("BETTER", lambda row: row.better if row.paired else None),
+        ("WORSE", lambda row: row.worse if row.paired else None),
+        ("P", lambda row: None if row.p_value is None else f"{row.p_value:.2g}"),
     )
     print_rows(comparison.compared, columns, as_json=False)
+    if any(row.paired for row in comparison.compared):
+        typer.echo(
+            "BETTER, WORSE: cases whose mean is higher or lower in B; P: sign test of the two, one of many lines"
+        )
     for name, only in (("A", comparison.only_first), ("B", comparison.only_second)):
         if only:
             typer.echo(f"only in {name}: {', '.join(only)}")
+    for name, lone in (("A", comparison.metrics_only_first), ("B", comparison.metrics_only_second)):
+        for metric, groups in _by_metric(lone).items():
+            typer.echo(f"metric only in {name}: {metric}, of {', '.join(groups)}")
+
+
+def _by_metric(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return metric to groups, of names such as ``ARM/CHECKPOINT/PROTOCOL/KIND/METRIC``."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        group, _, metric = name.rpartition("/")
+        found[metric].append(group)
+    return dict(found)
 
 
 def _pairs(arms: Sequence[str]) -> dict[str, str] | None:
