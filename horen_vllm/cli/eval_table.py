@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -12,6 +13,9 @@ from horen_vllm.evals.reporting.compare import Compared, compare_folders
 from horen_vllm.evals.reporting.report import write_report
 from horen_vllm.evals.reporting.run_info import REPORT_FILE, SUMMARY_FILE
 from horen_vllm.evals.reporting.summary_parts import Number, Overall, Summary
+
+_LONGEST: Final = 100
+"""Characters of a setting that are printed."""
 
 
 def write_results(folder: Path, *, as_json: bool) -> None:
@@ -52,7 +56,7 @@ def print_comparison(first: Path, second: Path, arms: Sequence[str], *, as_json:
         print_json(comparison.model_dump(mode="json", exclude_none=True))
         return
     for differing in comparison.differing:
-        typer.echo(f"{differing.name}: {differing.first} / {differing.second}")
+        typer.echo(f"{differing.name}: {_clipped(differing.first)} / {_clipped(differing.second)}")
     columns = (
         ("ARM", _arms),
         ("N", lambda row: row.checkpoint),
@@ -78,6 +82,11 @@ def print_comparison(first: Path, second: Path, arms: Sequence[str], *, as_json:
     for name, lone in (("A", comparison.metrics_only_first), ("B", comparison.metrics_only_second)):
         for metric, groups in _by_metric(lone).items():
             typer.echo(f"metric only in {name}: {metric}, of {', '.join(groups)}")
+
+
+def _clipped(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _by_metric(names: Sequence[str]) -> dict[str, list[str]]:

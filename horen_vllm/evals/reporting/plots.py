@@ -143,7 +143,8 @@ def _edges(panels: Sequence[Histogram]) -> list[float]:
 
 
 def _root(shares: ArrayLike) -> NDArray[np.float64]:
-    return np.sqrt(np.maximum(np.asarray(shares, dtype=np.float64), 0.0))
+    above: NDArray[np.float64] = np.maximum(np.asarray(shares, dtype=np.float64), 0.0)
+    return above**0.5
 
 
 def _drawing() -> AbstractContextManager[None]:

@@ -28,6 +28,12 @@ def test_gains_losses_and_their_test_are_printed(tmp_path: Path, capsys: pytest.
     assert "cases" in meaning
 
 
+def test_a_long_setting_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, text in (("a", "x" * 500), ("b", "y")):
+        save(tmp_path / folder, info(settings={"file": text}), answers("cosine", [1]))
+    assert printed(capsys, tmp_path)[0] == f"settings.file: {'x' * 100}... / y"
+
+
 def test_what_is_not_paired_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "a", info(), answers("cosine", [0, 1]))
     save(tmp_path / "b", info(), [record(prompt="Another?", metrics={"normalised": 1.0})])

@@ -104,12 +104,19 @@ def test_a_passage_of_an_arm_without_a_codebook_is_judged_by_its_text_alone() ->
 
 
 def test_a_superseded_prompt_fails_with_the_edit_that_came_later() -> None:
-    def asked(case: int, **changes: str) -> Record:
-        kind = QuestionKind.SUPERSEDED
-        return record(kind, case=case, targets=(f"new {case}",), score=0.9, metrics=WRONG, **changes)
+    def asked(case: int, fired: str, expected: str | None) -> Record:
+        return record(
+            QuestionKind.SUPERSEDED,
+            case=case,
+            targets=(f"new {case}",),
+            edit_id=fired,
+            score=0.9,
+            expected=expected,
+            metrics=WRONG,
+        )
 
     # The later edit of case 0 failed, so its first one answers; the later one of case 2 was served, its first failed.
-    later = [asked(0, edit_id="e0"), asked(2, edit_id="s2", expected="s2")]
+    later = [asked(0, "e0", None), asked(2, "s2", "s2")]
     (found,) = failures(grouped(info(arms=[ARM], stream=STREAM), later))
     first, second = found.shown
     assert (first.reason, first.detail, first.fired) == (Reason.EDIT_FAILED, "target_too_long", STREAM[0])

@@ -5,6 +5,7 @@ from math import sqrt
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from horen_vllm.errors import InvalidArgument, NotFound
 from horen_vllm.evals.metrics.intervals import wilson
@@ -295,7 +296,7 @@ def test_edits_are_counted_by_outcome_and_timed() -> None:
     assert [one.memory_bytes for one in found.growth] == [100, None]
 
 
-def grown(parameters: dict[str, bool | float], **told: float) -> Growth:
+def grown(parameters: dict[str, JsonValue], **told: float) -> Growth:
     """Return the growth of a codebook with these parameters, as far as its state tells of more than a threshold."""
     state = CodebookState.model_validate(
         {"checkpoint": 10, "revision": 2, "entries": 9, "threshold": 0.25, "submit_seconds": 5.0} | told
@@ -306,7 +307,7 @@ def grown(parameters: dict[str, bool | float], **told: float) -> Growth:
 
 
 def test_edits_with_a_subject_have_a_threshold_of_their_own() -> None:
-    anchored: dict[str, bool | float] = {"anchors": True, "anchored_threshold": 0.125}
+    anchored: dict[str, JsonValue] = {"anchors": True, "anchored_threshold": 0.125}
     now = grown(anchored, anchored_threshold=0.5)
     assert (now.threshold, now.anchored_threshold) == (0.25, 0.5)
     # States of before did not tell; the parameters do, and say nothing where no edit is bound to its subject.
