@@ -51,7 +51,7 @@ def test_wilson_holds_the_share_and_widens_with_the_level(hits: int, more: int, 
 
 
 @given(VALUES, st.integers(0, 3))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_the_bootstrap_holds_the_mean_and_repeats_itself(values: list[float], seed: int) -> None:
     found = bootstrap_mean(values, seed=seed, resamples=200)
     assert found == bootstrap_mean(values, seed=seed, resamples=200)
