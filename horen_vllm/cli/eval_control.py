@@ -98,6 +98,7 @@ def _book(view: CodebookView) -> BookState:
         revision=view.revision,
         entries=view.entry_count,
         threshold=view.parameters.threshold,
+        anchored_threshold=view.parameters.anchored_threshold if view.parameters.anchors else None,
         model=view.model,
         fingerprint=view.fingerprint,
         parameters=view.parameters.to_dict(),

@@ -1,7 +1,9 @@
 """What ``horen eval`` prints: the end of a run, and two runs beside each other."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -11,6 +13,9 @@ from horen_vllm.evals.reporting.compare import Compared, compare_folders
 from horen_vllm.evals.reporting.report import write_report
 from horen_vllm.evals.reporting.run_info import REPORT_FILE, SUMMARY_FILE
 from horen_vllm.evals.reporting.summary_parts import Number, Overall, Summary
+
+_LONGEST: Final = 100
+"""Characters of a setting that are printed."""
 
 
 def write_results(folder: Path, *, as_json: bool) -> None:
@@ -31,6 +36,9 @@ def write_results(folder: Path, *, as_json: bool) -> None:
     )
     typer.echo(f"after {last:,} edits, shares with 95 % intervals:")
     print_rows([one for one in summary.overall if one.checkpoint == last], columns, as_json=False)
+    for protocol, source in dict.fromkeys((one.protocol, one.locality_of) for one in summary.overall):
+        if source is not None:
+            typer.echo(f"locality of {protocol}: {source}")
     for one in summary.editing:
         failed = ", ".join(f"{count} {code}" for code, count in sorted(one.failures.items())) or "none failed"
         typer.echo(f"{one.arm}: {one.served} of {one.submitted} edits served; {failed}")
@@ -48,7 +56,7 @@ def print_comparison(first: Path, second: Path, arms: Sequence[str], *, as_json:
         print_json(comparison.model_dump(mode="json", exclude_none=True))
         return
     for differing in comparison.differing:
-        typer.echo(f"{differing.name}: {differing.first} / {differing.second}")
+        typer.echo(f"{differing.name}: {_clipped(differing.first)} / {_clipped(differing.second)}")
     columns = (
         ("ARM", _arms),
         ("N", lambda row: row.checkpoint),
@@ -59,11 +67,35 @@ def print_comparison(first: Path, second: Path, arms: Sequence[str], *, as_json:
         ("B", lambda row: f"{row.second.value:.3f}"),
         ("B - A", lambda row: _number(row.difference)),
         ("PAIRED", lambda row: "yes" if row.paired else "no"),
+        ("BETTER", lambda row: row.better if row.paired else None),
+        ("WORSE", lambda row: row.worse if row.paired else None),
+        ("P", lambda row: None if row.p_value is None else f"{row.p_value:.2g}"),
     )
     print_rows(comparison.compared, columns, as_json=False)
+    if any(row.paired for row in comparison.compared):
+        typer.echo(
+            "BETTER, WORSE: cases whose mean is higher or lower in B; P: sign test of the two, one of many lines"
+        )
     for name, only in (("A", comparison.only_first), ("B", comparison.only_second)):
         if only:
             typer.echo(f"only in {name}: {', '.join(only)}")
+    for name, lone in (("A", comparison.metrics_only_first), ("B", comparison.metrics_only_second)):
+        for metric, groups in _by_metric(lone).items():
+            typer.echo(f"metric only in {name}: {metric}, of {', '.join(groups)}")
+
+
+def _clipped(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _by_metric(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return metric to groups, of names such as ``ARM/CHECKPOINT/PROTOCOL/KIND/METRIC``."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        group, _, metric = name.rpartition("/")
+        found[metric].append(group)
+    return dict(found)
 
 
 def _pairs(arms: Sequence[str]) -> dict[str, str] | None:

@@ -2,11 +2,12 @@
 
 Answers that belong to one case (an edit and its rephrases) are not independent, so cases are what is drawn again
 (Efron and Tibshirani 1993, percentile intervals). Where every value is yes or no and every case gave one of them,
-`mean_with_interval` takes Wilson's interval (Wilson 1927), which does not shrink to nothing at 0 and at 1.
+`mean_with_interval` takes Wilson's interval (Wilson 1927), which does not shrink to nothing at 0 and at 1. Where cases
+gave several and all are the same, it takes Wilson's over the cases.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import NormalDist
 from typing import Final, Literal, TypeAlias
@@ -91,10 +92,24 @@ def bootstrap_mean(
 
 
 def mean_with_interval(values: Sequence[float], *, seed: int, cases: Cases | None = None) -> Estimate:
-    """Return the mean with the interval that fits: Wilson's for one yes or no a case, else the bootstrap's."""
-    distinct = cases is None or len(set(cases)) == len(cases)
-    if distinct and values and all(value in (0.0, 1.0) for value in values):
-        return wilson(int(sum(values)), len(values))
+    """Return the mean with the interval that fits.
+
+    That is Wilson's for one yes or no a case. Several answers of a case are not independent, so the bootstrap draws
+    whole cases again. Where all answers are yes, or all are no, that would have no width: there it is Wilson's of as
+    many answers as there are cases.
+
+    Parameters
+    ----------
+    cases
+        Case of each value; None when every value is a case of its own.
+    """
+    sample = Sample(values, _cases(values, cases))
+    alike, apart = set(sample.values), len(set(sample.cases))
+    if alike <= {0.0, 1.0}:
+        if apart == len(sample.values):
+            return wilson(int(sum(sample.values)), apart)
+        if len(alike) == 1:
+            return replace(wilson(int(sample.values[0]) * apart, apart), count=len(sample.values))
     return bootstrap_mean(values, seed=seed, cases=cases)
 
 

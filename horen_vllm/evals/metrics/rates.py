@@ -7,7 +7,7 @@ have given follows from the scores that came with the answers. A lower one canno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from horen_vllm.evals.metrics.intervals import Cases, Estimate, mean_with_interval, wilson
+from horen_vllm.evals.metrics.intervals import Cases, Estimate, mean_with_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,21 +79,28 @@ def score_limit(negatives: Sequence[Scored], rate: float) -> float | None:
 
 
 def at_equal_rate(
-    positives: Sequence[Scored], negatives: Sequence[Scored], rate: float, *, seed: int, cases: Cases | None = None
+    positives: Sequence[Scored],
+    negatives: Sequence[Scored],
+    rate: float,
+    *,
+    seed: int,
+    cases: Cases | None = None,
+    negative_cases: Cases | None = None,
 ) -> AtEqualRate:
     """Return what the positives are worth where at most `rate` of the negatives fire.
 
     Parameters
     ----------
-    cases
-        Case of each positive, for the interval; None when each is a case of its own.
+    cases, negative_cases
+        Case of each positive and of each negative, for the intervals; None when each is a case of its own.
     """
     limit = score_limit(negatives, rate)
     worth = [each.value if each.fires_above(limit) else each.without for each in positives]
+    fired = [float(each.fires_above(limit)) for each in negatives]
     return AtEqualRate(
         rate=rate,
         limit=limit,
-        negatives=wilson(sum(each.fires_above(limit) for each in negatives), len(negatives)),
+        negatives=mean_with_interval(fired, seed=seed, cases=negative_cases),
         positives=mean_with_interval(worth, seed=seed, cases=cases),
         bounded_by_own_threshold=limit is None,
     )

@@ -1,7 +1,8 @@
 """Two runs beside each other: paired by question where both asked it, and what differs in how they were made."""
 
-from collections.abc import Iterator, Mapping
-from math import comb
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from math import comb, fsum
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,9 @@ _UNTOLD: Final = frozenset(
 _LEAST_PAIRED: Final = 0.5
 """Share of the smaller sample's questions that the other one must have, for a paired difference."""
 
+_EQUAL: Final = 1e-9
+"""Means that differ by no more are equal: what is left of sums in floating point."""
+
 
 class Differing(Part):
     """A setting that is not the same in both; None where one run does not have it."""
@@ -42,10 +46,11 @@ class Compared(Part):
     paired
         Whether it is of the questions that both runs asked.
     better, worse
-        Of a pair, questions whose value is higher or lower in the second run.
+        Of a pair, cases whose mean value is higher or lower in the second run: answers of one case (an edit's
+        rephrases) are not independent.
     p_value
-        Exact two-sided sign test of `better` against `worse` (McNemar's for yes and no); None when nothing is paired.
-        One among many: with many lines some are small by chance.
+        Exact two-sided sign test of `better` against `worse` (McNemar's for one yes or no a case); None when nothing is
+        paired. One among many: with many lines some are small by chance.
     """
 
     first_arm: str
@@ -71,7 +76,10 @@ class Comparison(Part):
     differing
         What differs in settings, versions, data, model and method parameters.
     only_first, only_second
-        Groups that only one of the runs has, as ``ARM/CHECKPOINT/PROTOCOL/KIND``.
+        Groups that only one of the runs has, as ``ARM/CHECKPOINT/PROTOCOL/KIND``. An arm that is not compared counts
+        where the other run has none of its name.
+    metrics_only_first, metrics_only_second
+        Metrics that only one of the runs has, of groups that both have, as ``ARM/CHECKPOINT/PROTOCOL/KIND/METRIC``.
     """
 
     first: str
@@ -80,6 +88,8 @@ class Comparison(Part):
     compared: tuple[Compared, ...]
     only_first: tuple[str, ...]
     only_second: tuple[str, ...]
+    metrics_only_first: tuple[str, ...]
+    metrics_only_second: tuple[str, ...]
 
 
 def compare_folders(first: Path, second: Path, arms: Mapping[str, str] | None = None) -> Comparison:
@@ -111,21 +121,18 @@ def compare(
                 raise InvalidArgument(message, code="invalid_arms")
     pairs = {arm: arm for arm in first.arms if arm in second.arms} if arms is None else dict(arms)
     seed = first.info.seeds.get(SEED_NAME, 0)
-    found: list[Compared] = []
-    met: tuple[set[GroupKey], set[GroupKey]] = set(), set()
-    for key in first.groups:
-        other = key._replace(arm=pairs.get(key.arm, ""))
-        if other in second.groups:
-            met[0].add(key)
-            met[1].add(other)
-            found += _compared(first, second, key, other, seed)
+    met = [(key, other) for key in first.groups if (other := _renamed(key, pairs)) in second.groups]
+    lone = [_alone(first, second, met), _alone(second, first, [(other, key) for key, other in met])]
+    back = {other: one for one, other in pairs.items()}
     return Comparison(
         first=first.info.name if names is None else names[0],
         second=second.info.name if names is None else names[1],
         differing=tuple(differing(first.info, second.info, pairs)),
-        compared=tuple(found),
-        only_first=tuple("/".join(map(str, key)) for key in first.groups if key not in met[0]),
-        only_second=tuple("/".join(map(str, key)) for key in second.groups if key not in met[1]),
+        compared=tuple(one for pair in met for one in _compared(first, second, *pair, seed)),
+        only_first=_only(first, second, pairs),
+        only_second=_only(second, first, back),
+        metrics_only_first=lone[0],
+        metrics_only_second=lone[1],
     )
 
 
@@ -145,9 +152,33 @@ def sign_test(better: int, worse: int) -> float:
     return min(1.0, 2 * tail / (1 << total))
 
 
+def _renamed(key: GroupKey, arms: Mapping[str, str]) -> GroupKey:
+    return key._replace(arm=arms.get(key.arm, ""))
+
+
+def _only(run: Run, other: Run, arms: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the groups of a run that the other one lacks; of arms that are not compared, those of no arm of theirs."""
+    lone = (
+        key
+        for key in run.groups
+        if (_renamed(key, arms) not in other.groups if key.arm in arms else key.arm not in other.arms)
+    )
+    return tuple("/".join(map(str, key)) for key in lone)
+
+
+def _alone(run: Run, other: Run, met: Sequence[tuple[GroupKey, GroupKey]]) -> tuple[str, ...]:
+    """Return the metrics of a run's groups that the other one's do not have."""
+    names = [(key, _metrics(run.groups[key]) - _metrics(other.groups[twin])) for key, twin in met]
+    return tuple("/".join([*map(str, key), name]) for key, lone in names for name in sorted(lone))
+
+
+def _metrics(records: Sequence[Record]) -> set[str]:
+    return {name for record in records for name in record.metrics}
+
+
 def _compared(first: Run, second: Run, key: GroupKey, other: GroupKey, seed: int) -> Iterator[Compared]:
     ours, theirs = ({_identity(run, one): one for one in run.groups[at]} for run, at in ((first, key), (second, other)))
-    for metric in sorted({name for record in ours.values() for name in record.metrics}):
+    for metric in sorted(_metrics(list(ours.values()))):
         sides = [[one for one in side.values() if metric in one.metrics] for side in (ours, theirs)]
         both = [
             (one, twin)
@@ -168,8 +199,11 @@ def _compared(first: Run, second: Run, key: GroupKey, other: GroupKey, seed: int
 
 
 def _paired(first: Sample, second: Sample, seed: int) -> dict[str, Any]:
-    gains = [after - before for before, after in zip(first.values, second.values, strict=True)]
-    better, worse = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    gains: dict[Hashable, list[float]] = defaultdict(list)
+    for case, before, after in zip(first.cases, first.values, second.values, strict=True):
+        gains[case].append(after - before)
+    means = [fsum(each) / len(each) for each in gains.values()]
+    better, worse = sum(mean > _EQUAL for mean in means), sum(mean < -_EQUAL for mean in means)
     found = paired_difference(first.values, second.values, seed=seed, cases=first.cases)
     tested = {"better": better, "worse": worse, "p_value": sign_test(better, worse)}
     return {"difference": Number.of(found), "paired": True} | tested

@@ -12,7 +12,7 @@ from horen_vllm.evals.reporting.summary_parts import Editing, Growth, Latency, S
 
 
 def latency(run: Run) -> Iterator[Latency]:
-    """Yield the time of answers, of every arm and protocol; arms are asked the same questions, so they compare."""
+    """Yield the time of answers, of every arm and protocol."""
     found: dict[tuple[str, Protocol], dict[str, Record]] = defaultdict(dict)
     for key, records in run.groups.items():
         # The base model's answers stand at several checkpoints, and count once.
@@ -58,15 +58,25 @@ def _lookup(info: RunInfo, arm: str) -> float | None:
 
 
 def _growth(arm: ArmInfo) -> Iterator[Growth]:
+    radius = _number(arm, "radius")
+    # Runs of before states told it have it among the parameters, where it counts for nothing without anchors.
+    anchored = _number(arm, "anchored_threshold") if arm.parameters.get("anchors") and radius is None else None
     before = 0
     for state in sorted(arm.states, key=lambda state: state.checkpoint):
         submitted, before = state.checkpoint - before, state.checkpoint
         yield Growth(
             checkpoint=state.checkpoint,
             entries=state.entries,
-            threshold=state.threshold,
+            threshold=state.threshold if radius is None else None,
+            anchored_threshold=anchored if state.anchored_threshold is None else state.anchored_threshold,
+            radius=radius,
             memory_bytes=state.memory_bytes,
             submitted=submitted,
             seconds=state.submit_seconds,
-            seconds_per_edit=state.submit_seconds / submitted if submitted else None,
+            seconds_per_edit=state.submit_seconds / submitted if submitted and not state.resumed else None,
         )
+
+
+def _number(arm: ArmInfo, name: str) -> float | None:
+    value = arm.parameters.get(name)
+    return float(value) if isinstance(value, int | float) else None

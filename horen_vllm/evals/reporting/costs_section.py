@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from horen_vllm.evals.reporting import words
 from horen_vllm.evals.reporting.curves import growth_curves
 from horen_vllm.evals.reporting.pages import Cell, Row, Section, Table
-from horen_vllm.evals.reporting.summary_parts import Editing, Spread, Summary
+from horen_vllm.evals.reporting.summary_parts import Editing, Growth, Spread, Summary
 
 
 def costs(summary: Summary) -> Iterator[Section]:
@@ -76,10 +76,12 @@ def _editing(summary: Summary) -> Table:
         [one.arm, f"{one.submitted:,}", f"{one.served:,}", f"{_failed(one):,}", *_seconds(one.seconds)]
         for one in summary.editing
     ]
-    header = ["arm", "submitted", "served", "failed", "seconds an edit: mean", "p50", "p99"]
-    return Table(
-        "", header, rows, "From the submission of an edit until it was published or had failed, queue included."
+    header = ["arm", "submitted", "served", "failed", "mean wait, s", "p50, s", "p99, s"]
+    note = (
+        "The wait is that of one edit from its submission until it was published or had failed. Edits are submitted "
+        "all at once, so most of it is the queue; what an edit takes stands by checkpoint."
     )
+    return Table("", header, rows, note)
 
 
 def _failures(summary: Summary) -> Table:
@@ -93,10 +95,10 @@ def _growth(summary: Summary) -> Table:
             one.arm,
             f"{at.checkpoint:,}",
             f"{at.entries:,}",
-            f"{at.threshold:.4f}",
+            *_bounds(at),
             f"{at.seconds:,.1f}",
             "" if at.seconds_per_edit is None else f"{at.seconds_per_edit:.3f}",
-            "" if at.memory_bytes is None else f"{at.memory_bytes:,}",
+            "" if at.memory_bytes is None else f"{at.memory_bytes / 2**20:,.1f}",
         ]
         for one in summary.editing
         for at in one.growth
@@ -106,11 +108,26 @@ def _growth(summary: Summary) -> Table:
         "edits",
         "entries",
         "threshold",
-        "seconds since the last",
-        "seconds an edit",
-        "bytes in the server",
+        "with a subject",
+        "since the last, s",
+        "an edit, s",
+        "in the server, MiB",
     ]
-    return Table("By checkpoint", header, rows)
+    note = (
+        "Edits with a subject fire above the threshold for those, where there is one, and all others above the first. "
+        "Time is wall clock from the first submission since the last checkpoint until all edits were served or had "
+        "failed; an edit's is its share. Empty is what is not known: of edits that were submitted in more than one go, "
+        "or of a server that does not tell its memory."
+    )
+    return Table("By checkpoint", header, rows, note)
+
+
+def _bounds(at: Growth) -> tuple[str, str]:
+    """Return the thresholds of edits without and with a subject."""
+    if at.radius is not None:
+        return f"a radius each, first {at.radius:g}", ""
+    alone, anchored = ("" if it is None else f"{it:.4f}" for it in (at.threshold, at.anchored_threshold))
+    return alone, anchored
 
 
 def _latency(summary: Summary) -> Section:
@@ -125,11 +142,14 @@ def _latency(summary: Summary) -> Section:
         ]
         for one in summary.latency
     ]
-    header = ["arm", "protocol", "answers", "tokens an answer", "seconds: mean", "p50", "p99", "and to find the facts"]
+    header = ["arm", "protocol", "answers", "tokens an answer", "mean, s", "p50, s", "p99, s", "finding the facts, s"]
     return Section(
         "latency",
         "Latency",
-        "From request to whole answer, under the load of the run's own concurrency; so compare arms with each other.",
+        "Time from request to whole answer, as the client saw it under the run's own load. Each arm is asked in a "
+        "phase of its own, at another time, on a server that may have had other work, and answers differ in length: "
+        "these numbers say how long the run's requests took, and not what one arm costs more than another. That "
+        "comparison is what bench/serving.py measures (docs/benchmarks.md).",
         [Table("", header, rows)],
     )
 

@@ -8,7 +8,7 @@ from horen_vllm.evals.records import Protocol, QuestionKind
 from horen_vllm.evals.reporting import words
 from horen_vllm.evals.reporting.plots import Curves, Histogram, Plot, draw_curves, draw_histograms
 from horen_vllm.evals.reporting.run_records import Run
-from horen_vllm.evals.reporting.summary_parts import Number, Summary
+from horen_vllm.evals.reporting.summary_parts import EqualRate, Growth, Number, Summary
 
 _Row = TypeVar("_Row")
 _SCORED: Final = (
@@ -63,11 +63,18 @@ def false_fire_curves(summary: Summary) -> list[Plot]:
         )
         for protocol, kind in kinds
     ]
-    return _drawn(summary, panels, "Share of the negatives for which an edit fires, by number of edits")
+    return _drawn(
+        summary,
+        panels,
+        "Share of the negatives for which an edit fires, by number of edits; each panel has its own scale",
+    )
 
 
 def equal_rate_curves(summary: Summary) -> list[Plot]:
-    """Return generalisation against the number of edits, at the own threshold and at equal rates."""
+    """Return generalisation against the number of edits, at the own threshold and at equal rates.
+
+    Points are hollow where the own threshold lets no more negatives fire: they are what stands in the first panel.
+    """
     found = []
     for protocol, kind in dict.fromkeys((one.protocol, one.negatives) for one in summary.equal_rates):
         rows = [one for one in summary.equal_rates if (one.protocol, one.negatives) == (protocol, kind)]
@@ -80,6 +87,8 @@ def equal_rate_curves(summary: Summary) -> list[Plot]:
                     lambda one: one.generalisation,
                 ),
                 y="generalisation",
+                hollow=_hollow([one for one in rows if one.rate == rate]),
+                hollow_means="hollow: at its own threshold, which lets no more fire anyway",
             )
             for rate in dict.fromkeys(one.rate for one in rows)
         ]
@@ -123,12 +132,12 @@ def growth_curves(summary: Summary) -> list[Plot]:
             shares=False,
         ),
     ]
-    return _drawn(summary, panels, "Seconds an edit and memory of the codebook, by number of edits")
+    return _drawn(summary, panels, "Seconds an edit, and memory of the codebook in the server, by number of edits")
 
 
 def score_histograms(run: Run, summary: Summary) -> list[Plot]:
     """Return the best scores at the last checkpoint, a panel for each arm and way to ask."""
-    thresholds = {one.arm: one.growth[-1].threshold for one in summary.editing if one.growth}
+    states = {one.arm: one.growth[-1] for one in summary.editing if one.growth}
     panels = []
     for arm in run.routed:
         for way, protocols in _ASKED_ALIKE.items():
@@ -140,8 +149,32 @@ def score_histograms(run: Run, summary: Summary) -> list[Plot]:
                     if found:
                         scores[words.kind(kind)] += found
             if scores:
-                panels.append(Histogram(f"{arm}, {way}", dict(scores), thresholds.get(arm)))
+                axis = "score: less the distance" if _by_distance(summary, arm) else "score: cosine"
+                panels.append(Histogram(f"{arm}, {way}", dict(scores), _bounds(states.get(arm)), axis))
     return [draw_histograms(panels, "Histograms of the best score by kind of question")] if panels else []
+
+
+def _bounds(state: Growth | None) -> dict[str, float]:
+    """Return what the scores of a codebook must be above, by name."""
+    if state is None:
+        return {}
+    alone = "threshold" if state.anchored_threshold is None else "threshold, edits without a subject"
+    named = {alone: state.threshold, "threshold, edits with a subject": state.anchored_threshold}
+    return {name: bound for name, bound in named.items() if bound is not None}
+
+
+def _by_distance(summary: Summary, arm: str) -> bool:
+    about = summary.run.arm(arm)
+    return about is not None and about.parameters.get("radius") is not None
+
+
+def _hollow(rows: Iterable[EqualRate]) -> dict[str, set[float]]:
+    """Return the checkpoints of each arm at which its own threshold is the bound."""
+    found: dict[str, set[float]] = defaultdict(set)
+    for row in rows:
+        if row.bounded_by_own_threshold:
+            found[row.arm].add(row.checkpoint)
+    return found
 
 
 def _lines(

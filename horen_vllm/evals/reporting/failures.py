@@ -14,6 +14,11 @@ from horen_vllm.evals.reporting.run_records import GroupKey, Run
 
 SHOWN: Final = 25
 """Most failures of a kind that are listed."""
+PASSAGE_BOUND: Final = 0.5
+"""ROUGE-L below which a passage counts as another text, unless the reference stands in it.
+
+The first half of a passage has 0.67 on average, another passage of UnKE 0.22 (docs/reference/eval-metrics.md).
+"""
 _RIGHT: Final = {Protocol.PAPER: "all_tokens", Protocol.STRICT: "normalised"}
 """Metric that is 1 when a text is right."""
 
@@ -52,6 +57,8 @@ class Failure:
         The edit that answered; None when none did, or when the run does not know it.
     detail
         Code of an edit that failed.
+    overlap
+        ROUGE-L of a passage; None of any other answer.
     """
 
     position: int | None
@@ -64,6 +71,7 @@ class Failure:
     edit_id: str | None = None
     fired: StreamedCase | None = None
     score: float | None = None
+    overlap: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +102,8 @@ def failures(run: Run, most: int = SHOWN) -> Iterator[FailureList]:
     for key, records in run.groups.items():
         if key.checkpoint != run.last or key.arm == BASE:
             continue
-        explain = _explainer(run, key.arm)
-        found = [(record, reason) for record in records if (reason := _reason(record)) is not None]
+        explain, routed = _explainer(run, key), key.arm in run.routed
+        found = [(record, reason) for record in records if (reason := _reason(record, routed)) is not None]
         if not found:
             continue
         counts: dict[Reason, int] = defaultdict(int)
@@ -114,28 +122,40 @@ def asked_text(record: Record) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in question.messages)
 
 
-def _reason(record: Record) -> Reason | None:
+def _reason(record: Record, routed: bool) -> Reason | None:
     """Return why a record is a failure; None when it is none, or when its protocol knows no right and wrong."""
-    kind, metrics = record.question.kind, record.metrics
-    fired = record.answer.edit_id is not None
+    kind, fired, expected = record.question.kind, record.answer.edit_id is not None, record.expected_edit
     if kind in SILENT or kind is QuestionKind.ROLLED_BACK:
         if fired:
             return Reason.FIRED
-        return Reason.CHANGED if metrics.get("unchanged") == 0 else None
-    right = _RIGHT.get(record.question.protocol)
-    if right is None or metrics.get(right) != 0:
+        return Reason.CHANGED if record.metrics.get("unchanged") == 0 else None
+    wrong = _is_wrong(record)
+    # Overlap is no proof: a passage is also listed where the edit of its case did not answer.
+    strayed = routed and (not fired or (expected is not None and expected != record.answer.edit_id))
+    if wrong is None or not (wrong or (strayed and record.question.protocol is Protocol.PASSAGE)):
         return None
     if not fired:
         return Reason.NOT_FIRED
-    if record.expected_edit is None:
+    if expected is None:
         return Reason.UNKNOWN_EDIT
-    return Reason.WRONG_TEXT if record.expected_edit == record.answer.edit_id else Reason.OTHER_EDIT
+    return Reason.WRONG_TEXT if expected == record.answer.edit_id else Reason.OTHER_EDIT
 
 
-def _explainer(run: Run, arm: str) -> Callable[[Record, Reason], Failure]:
-    about, unrouted = run.info.arm(arm), arm not in run.routed
-    edits = {} if about is None else _edits(about, run.info.stream)
-    failed = {} if about is None else {edit.position: edit.failure for edit in about.edits if edit.failure is not None}
+def _is_wrong(record: Record) -> bool | None:
+    """Return whether a text is wrong; None where nothing judges it."""
+    metrics = record.metrics
+    if record.question.protocol is Protocol.PASSAGE:
+        overlap = metrics.get("rougeL")
+        return None if overlap is None else overlap < PASSAGE_BOUND and metrics.get("contains") != 1
+    right = metrics.get(_RIGHT.get(record.question.protocol, ""))
+    return None if right is None else right == 0
+
+
+def _explainer(run: Run, key: GroupKey) -> Callable[[Record, Reason], Failure]:
+    about, unrouted = run.info.arm(key.arm), key.arm not in run.routed
+    edits = {} if about is None else _edits(run, about)
+    judged = () if about is None else about.superseding if key.kind is QuestionKind.SUPERSEDED else about.edits
+    failed = {edit.position: edit.failure for edit in judged if edit.failure is not None}
 
     def explain(record: Record, reason: Reason) -> Failure:
         position, base = record.question.position, run.base_of(record)
@@ -155,15 +175,29 @@ def _explainer(run: Run, arm: str) -> Callable[[Record, Reason], Failure]:
             edit_id=record.answer.edit_id,
             fired=edits.get(record.answer.edit_id or ""),
             score=record.answer.score,
+            overlap=record.metrics.get("rougeL"),
         )
 
     return explain
 
 
-def _edits(arm: ArmInfo, stream: Sequence[StreamedCase]) -> dict[str, StreamedCase]:
-    """Return the case that each edit of an arm says."""
-    return {
+def _edits(run: Run, arm: ArmInfo) -> dict[str, StreamedCase]:
+    """Return what each edit of an arm says; of one that took another's place, the new answer is in its question."""
+    stream = run.info.stream
+    new = {
+        record.question.position: record.question.targets[0]
+        for key, records in run.groups.items()
+        if (key.arm, key.kind) == (arm.name, QuestionKind.SUPERSEDED)
+        for record in records
+        if record.question.targets
+    }
+    known = {
         edit.edit_id: stream[edit.position]
         for edit in reversed(arm.edits)
         if edit.edit_id is not None and edit.position < len(stream)
+    }
+    return known | {
+        edit.edit_id: stream[edit.position].model_copy(update={"target": new[edit.position]})
+        for edit in arm.superseding
+        if edit.edit_id is not None and edit.position in new and edit.position < len(stream)
     }

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Final
 
-from horen_vllm.evals.metrics.intervals import Sample, wilson
+from horen_vllm.evals.metrics.intervals import Sample, mean_with_interval
 from horen_vllm.evals.metrics.rates import AtEqualRate, Scored, at_equal_rate
 from horen_vllm.evals.records import Protocol, QuestionKind, Record
 from horen_vllm.evals.reporting.measures import NEGATIVES, SILENT, TRIOS, Trio
@@ -23,13 +23,13 @@ def false_fires(run: Run, seed: int) -> Iterator[FalseFires]:
     for key, records in run.groups.items():
         if key.kind not in SILENT or key.arm not in routed:
             continue
-        fired = sum(record.answer.edit_id is not None for record in records)
-        share = wilson(fired, len(records))
+        fired = [float(record.answer.edit_id is not None) for record in records]
+        share = mean_with_interval(fired, seed=seed, cases=[case_of(record) for record in records])
         kept = sample_of(records, "unchanged")
         changed = None if kept is None else Sample([1 - value for value in kept.values], kept.cases)
         yield FalseFires(
             **key._asdict(),
-            fired=fired,
+            fired=int(sum(fired)),
             share=Number.of(share),
             per_10_000=share.value * 10_000,
             changed=number_of(changed, seed),
@@ -84,6 +84,7 @@ def _at(
         1.0 if rate is None else rate,
         seed=seed,
         cases=[case_of(record) for record in positives],
+        negative_cases=[case_of(record) for record in negatives],
     )
 
 

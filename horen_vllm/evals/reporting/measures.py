@@ -39,6 +39,10 @@ class Measure:
     kind: QuestionKind
     metric: str
 
+    def __str__(self) -> str:
+        """Return ``PROTOCOL/KIND/METRIC``."""
+        return f"{self.protocol}/{self.kind}/{self.metric}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trio:
@@ -49,7 +53,7 @@ class Trio:
     worth
         Metric of an answer to an edited or rephrased question.
     locality
-        Measures of locality, best first: the first that a run has counts.
+        Measures of locality, best first: the first that a run has counts, at all of its checkpoints.
     negatives
         Protocol by which negatives are asked that are routed as these questions are.
     """
@@ -63,14 +67,16 @@ TRIOS: Final = {
     Protocol.PAPER: Trio(
         worth="token_accuracy",
         locality=tuple(
-            Measure(Protocol.PAPER, kind, "locality_paper") for kind in (QuestionKind.UNRELATED, QuestionKind.NEAR)
+            Measure(Protocol.PAPER, kind, "locality_paper")
+            for kind in (QuestionKind.UNRELATED, QuestionKind.NEAR, QuestionKind.SAME_SUBJECT)
         ),
         negatives=Protocol.PAPER,
     ),
     Protocol.STRICT: Trio(
         worth="normalised",
         locality=tuple(
-            Measure(Protocol.FIRE, kind, "unchanged") for kind in (QuestionKind.UNRELATED, QuestionKind.NEAR)
+            Measure(Protocol.FIRE, kind, "unchanged")
+            for kind in (QuestionKind.UNRELATED, QuestionKind.NEAR, QuestionKind.SAME_SUBJECT)
         ),
         negatives=Protocol.FIRE,
     ),
@@ -78,7 +84,7 @@ TRIOS: Final = {
         worth="rougeL",
         locality=tuple(
             Measure(Protocol.FIRE, kind, "unchanged")
-            for kind in (QuestionKind.UNRELATED, QuestionKind.NEAR, QuestionKind.ORDINARY)
+            for kind in (QuestionKind.UNRELATED, QuestionKind.NEAR, QuestionKind.ORDINARY, QuestionKind.SAME_SUBJECT)
         ),
         negatives=Protocol.FIRE,
     ),

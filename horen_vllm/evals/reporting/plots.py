@@ -2,14 +2,18 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
 
 from horen_vllm.evals.reporting.summary_parts import Number
 
@@ -18,6 +22,15 @@ _BINS: Final = 40
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Told apart by most people, colour-blind or not; a series also has a marker of its own."""
 _MARKERS: Final = "os^DvPX*"
+_BOUNDS: Final = (":", "--")
+"""How the first and the second bound of a histogram are drawn."""
+_APART: Final = 0.11
+"""Share of an axis that must lie between two labels."""
+_SYMBOL: Final = 0.55
+_LETTER: Final = 0.075
+"""Inches that a legend needs for a symbol with its margins, and for a letter of its text."""
+_SHARES: Final = (0.0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+"""Labels of an axis of shares that grows with their root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +56,8 @@ class Curves:
         Name to points of x and number; a panel draws them in this order.
     shares
         Whether y is from 0 to 1.
+    hollow
+        Name to the x of points that are drawn hollow, and what that means; none of them by default.
     """
 
     title: str
@@ -51,6 +66,8 @@ class Curves:
     y: str = ""
     log: bool = True
     shares: bool = True
+    hollow: Mapping[str, Collection[float]] = field(default_factory=dict)
+    hollow_means: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +78,16 @@ class Histogram:
     ----------
     scores
         Name to scores.
-    threshold
-        Drawn as a line; None for none.
+    bounds
+        Name to a score that is drawn as a line; at most two.
+    x
+        What the scores are. Only panels with the same have the same bins.
     """
 
     title: str
     scores: Mapping[str, Sequence[float]]
-    threshold: float | None = None
+    bounds: Mapping[str, float] = field(default_factory=dict)
+    x: str = "score"
 
 
 def draw_curves(panels: Sequence[Curves], alt: str, names: Sequence[str] = ()) -> Plot:
@@ -83,28 +103,48 @@ def draw_curves(panels: Sequence[Curves], alt: str, names: Sequence[str] = ()) -
         figure, axes = _figure(len(panels))
         for panel, axis in zip(panels, axes, strict=True):
             _curves(axis, panel, names)
-        _legend(figure, axes)
+        meanings = dict.fromkeys(panel.hollow_means for panel in panels if any(panel.hollow.values()))
+        grey = _dots(0) | {"color": "#444444", "markerfacecolor": "white"}
+        _legend(figure, axes, {text: Line2D([], [], **grey) for text in meanings})
         return Plot(alt, _svg(figure))
 
 
 def draw_histograms(panels: Sequence[Histogram], alt: str) -> Plot:
-    """Return panels of score histograms with the same bins, each kind as a share of its own answers."""
+    """Return panels of score histograms, each kind as a share of its own answers.
+
+    Shares are drawn by their root: nearly all edits' own prompts score the same, and would dwarf what the others do.
+    """
     names = list(dict.fromkeys(name for panel in panels for name in panel.scores))
-    every = [score for panel in panels for scores in panel.scores.values() for score in scores]
-    low, high = (min(every), max(every)) if every else (0.0, 1.0)
-    edges = [low + (high - low) * step / _BINS for step in range(_BINS + 1)] if high > low else [low - 0.5, low + 0.5]
+    bounds = list(dict.fromkeys(name for panel in panels for name in panel.bounds))
+    edges = {x: _edges([panel for panel in panels if panel.x == x]) for x in {panel.x for panel in panels}}
     with _drawing():
         figure, axes = _figure(len(panels))
         for panel, axis in zip(panels, axes, strict=True):
             for name, scores in panel.scores.items():
                 weights = [1 / len(scores)] * len(scores)
                 colour = COLOURS[names.index(name) % len(COLOURS)]
-                axis.hist(scores, bins=edges, weights=weights, histtype="step", color=colour, label=name)
-            if panel.threshold is not None and low <= panel.threshold <= high:
-                axis.axvline(panel.threshold, color="#444444", linestyle=":", linewidth=1)
-            axis.set(title=panel.title, xlabel="score", ylabel="share of answers")
+                axis.hist(scores, bins=edges[panel.x], weights=weights, histtype="step", color=colour, label=name)
+            for name, bound in panel.bounds.items():
+                style = _BOUNDS[bounds.index(name) % len(_BOUNDS)]
+                axis.axvline(bound, color="#444444", linestyle=style, linewidth=1, label=name)
+            axis.set_yscale("function", functions=(_root, np.square))
+            axis.set_yticks(_SHARES, [f"{share:g}" for share in _SHARES])
+            axis.set(title=panel.title, xlabel=panel.x, ylabel="share of answers", ylim=(0, 1.05))
         _legend(figure, axes)
         return Plot(alt, _svg(figure))
+
+
+def _edges(panels: Sequence[Histogram]) -> list[float]:
+    """Return the bins of panels that have them together: all scores and bounds lie within."""
+    every = [score for panel in panels for scores in panel.scores.values() for score in scores]
+    every += [bound for panel in panels for bound in panel.bounds.values()]
+    low, high = (min(every), max(every)) if every else (0.0, 1.0)
+    return [low + (high - low) * step / _BINS for step in range(_BINS + 1)] if high > low else [low - 0.5, low + 0.5]
+
+
+def _root(shares: ArrayLike) -> NDArray[np.float64]:
+    above: NDArray[np.float64] = np.maximum(np.asarray(shares, dtype=np.float64), 0.0)
+    return above**0.5
 
 
 def _drawing() -> AbstractContextManager[None]:
@@ -140,10 +180,13 @@ def _curves(axis: Axes, panel: Curves, names: Sequence[str]) -> None:
             elinewidth=0.6,
             capsize=2,
         )
+        hollow = [(x, point.value) for x, point in points if x in panel.hollow.get(name, ())]
+        if hollow:
+            axis.plot(*zip(*hollow, strict=True), label="_", markerfacecolor="white", zorder=3, **_dots(number))
     if panel.log:
         places = sorted({x for points in panel.lines.values() for x, _ in points})
         axis.set_xscale("log")
-        axis.set_xticks(places, [f"{x:,.0f}" for x in places])
+        axis.set_xticks(places, _labels(places))
         axis.minorticks_off()
     if panel.shares:
         axis.set_ylim(-0.03, 1.03)
@@ -151,12 +194,44 @@ def _curves(axis: Axes, panel: Curves, names: Sequence[str]) -> None:
     axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
 
 
-def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
+def _labels(places: Sequence[float]) -> list[str]:
+    """Return the labels of ascending places of a logarithmic axis; what would touch its right neighbour is empty."""
+    labels: list[str] = []
+    width, last = np.log(places[-1] / places[0]) if places else 0.0, np.inf
+    for x in reversed(places):
+        fits = not labels or np.log(last / x) >= _APART * width
+        labels.append(_short(x) if fits else "")
+        last = x if fits else last
+    return labels[::-1]
+
+
+def _short(count: float) -> str:
+    return f"{count / 1000:g}K" if count >= 1000 and count % 100 == 0 else f"{count:,.0f}"
+
+
+def _dots(number: int) -> dict[str, Any]:
+    """Return the style of a line's points alone."""
+    colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
+    return {"color": colour, "marker": marker, "markersize": 4, "linestyle": "none"}
+
+
+def _legend(figure: Figure, axes: Iterable[Axes], more: Mapping[str, Artist] | None = None) -> None:
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if handles:
-        figure.legend(
-            list(handles.values()), list(handles), loc="outside lower center", ncols=min(6, len(handles)), frameon=False
-        )
+    # Lines that are no series come last.
+    ordered = dict(sorted(handles.items(), key=lambda pair: isinstance(pair[1], Line2D))) | dict(more or {})
+    if ordered:
+        columns = _columns(list(ordered), float(figure.get_figwidth()))
+        figure.legend(list(ordered.values()), list(ordered), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """Return how many columns of a legend fit into so many inches."""
+
+    def needed(columns: int) -> float:
+        parts = np.array_split([len(label) for label in labels], columns)
+        return sum(_SYMBOL + _LETTER * float(part.max()) for part in parts)
+
+    return next((columns for columns in range(min(6, len(labels)), 1, -1) if needed(columns) <= width), 1)
 
 
 def _svg(figure: Figure) -> str:

@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from horen_vllm.evals.reporting import words
 from horen_vllm.evals.reporting.costs_section import costs, defects, making
-from horen_vllm.evals.reporting.failures import failures
+from horen_vllm.evals.reporting.failures import PASSAGE_BOUND, failures
 from horen_vllm.evals.reporting.files import write_whole
 from horen_vllm.evals.reporting.run_info import REPORT_FILE, SUMMARY_FILE
 from horen_vllm.evals.reporting.run_records import Run, load_run
@@ -44,4 +44,5 @@ def render(run: Run, summary: Summary) -> str:
         failures=list(failures(run)),
         meanings=words.MEANINGS,
         kind=words.kind,
+        passage_bound=PASSAGE_BOUND,
     )

@@ -92,10 +92,14 @@ class CodebookState(_Part):
     revision: int
     entries: int
     threshold: float
+    anchored_threshold: float | None = None
+    """Threshold of edits with a subject; None where no entry is bound to one, or when an older run did not tell."""
     memory_bytes: int | None = None
     """What its entries take in the server's memory; None when the server does not say."""
     submit_seconds: float = 0.0
     """Wall clock from the first submission since the last checkpoint until all were served or had failed."""
+    resumed: int = 0
+    """Edits that an earlier start of the run had submitted: `submit_seconds` knows nothing of those."""
 
 
 class ArmInfo(_Part):

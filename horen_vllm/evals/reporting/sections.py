@@ -55,8 +55,10 @@ def quality(run: Run, summary: Summary) -> Iterator[Section]:
     yield Section(
         "scores",
         "Scores",
-        "Best score of the codebook for each question at the last checkpoint, fired or not. The dotted line is the "
-        "codebook's threshold.",
+        "Best score of the codebook for each question at the last checkpoint, fired or not; the axis of the shares "
+        "grows with their root. An edit fires where its score is above the line of its threshold: there is one for "
+        "edits with a subject, which the prompt must also name, and one for the others. A codebook of distances "
+        "(GRACE) has no line: each edit has a radius of its own, and the score is the distance with a minus.",
         plots=score_histograms(run, summary),
     )
     yield Section(
@@ -85,31 +87,32 @@ def _overall(run: Run, summary: Summary) -> Section:
             one.protocol,
             Cell.of(one.reliability),
             Cell.of(one.generalisation),
-            Cell(words.share(one.locality), _locality(one.locality_of, words.interval(one.locality))),
+            Cell.of(one.locality),
             Cell.of(one.op),
         ]
         for one in summary.overall
         if one.checkpoint == run.last
     ]
     header = ["arm", "protocol", "reliability", "generalisation", "locality", "OP"]
-    note = "By protocol: " + "; ".join(
-        f"{protocol}: {words.PROTOCOLS[protocol]}; judged by {words.metric(worth)}"
+    note = " ".join(
+        f"{protocol}: {words.PROTOCOLS[protocol]}; judged by {words.metric(worth)}; {_locality(summary, protocol)}."
         for protocol, worth in dict.fromkeys((one.protocol, one.worth) for one in summary.overall)
     )
     return Section(
         "overall",
         f"After {run.last:,} edits",
-        f"{note}.",
+        f"By protocol. {note} Locality compares with the base model, which has none itself.",
         [Table("", header, rows, _BESIDE)],
         overall_curves(summary),
     )
 
 
-def _locality(source: str | None, interval: str) -> str:
+def _locality(summary: Summary, protocol: Protocol) -> str:
+    source = next((one.locality_of for one in summary.overall if one.protocol is protocol and one.locality_of), None)
     if source is None:
-        return interval
-    protocol, kind, metric = source.split("/")
-    return f"{interval}; {kind} ({protocol}), {words.metric(metric)}"
+        return "no locality and no OP, since no question was asked that they could come from"
+    asked, kind, metric = source.split("/")
+    return f"locality: {words.metric(metric)} of {kind.replace('_', ' ')} questions ({asked})"
 
 
 def _negatives(run: Run, summary: Summary) -> Section:
@@ -143,7 +146,7 @@ def _equal(run: Run, summary: Summary) -> Section:
             one.arm,
             one.protocol,
             words.kind(one.negatives),
-            "own threshold" if one.rate is None else f"at most {one.rate * 100:g} %",
+            "any number" if one.rate is None else f"at most {one.rate * 100:g} %",
             _limit(one),
             Cell.of(one.negatives_fire),
             Cell.of(one.reliability),
@@ -152,22 +155,34 @@ def _equal(run: Run, summary: Summary) -> Section:
         for one in summary.equal_rates
         if one.checkpoint == run.last
     ]
-    header = ["arm", "protocol", "negatives", "may fire", "score above", "do fire", "reliability", "generalisation"]
+    header = [
+        "arm",
+        "protocol",
+        "negatives",
+        "negatives that may fire",
+        "score must be above",
+        "negatives that fire",
+        "reliability",
+        "generalisation",
+    ]
     return Section(
         "equal-rates",
         "At equal false-fire rates",
-        "Thresholds differ between arms; rates can be made equal, by a higher limit on the score. A lower one than the "
-        "codebook's own cannot be tried afterwards: where the own threshold is the bound, the numbers are lower "
-        "bounds. What no edit answers counts as the base model answered it. Of fewer than 100 negatives, at most 1 % "
-        "means none.",
+        "Thresholds differ between arms; rates can be made equal, by a higher limit on the score. Where a codebook's "
+        "own threshold already lets no more negatives fire than that, there is nothing to raise: the row says so, its "
+        "numbers are those of the own threshold and not of 1 % or 5 %, and its points are hollow. A lower threshold "
+        "might give more, and cannot be tried afterwards. What no edit answers counts as the base model answered it. "
+        "Of fewer than 100 negatives, at most 1 % means none.",
         [Table("", header, rows)],
         equal_rate_curves(summary),
     )
 
 
-def _limit(one: EqualRate) -> str:
-    if one.rate is None or one.bounded_by_own_threshold:
-        return "own threshold" if one.rate is None else "own threshold is the bound"
+def _limit(one: EqualRate) -> Cell | str:
+    if one.rate is None:
+        return "own threshold"
+    if one.bounded_by_own_threshold:
+        return Cell("own threshold", "lets no more fire: same numbers")
     return "" if one.limit is None else f"{one.limit:.4f}"
 
 

@@ -1,7 +1,7 @@
 """A run's summary, from its description and its records alone."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ from horen_vllm.evals.reporting.ageing import forgetting
 from horen_vllm.evals.reporting.costs import editing, latency
 from horen_vllm.evals.reporting.files import read_model, write_whole
 from horen_vllm.evals.reporting.firing import equal_rates, false_fires
-from horen_vllm.evals.reporting.measures import TRIOS, Trio
+from horen_vllm.evals.reporting.measures import TRIOS, Measure
 from horen_vllm.evals.reporting.run_info import SUMMARY_FILE, RunInfo
 from horen_vllm.evals.reporting.run_records import GroupKey, Run, case_of, load_run
 from horen_vllm.evals.reporting.samples import number_of, sample_of
@@ -86,37 +86,51 @@ def _group(key: GroupKey, records: Sequence[Record], seed: int) -> Group:
 
 def _overalls(run: Run, seed: int) -> list[Overall]:
     found = []
+    measures = _localities(run)
     for arm in run.arms:
         for checkpoint in run.checkpoints:
-            each = (_overall(run, arm, checkpoint, protocol, trio, seed) for protocol, trio in TRIOS.items())
+            each = (_overall(run, arm, checkpoint, protocol, measures, seed) for protocol in TRIOS)
             found += [one for one in each if one is not None]
     return found
 
 
-def _overall(run: Run, arm: str, checkpoint: int, protocol: Protocol, trio: Trio, seed: int) -> Overall | None:
+def _localities(run: Run) -> dict[Protocol, Measure]:
+    """Return the measure of locality of each protocol that has one: the first that any arm has at any checkpoint.
+
+    One for the whole run: a curve whose points mean different things is none.
+    """
+    has = {
+        Measure(key.protocol, key.kind, metric)
+        for key, records in run.groups.items()
+        for metric in {name for record in records for name in record.metrics}
+    }
+    first = {protocol: next((one for one in trio.locality if one in has), None) for protocol, trio in TRIOS.items()}
+    return {protocol: measure for protocol, measure in first.items() if measure is not None}
+
+
+def _overall(
+    run: Run, arm: str, checkpoint: int, protocol: Protocol, measures: Mapping[Protocol, Measure], seed: int
+) -> Overall | None:
+    worth, measure = TRIOS[protocol].worth, measures.get(protocol)
     own, reworded = (
-        sample_of(run.get(arm, checkpoint, protocol, kind), trio.worth)
+        sample_of(run.get(arm, checkpoint, protocol, kind), worth)
         for kind in (QuestionKind.EDIT, QuestionKind.REPHRASE)
     )
     if own is None and reworded is None:
         return None
-    kept = {
-        f"{measure.protocol}/{measure.kind}/{measure.metric}": sample
-        for measure in trio.locality
-        if (sample := sample_of(run.get(arm, checkpoint, measure.protocol, measure.kind), measure.metric))
-    }
-    locality_of, locality = next(iter(kept.items()), (None, None))
-    op = None
+    locality, op = None, None
+    if measure is not None:
+        locality = sample_of(run.get(arm, checkpoint, measure.protocol, measure.kind), measure.metric)
     if own and reworded and locality:
         op = Number.of(bootstrap_overall(own, reworded, locality, seed=seed))
     return Overall(
         arm=arm,
         checkpoint=checkpoint,
         protocol=protocol,
-        worth=trio.worth,
+        worth=worth,
         reliability=number_of(own, seed),
         generalisation=number_of(reworded, seed),
         locality=number_of(locality, seed),
-        locality_of=locality_of,
+        locality_of=None if locality is None else str(measure),
         op=op,
     )

@@ -164,6 +164,9 @@ class Spread(Part):
 class Latency(Part):
     """Time from request to whole answer, under the load of the run's own concurrency.
 
+    Arms are asked one after the other, each with a load and a state of the server of its own, and their answers are not
+    equally long: a difference between two of them is not what a codebook costs.
+
     Attributes
     ----------
     tokens
@@ -180,16 +183,33 @@ class Latency(Part):
 
 
 class Growth(Part):
-    """A codebook at a checkpoint, and what the edits since the last one took."""
+    """A codebook at a checkpoint, and what the edits since the last one took.
+
+    Attributes
+    ----------
+    threshold
+        A score must be above it; with an `anchored_threshold`, the score of an edit without a subject. None for a
+        codebook that decides by distance.
+    anchored_threshold
+        The score of an edit with a subject must be above it; None where no entry is bound to a subject.
+    radius
+        First radius of an edit of a codebook that decides by distance, whose scores are distances below 0.
+    submitted
+        Edits since the last checkpoint.
+    seconds
+        Until they were all served or had failed.
+    seconds_per_edit
+        None where no edit was submitted, or where an earlier start of the run had submitted some of them.
+    """
 
     checkpoint: int
     entries: int
-    threshold: float
+    threshold: float | None = None
+    anchored_threshold: float | None = None
+    radius: float | None = None
     memory_bytes: int | None = None
     submitted: int
-    """Edits since the last checkpoint."""
     seconds: Rounded
-    """Until they were all served or had failed."""
     seconds_per_edit: Rounded | None = None
 
 

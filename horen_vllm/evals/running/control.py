@@ -75,6 +75,8 @@ class BookState:
     """Whether every live server has applied the revision, whatever its probes say."""
     refusal: tuple[str, str] | None = None
     """Code and sentence of a server that cannot take the revision."""
+    anchored_threshold: float | None = None
+    """Threshold of edits with a subject; None where no entry is bound to one."""
 
 
 class EditControl(Protocol):

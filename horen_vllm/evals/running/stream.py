@@ -110,7 +110,7 @@ class EditStream:
         wanted = set(found.values())
         states = {it.edit_id: it for it in self._stored() if it.edit_id in wanted} if wanted else {}
         outcomes = (_outcome(it, states.get(found.get(it, "")), refused.get(it)) for it in range(start, stop))
-        return Advance(outcomes=tuple(outcomes), state=state_of(settled, stop, seconds), resumed=resumed)
+        return Advance(outcomes=tuple(outcomes), state=state_of(settled, stop, seconds, resumed), resumed=resumed)
 
     def settle(self, total: int = 0) -> BookState:
         """Wait until no edit is pending and every live server has the current revision; return the codebook.
@@ -196,14 +196,16 @@ class EditStream:
         return book
 
 
-def state_of(book: BookState, checkpoint: int, seconds: float) -> CodebookState:
+def state_of(book: BookState, checkpoint: int, seconds: float, resumed: int = 0) -> CodebookState:
     """Return a codebook as the run's description has it."""
     return CodebookState(
         checkpoint=checkpoint,
         revision=book.revision,
         entries=book.entries,
         threshold=book.threshold,
+        anchored_threshold=book.anchored_threshold,
         submit_seconds=seconds,
+        resumed=resumed,
     )
 
 

@@ -50,6 +50,14 @@ def test_a_codebook_is_made_once_and_found(control: ControlPlane, client: HorenC
     assert control.find("facts") is None
 
 
+def test_a_codebook_tells_the_threshold_of_edits_with_a_subject(control: ControlPlane, client: HorenClient) -> None:
+    assert control.create("facts", "cosine", 0.8, request_id="create").anchored_threshold is None
+    client.create_codebook("names", preset="cosine", threshold=0.8, anchors=True, anchored_threshold=0.25)
+    found = control.find("names")
+    assert found is not None
+    assert (found.threshold, found.anchored_threshold) == (0.8, 0.25)
+
+
 def test_edits_go_through_their_states(control: ControlPlane, publish: Callable[..., EditRecord]) -> None:
     book = made(control)
     told = list(control.submit(book, [submission(0), submission(1, target=" "), submission(2)]))

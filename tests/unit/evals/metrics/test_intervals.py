@@ -51,7 +51,7 @@ def test_wilson_holds_the_share_and_widens_with_the_level(hits: int, more: int, 
 
 
 @given(VALUES, st.integers(0, 3))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_the_bootstrap_holds_the_mean_and_repeats_itself(values: list[float], seed: int) -> None:
     found = bootstrap_mean(values, seed=seed, resamples=200)
     assert found == bootstrap_mean(values, seed=seed, resamples=200)
@@ -96,11 +96,23 @@ def test_the_order_of_the_answers_of_a_case_changes_nothing() -> None:
         ([1.0, 0.0, 1.0], None, "wilson"),
         ([1.0, 0.0, 1.0], ["a", "b", "c"], "wilson"),
         ([1.0, 0.0, 1.0], ["a", "b", "a"], "bootstrap"),
+        ([0.0, 0.0, 0.0], ["a", "b", "a"], "wilson"),
+        ([0.5, 0.5, 0.5], ["a", "b", "a"], "bootstrap"),
         ([1.0, 0.5], None, "bootstrap"),
     ],
 )
 def test_the_interval_that_fits(values: list[float], cases: list[str] | None, method: str) -> None:
     assert mean_with_interval(values, seed=0, cases=cases).method == method
+
+
+@pytest.mark.parametrize(("value", "hits"), [(0.0, 0), (1.0, 20)])
+def test_equal_answers_say_no_more_than_there_are_cases(value: float, hits: int) -> None:
+    found, by_hand = (
+        mean_with_interval([value] * 60, seed=0, cases=[place % 20 for place in range(60)]),
+        wilson(hits, 20),
+    )
+    assert (found.value, found.count) == (value, 60)
+    assert (found.low, found.high) == (by_hand.low, by_hand.high)
 
 
 def test_nothing_has_no_interval() -> None:

@@ -78,6 +78,16 @@ def test_with_fewer_false_fires_than_allowed_the_own_threshold_is_the_bound() ->
     assert (found.positives.value, found.negatives.value) == (1.0, 0.05)
 
 
+def test_negatives_of_one_case_are_drawn_together() -> None:
+    negatives = [each for case in range(20) for each in (fired(0.9) * 5 if case < 4 else silent(*[0.2] * 5))]
+    cases = [case for case in range(20) for _ in range(5)]
+    apart = at_equal_rate(fired(0.9), negatives, 1.0, seed=0).negatives
+    together = at_equal_rate(fired(0.9), negatives, 1.0, seed=0, negative_cases=cases).negatives
+    assert (apart.value, apart.method) == (together.value, "wilson") == (0.2, "wilson")
+    # Four of twenty, and not twenty of a hundred.
+    assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+
 @given(MANY, st.floats(0, 1))
 def test_the_limit_is_the_lowest_that_keeps_the_rate(negatives: list[Scored], rate: float) -> None:
     limit = score_limit(negatives, rate)

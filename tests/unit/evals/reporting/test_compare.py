@@ -35,6 +35,22 @@ def test_what_both_asked_is_paired() -> None:
     assert found.p_value == 0.625
 
 
+def test_cases_and_not_answers_get_better_or_worse() -> None:
+    def of(values: dict[int, Sequence[float]]) -> Run:
+        asked = [
+            record(case=case, part=part, metrics={"rougeL": value})
+            for case, each in values.items()
+            for part, value in enumerate(each)
+        ]
+        return grouped(info(), asked)
+
+    before = of({0: [0.0] * 8, 1: [0.5, 0.5], 2: [0.1, 0.2], 3: [0.3]})
+    after = of({0: [1.0] * 8, 1: [0.0, 0.0], 2: [0.2, 0.1], 3: [0.0]})
+    (found,) = compare(before, after).compared
+    # Eight answers of one case are better, of another one answer is and one is not: its mean stays.
+    assert (found.better, found.worse, found.p_value) == (1, 2, 1.0)
+
+
 def test_only_the_questions_that_both_asked_count_where_most_are_common() -> None:
     (found,) = compare(run([1, 1, 1, 0]), run([0, 0, 0])).compared
     assert found.paired
@@ -71,6 +87,26 @@ def test_arms_are_compared_as_named() -> None:
     assert (named.only_first, named.only_second) == ((), ())
 
 
+def test_arms_that_both_have_are_not_told_as_missing_where_others_are_compared() -> None:
+    def of(*arms: str) -> Run:
+        return grouped(info(), [one for arm in arms for one in answers([1], arm=arm)])
+
+    found = compare(of("base", "cosine", "old"), of("base", "cosine", "grace", "new"), {"cosine": "grace"})
+    assert {(one.first_arm, one.second_arm) for one in found.compared} == {("cosine", "grace")}
+    assert found.only_first == ("old/10/paper/edit",)
+    assert found.only_second == ("new/10/paper/edit",)
+
+
+def test_metrics_that_one_run_lacks_are_told() -> None:
+    first = grouped(info(), [record(metrics={"rougeL": 1.0, "bleu": 0.5})])
+    second = grouped(info(), [record(metrics={"rougeL": 1.0, "semantic": 0.5})])
+    found = compare(first, second)
+    assert [one.metric for one in found.compared] == ["rougeL"]
+    assert found.metrics_only_first == ("cosine/10/paper/edit/bleu",)
+    assert found.metrics_only_second == ("cosine/10/paper/edit/semantic",)
+    assert (found.only_first, found.only_second) == ((), ())
+
+
 @pytest.mark.parametrize("arms", [{"grace": "cosine"}, {"cosine": "grace"}])
 def test_an_arm_that_is_not_there_is_refused(arms: dict[str, str]) -> None:
     with pytest.raises(InvalidArgument, match="no arm 'grace'") as caught:
@@ -100,6 +136,7 @@ def test_a_run_is_no_different_from_itself(tmp_path: Path) -> None:
     assert found.compared
     assert all(one.paired and one.difference.value == 0 and one.p_value == 1 for one in found.compared)
     assert (found.only_first, found.only_second) == ((), ())
+    assert (found.metrics_only_first, found.metrics_only_second) == ((), ())
 
 
 def test_kinds_that_one_run_lacks_are_told() -> None:

@@ -14,8 +14,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from horen_vllm.evals.records import Message, Protocol, Question, QuestionKind, Record
+from horen_vllm.evals.reporting.plots import Curves, Histogram, draw_curves, draw_histograms
 from horen_vllm.evals.reporting.report import write_report
 from horen_vllm.evals.reporting.run_info import REPORT_FILE, SUMMARY_FILE, ArmInfo, DefectInfo, StreamedCase
+from horen_vllm.evals.reporting.summary_parts import Number
 from tests.unit.evals.reporting.made_runs import World, info, made, record, save
 
 HOSTILE: Final = (
@@ -199,6 +201,60 @@ def test_passages_have_their_own_measures(tmp_path: Path) -> None:
     for words in ("passage protocol", "ROUGE-L", "BLEU (UnKE)", "semantic", "sub question", "0.750"):
         assert words in shown
     assert "ROUGE-2" not in shown
+
+
+def test_passages_that_failed_are_listed_with_the_bound(tmp_path: Path) -> None:
+    asked = record(protocol=Protocol.PASSAGE, expected="e0", edit_id="e0", score=0.9, metrics={"rougeL": 0.25})
+    shown = " ".join("".join(page_of(save(tmp_path, info(), [asked])).texts).split())
+    assert "edit (passage): 1 of 1: its edit fired, with another text (1)" in shown
+    assert "a ROUGE-L below 0.5" in shown
+    assert "ROUGE-L 0.250" in shown
+
+
+def test_rows_at_a_rate_that_the_own_threshold_keeps_say_so(tmp_path: Path) -> None:
+    page = page_of(made(tmp_path))
+    summary = json.loads((tmp_path / SUMMARY_FILE).read_text())
+    rows = [one for one in summary["equal_rates"] if one["checkpoint"] == 40]
+    bounded = sum(one["bounded_by_own_threshold"] for one in rows)
+    assert 0 < bounded < len(rows)
+    assert page.texts.count("lets no more fire: same numbers") == bounded
+    assert any("hollow: at its own threshold" in image for image in page.images)
+
+
+def test_both_thresholds_are_drawn_and_told(tmp_path: Path) -> None:
+    world = World(edits=8, checkpoints=(8,))
+    parameters = {"cosine": {}, "calibrated": {"anchors": True, "anchored_threshold": 0.6543}}
+    about = world.info()
+    for arm, more in parameters.items():
+        known = about.arm(arm)
+        assert known is not None
+        about = about.with_arm(known.model_copy(update={"parameters": more}))
+    page = page_of(save(tmp_path, about, list(world.records())))
+    assert {"0.8000", "0.6543"} <= set(page.texts)
+    (image,) = [image for image in page.images if "score: cosine" in image]
+    for name in ("threshold", "threshold, edits without a subject", "threshold, edits with a subject"):
+        assert f"<!-- {name} -->" in image
+
+
+def test_scores_of_another_kind_have_bins_of_their_own() -> None:
+    cosines, distances = Histogram("a", {"edit": [0.5, 1.0, 1.0]}), Histogram("b", {"edit": [-40.0, 0.0]}, x="distance")
+
+    def heights(*panels: Histogram) -> int:
+        root = ET.fromstring(draw_histograms(panels, "").svg)
+        outline = next(each for each in root.iter() if each.get("id") == "patch_3")
+        return len({point.split()[1] for point in re.findall(r"[ML] ([-\d. ]+)", outline[0].get("d", ""))})
+
+    # None, one and two of three; in bins as wide as those of the distances all three fall together.
+    assert heights(cosines) == heights(cosines, distances) == 3
+    assert heights(cosines, Histogram("b", {"edit": [-40.0, 0.0]})) == 2
+
+
+def test_labels_of_checkpoints_that_are_close_do_not_touch() -> None:
+    number = Number(value=0.5, low=0.4, high=0.6, count=1, method="bootstrap")
+    places = (100, 1000, 5000, 10_000, 10_041, 25_000)
+    image = draw_curves([Curves("a", {"x": [(place, number) for place in places]})], "").svg
+    labels = [place for place in ("100", "1K", "5K", "10K", "10,041", "25K") if f"<!-- {place} -->" in image]
+    assert labels == ["100", "1K", "5K", "10,041", "25K"]
 
 
 def test_long_lists_of_failures_are_cut_and_say_so(tmp_path: Path) -> None:

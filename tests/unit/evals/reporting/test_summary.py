@@ -5,14 +5,16 @@ from math import sqrt
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from horen_vllm.errors import InvalidArgument, NotFound
 from horen_vllm.evals.metrics.intervals import wilson
 from horen_vllm.evals.records import Protocol, QuestionKind, Record
+from horen_vllm.evals.reporting.measures import Measure
 from horen_vllm.evals.reporting.run_info import LOOK_UP, SUMMARY_FILE, ArmInfo, CodebookState, EditOutcome, PhaseTime
 from horen_vllm.evals.reporting.run_records import grouped, load_run
 from horen_vllm.evals.reporting.summary import load_summary, summarise, write_summary
-from horen_vllm.evals.reporting.summary_parts import EqualRate, Group, Summary
+from horen_vllm.evals.reporting.summary_parts import EqualRate, Group, Growth, Summary
 from tests.unit.evals.reporting.made_runs import World, info, made, record, save
 
 EDIT, REPHRASE, NEAR, UNRELATED = QuestionKind.EDIT, QuestionKind.REPHRASE, QuestionKind.NEAR, QuestionKind.UNRELATED
@@ -111,6 +113,39 @@ def test_locality_is_that_of_near_questions_where_a_data_set_has_no_others() -> 
     assert found.op is None, "there are no rephrases"
 
 
+@pytest.mark.parametrize(
+    ("protocol", "worth", "measure"),
+    [
+        (PAPER, "token_accuracy", Measure(PAPER, QuestionKind.SAME_SUBJECT, "locality_paper")),
+        (STRICT, "normalised", Measure(FIRE, QuestionKind.SAME_SUBJECT, "unchanged")),
+        (Protocol.PASSAGE, "rougeL", Measure(FIRE, QuestionKind.SAME_SUBJECT, "unchanged")),
+    ],
+)
+def test_locality_is_that_of_the_same_subject_where_nothing_else_was_asked(
+    protocol: Protocol, worth: str, measure: Measure
+) -> None:
+    records = [record(kind, protocol, metrics={worth: 0.5}) for kind in (EDIT, REPHRASE)]
+    records += [record(measure.kind, measure.protocol, metrics={measure.metric: 0.25})]
+    (found,) = summary_of(*records).overall
+    assert found.locality is not None
+    assert found.op is not None
+    assert (found.locality_of, found.locality.value) == (str(measure), 0.25)
+    assert found.op.value == pytest.approx((0.5 * 0.5 * 0.25) ** (1 / 3), abs=1e-6)
+
+
+def test_locality_means_the_same_at_all_checkpoints() -> None:
+    # Of the first edits no unrelated question was left: what is near must not stand in for it there.
+    records = [
+        record(kind, checkpoint=at, metrics={"token_accuracy": 1.0}) for at in (1, 10) for kind in (EDIT, REPHRASE)
+    ]
+    records += [record(NEAR, checkpoint=at, metrics={"locality_paper": 0.5}) for at in (1, 10)]
+    records += [record(UNRELATED, checkpoint=10, metrics={"locality_paper": 0.9})]
+    few, all_of_them = summary_of(*records).overall
+    assert (few.checkpoint, few.locality, few.locality_of, few.op) == (1, None, None, None)
+    assert all_of_them.locality_of == "paper/unrelated/locality_paper"
+    assert all_of_them.op is not None
+
+
 def test_the_strict_protocol_takes_its_locality_from_whole_answers_in_chats() -> None:
     records = [
         record(EDIT, STRICT, metrics={"normalised": 1.0}),
@@ -142,6 +177,19 @@ def test_false_fires_are_counted_per_ten_thousand_of_what_was_asked() -> None:
     assert found.share.low == pytest.approx(wilson(3, 60).low, abs=1e-6)
     assert found.changed is not None
     assert found.changed.value == pytest.approx(4 / 60, abs=1e-6)
+
+
+def test_false_fires_of_one_case_are_drawn_together() -> None:
+    records = [
+        record(NEAR, FIRE, case=case, part=part, edit_id="e1" if case < 2 else None, score=0.9 if case < 2 else 0.1)
+        for case in range(10)
+        for part in range(6)
+    ]
+    summary = summary_of(*records, record(EDIT, STRICT, metrics={"normalised": 1.0}))
+    (found,) = summary.false_fires
+    assert (found.fired, found.share.value, found.share.count, found.share.method) == (12, 0.2, 60, "bootstrap")
+    assert found.share.high - found.share.low > 1.5 * (wilson(12, 60).high - wilson(12, 60).low)
+    assert equal(summary, None).negatives_fire == found.share
 
 
 def test_arms_without_a_codebook_have_no_false_fires() -> None:
@@ -246,6 +294,36 @@ def test_edits_are_counted_by_outcome_and_timed() -> None:
     assert (found.seconds.count, found.seconds.mean, found.seconds.p50, found.seconds.most) == (3, 2.0, 2.0, 3.0)
     assert [(one.submitted, one.seconds_per_edit) for one in found.growth] == [(1, 2.0), (3, 2.0)]
     assert [one.memory_bytes for one in found.growth] == [100, None]
+
+
+def grown(parameters: dict[str, JsonValue], **told: float) -> Growth:
+    """Return the growth of a codebook with these parameters, as far as its state tells of more than a threshold."""
+    state = CodebookState.model_validate(
+        {"checkpoint": 10, "revision": 2, "entries": 9, "threshold": 0.25, "submit_seconds": 5.0} | told
+    )
+    arm = ArmInfo(name="cosine", model="tiny@a", codebook="a", parameters=parameters, states=(state,))
+    (found,) = summary_of(record(), arms=(arm,)).editing
+    return found.growth[0]
+
+
+def test_edits_with_a_subject_have_a_threshold_of_their_own() -> None:
+    anchored: dict[str, JsonValue] = {"anchors": True, "anchored_threshold": 0.125}
+    now = grown(anchored, anchored_threshold=0.5)
+    assert (now.threshold, now.anchored_threshold) == (0.25, 0.5)
+    # States of before did not tell; the parameters do, and say nothing where no edit is bound to its subject.
+    assert grown(anchored).anchored_threshold == 0.125
+    assert grown({"anchors": False, "anchored_threshold": 0.0}).anchored_threshold is None
+    assert grown({}).anchored_threshold is None
+
+
+def test_a_codebook_of_distances_has_no_threshold() -> None:
+    found = grown({"radius": 1.0, "anchors": False, "anchored_threshold": 0.0})
+    assert (found.threshold, found.anchored_threshold, found.radius) == (None, None, 1.0)
+
+
+def test_time_an_edit_is_not_known_of_what_an_earlier_start_submitted() -> None:
+    assert grown({}).seconds_per_edit == 0.5
+    assert grown({}, resumed=4).seconds_per_edit is None
 
 
 def test_latency_counts_each_answer_once() -> None:

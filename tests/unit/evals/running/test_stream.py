@@ -100,6 +100,7 @@ def test_a_stream_that_is_broken_off_anywhere_stores_each_edit_once_and_in_order
     kept = [edit.prompt for place, edit in enumerate(EDITS) if place not in refused]
     assert prompts(control) == kept
     assert [outcome.failure is None for outcome in advance.outcomes] == [place not in refused for place in range(8)]
+    assert advance.state.resumed == advance.resumed
 
 
 def test_edits_of_somebody_else_are_no_part_of_a_run() -> None:
