@@ -188,8 +188,8 @@ class Growth(Part):
     memory_bytes: int | None = None
     submitted: int
     """Edits since the last checkpoint."""
-    seconds: Rounded
-    """Until they were all served or had failed."""
+    seconds: Rounded | None = None
+    """Until they were all served or had failed; None where more than one start of the run submitted them."""
     seconds_per_edit: Rounded | None = None
 
 
