@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from typing import Final
+from uuid import uuid4
 
 from horen_vllm.control.client import CodebookView, EditProgress, EditView, HorenClient
-from horen_vllm.errors import InvalidArgument, NotFound
+from horen_vllm.errors import InvalidArgument, NotFound, PermissionDenied, ResourceExhausted
 from horen_vllm.evals.running.control import BookState, EditState, EditStatus, Submission, Submitted
 from horen_vllm.registry.models import EditSpec
 
@@ -85,6 +86,22 @@ class ControlPlane:
     def rollback(self, book: str, revision: int, *, request_id: str) -> int:
         """Make a revision with exactly the entries of `revision`, and return its number."""
         return self._client.rollback(self._name(book), revision, request_id=request_id).number
+
+    def same(self, book: str, first: int, second: int) -> bool:
+        """Return whether two revisions have the same entries and the same threshold."""
+        found = self._client.diff_revisions(self._name(book), first, second)
+        return not found.changes and found.from_threshold == found.to_threshold
+
+    def fingerprint(self) -> str:
+        """Return what the control plane recognises its base model by; empty where it does not let that be asked."""
+        # A codebook that is only validated has the fingerprint of today; one that is stored, that of its making.
+        try:
+            view = self._client.create_codebook(
+                self._name(f"eval-{uuid4().hex}"), preset="cosine", threshold=0.0, validate_only=True
+            )
+        except (PermissionDenied, ResourceExhausted):
+            return ""
+        return view.fingerprint
 
     def _name(self, book: str) -> str:
         return f"tenants/{self._tenant}/codebooks/{book}"

@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,19 @@ from horen_vllm.evals.asking.memory import ServerMemory
 from horen_vllm.evals.asking.progress import AskingBar
 from horen_vllm.evals.asking.tokenizer import check_tokenizer
 from horen_vllm.evals.data.dataset import Dataset
+from horen_vllm.evals.data.defects import Defect
 from horen_vllm.evals.data.general import GeneralPrompt, GeneralPrompts, open_prompts
 from horen_vllm.evals.data.opening import open_dataset
 from horen_vllm.evals.questions.drafts import BASE
-from horen_vllm.evals.reporting.run_info import RUN_FILE, DatasetInfo, DefectInfo, ModelInfo, RunInfo
+from horen_vllm.evals.reporting.run_info import (
+    RUN_FILE,
+    AskingInfo,
+    DatasetInfo,
+    DefectInfo,
+    FileInfo,
+    ModelInfo,
+    RunInfo,
+)
 from horen_vllm.evals.running import provenance
 from horen_vllm.evals.running.books import Books
 from horen_vllm.evals.running.model import base_model, has_chat
@@ -70,6 +79,8 @@ def run_evaluation(options: EvalOptions, where: Endpoints, *, as_json: bool) -> 
     )
     files = {path: open_prompts(path) for path in (options.ordinary, options.ability) if path is not None}
     _tell_defects(dataset, console)
+    for prompts in files.values():
+        _tell_prompts(prompts, console)
     with _going_on_later():
         with ExitStack() as held:
             _evaluate(options, where, dataset, files, console, held)
@@ -89,16 +100,17 @@ def _evaluate(
     static = _codebooks(answerer) if options.offline else ()
     chat = has_chat(answerer, model) if options.chat is None else options.chat
     settings = _settings(options, dataset, chat=chat, static=static)
-    cases = dataset.cases[: settings.edits]
+    name, cases = _name(options), dataset.cases[: settings.edits]
     tokenizer, token_ids = "", None
     if options.tokenizer is not None:
         texts = [text for case in cases[:_CHECKED_TEXTS] for text in (case.prompt, f" {case.target}")]
         token_ids = check_tokenizer(answerer, options.tokenizer, texts).token_ids
         tokenizer = f"that of {provenance.portable(str(options.tokenizer))}: the same"
-    books = None
+    books, fingerprint = None, ""
     if settings.books:
         client = held.enter_context(connect(where.control, where.home))
         control = ControlPlane(client, tenant_of(where.tenant))
+        fingerprint = control.fingerprint()
         memory = held.enter_context(_memory(where))
         books = Books(control, cases, settings.thresholds, patience_s=options.patience, memory=memory.used)
     bar = held.enter_context(AskingBar(console))
@@ -111,7 +123,7 @@ def _evaluate(
             answerer=answerer,
             cases=cases,
             dataset=_described(dataset, settings, files),
-            model=ModelInfo(name=model, tokenizer=tokenizer),
+            model=ModelInfo(name=model, tokenizer=tokenizer, fingerprint=fingerprint),
             books=books,
             token_ids=token_ids,
             ordinary=_prompts(files, options.ordinary),
@@ -120,9 +132,14 @@ def _evaluate(
             notes=notes,
         ),
         options.out,
-        name=_name(options),
+        name=name,
         command=provenance.command_line(sys.argv[1:]),
-        concurrency=1 if options.offline else options.concurrency,
+        asking=AskingInfo(
+            concurrency=1 if options.offline else options.concurrency,
+            timeout_s=where.timeout_s,
+            attempts=where.attempts,
+            patience_s=options.patience,
+        ),
         display=bar,
     )
     run.go()
@@ -216,22 +233,33 @@ def _described(dataset: Dataset, settings: RunSettings, files: dict[Path, Genera
         sha256=dataset.sha256,
         layout=dataset.layout,
         cases=len(dataset.cases),
-        defects=tuple(
-            DefectInfo(kind=it.kind, count=it.count, examples=it.examples, handling=it.handling)
-            for it in dataset.defects
-        ),
+        defects=_defects(dataset.defects),
         others=tuple(f"{provenance.portable(str(path.absolute()))} {it.sha256}" for path, it in files.items()),
+        files=tuple(
+            FileInfo(
+                path=provenance.portable(str(path.absolute())), prompts=len(it.prompts), defects=_defects(it.defects)
+            )
+            for path, it in files.items()
+        ),
     )
+
+
+def _defects(found: Sequence[Defect]) -> tuple[DefectInfo, ...]:
+    return tuple(DefectInfo(kind=it.kind, count=it.count, examples=it.examples, handling=it.handling) for it in found)
 
 
 def _tell_defects(dataset: Dataset, console: Console) -> None:
-    console.print(
-        f"{dataset.path.name}: {len(dataset.cases)} edits of {dataset.rows} rows, layout {dataset.layout}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    for it in dataset.defects:
+    what = f"{len(dataset.cases)} edits of {dataset.rows} rows, layout {dataset.layout}"
+    _tell(dataset.path, what, dataset.defects, console)
+
+
+def _tell_prompts(prompts: GeneralPrompts, console: Console) -> None:
+    _tell(prompts.path, f"{len(prompts.prompts)} prompts", prompts.defects, console)
+
+
+def _tell(path: Path, what: str, defects: Sequence[Defect], console: Console) -> None:
+    console.print(f"{path.name}: {what}", markup=False, highlight=False, soft_wrap=True)
+    for it in defects:
         console.print(f"  {it.count} {it.kind}: {it.handling}", markup=False, highlight=False, soft_wrap=True)
 
 

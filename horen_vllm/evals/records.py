@@ -186,6 +186,9 @@ class Answer:
         Edit that fired; None when none did.
     score
         Best score of the codebook; None for the base model and an empty codebook.
+    revision
+        Revision of the codebook that the request was routed through; None for the base model, and in records of before
+        this was kept.
     seconds
         Time from request to whole answer, retries left out.
     """
@@ -196,6 +199,7 @@ class Answer:
     finish_reason: str
     edit_id: str | None = None
     score: float | None = None
+    revision: int | None = None
     seconds: float
 
 

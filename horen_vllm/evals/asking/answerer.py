@@ -20,7 +20,8 @@ class Answerer(Protocol):
             ``question_refused``, when this question cannot be answered whoever asks again: it is too long, say.
         Unavailable
             ``server_unavailable``, when nobody answered within the patience of the answerer. That says nothing about
-            the model: the question stays unanswered.
+            the model: the question stays unanswered. ``question_unanswered``, when that is so of this question, and
+            another one was answered then.
         HorenError
             Everything else that makes further questions pointless: an unknown model, a credential that is not taken.
         """

@@ -96,7 +96,14 @@ class Caller:
         self._headers = {"content-type": "application/json", **_credential(api_key)}
         self._http = _pool(self.url, self._patience.timeout_s)
 
-    def call(self, path: str, body: Mapping[str, Any] | None, read: Callable[[dict[str, Any], float], T]) -> T:
+    def call(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        read: Callable[[dict[str, Any], float], T],
+        *,
+        attempts: int | None = None,
+    ) -> T:
         """Call ``POST path`` with `body`, or ``GET path`` for None, until there is an answer, and return it as read.
 
         Parameters
@@ -104,6 +111,8 @@ class Caller:
         read
             Reads the answer, a JSON object, and the seconds that it took, earlier attempts left out. It may raise
             `NotNowError`, too.
+        attempts
+            Calls in all, where it is not to be those of the patience.
 
         Raises
         ------
@@ -117,7 +126,7 @@ class Caller:
         """
         content = None if body is None else _encoded(body)
         retrying = Retrying(
-            stop=stop_after_attempt(self._patience.attempts) | stop_when_event_set(self._closed),
+            stop=stop_after_attempt(attempts or self._patience.attempts) | stop_when_event_set(self._closed),
             wait=_Wait(self._patience),
             retry=retry_if_exception_type(NotNowError),
             sleep=sleep_using_event(self._closed),
@@ -126,8 +135,8 @@ class Caller:
         try:
             answer: T = retrying(self._once, path, content, read)
         except NotNowError as exc:
-            attempts = retrying.statistics.get("attempt_number", 1)
-            message = f"{self.url} did not answer {path} in {attempts} attempts; at last: {exc}."
+            made = retrying.statistics.get("attempt_number", 1)
+            message = f"{self.url} did not answer {path} in {made} attempts; at last: {exc}."
             raise Unavailable(message, code="server_unavailable") from exc
         return answer
 

@@ -1,14 +1,16 @@
 """Asks an OpenAI-compatible server, greedily."""
 
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
-from horen_vllm.errors import DataLoss, FailedPrecondition
+from horen_vllm.errors import DataLoss, FailedPrecondition, HorenError, Unavailable
 from horen_vllm.evals.asking.calling import Caller, NotNowError, Patience
-from horen_vllm.evals.records import Answer, Question
+from horen_vllm.evals.records import Answer, Message, Question
 
 _COMPLETIONS: Final = "/v1/completions"
 _CHAT: Final = "/v1/chat/completions"
+_EASY: Final = "Hello"
 
 
 class HttpAnswerer:
@@ -54,15 +56,27 @@ class HttpAnswerer:
         Unauthenticated, PermissionDenied
             ``invalid_api_key``, ``key_scope``.
         Unavailable
-            ``server_unavailable``.
+            ``server_unavailable``; ``question_unanswered``, when the server answers another question of this kind
+            and model meanwhile.
         DataLoss
             ``no_token_ids``, ``unreadable_answer``.
         FailedPrecondition
             ``no_decision``, when a codebook was asked and the answer does not say whether an edit fired; other codes
             of the server.
         """
-        path, body = (_CHAT, _chat(question)) if question.messages else (_COMPLETIONS, _completion(question))
-        return self._caller.call(path, body, lambda answer, seconds: _answer(question, answer, seconds))
+        try:
+            return self._ask(question)
+        except Unavailable:
+            if not self._answers_another(question):
+                raise
+            try:
+                # It may have been down until just now.
+                return self._ask(question, attempts=1)
+            except Unavailable as again:
+                if self._answers_another(question):
+                    message = f"{again.message} Another question is answered meanwhile."
+                    raise Unavailable(message, code="question_unanswered") from again
+            raise
 
     def token_ids(self, text: str) -> tuple[int, ...]:
         """Return the token ids of `text` without special tokens; a text is asked for once. Raises as `ask`."""
@@ -77,6 +91,22 @@ class HttpAnswerer:
         """Return what ``/v1/models`` lists: the base model and the codebooks of the key's tenant. Raises as `ask`."""
         models = self._caller.call("/v1/models", None, lambda answer, _seconds: _list(answer, "data"))
         return tuple(str(model["id"]) for model in models)
+
+    def _ask(self, question: Question, *, attempts: int | None = None) -> Answer:
+        path, body = (_CHAT, _chat(question)) if question.messages else (_COMPLETIONS, _completion(question))
+        return self._caller.call(
+            path, body, lambda answer, seconds: _answer(question, answer, seconds), attempts=attempts
+        )
+
+    def _answers_another(self, question: Question) -> bool:
+        """Whether the server answers a question that has nothing to it, asked of the same model in the same way."""
+        chat = (Message(role="user", content=_EASY),)
+        easy = {"messages": chat} if question.messages else {"prompt": _EASY}
+        try:
+            self._ask(replace(question, max_tokens=1, **easy), attempts=1)
+        except HorenError:
+            return False
+        return True
 
     def close(self) -> None:
         """Close the connections; threads that still ask give up."""
@@ -125,6 +155,7 @@ def _answer(question: Question, body: dict[str, Any], seconds: float) -> Answer:
         finish_reason=reason,
         edit_id=decision.get("edit_id"),
         score=decision.get("score"),
+        revision=decision.get("revision"),
         seconds=seconds,
     )
 

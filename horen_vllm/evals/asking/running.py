@@ -13,13 +13,14 @@ from horen_vllm.evals.asking.store import RecordStore
 from horen_vllm.evals.records import Answer, Question, Record
 
 REFUSED: Final = "question_refused"
+UNANSWERED: Final = "question_unanswered"
 _AHEAD: Final = 2
 """Questions handed out for each thread: the next one waits, so that none is idle while an answer is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A question that the server will not answer; it has no record, and a resumed run asks it again."""
+    """A question that the server does not answer; it has no record, and a resumed run asks it again."""
 
     question: Question
     message: str
@@ -34,6 +35,9 @@ class Asked:
     skipped: int = 0
     """Questions that had their record before."""
     refused: list[Refusal] = field(default_factory=list)
+    """Questions that the server will not answer."""
+    unanswered: list[Refusal] = field(default_factory=list)
+    """Questions that failed each time, while the server answered others."""
 
 
 class Watcher(Protocol):
@@ -74,7 +78,7 @@ def answer_all(
     ValueError
         When two questions have the same id.
     HorenError
-        As `Answerer.ask`, but for ``question_refused``, which is counted in the result.
+        As `Answerer.ask`, but for ``question_refused`` and ``question_unanswered``, which are counted in the result.
     """
     to_ask = [question for question in questions if question.question_id not in store]
     if len({question.question_id for question in to_ask}) != len(to_ask):
@@ -90,10 +94,11 @@ def answer_all(
             store.append(record(question, future.result()))
             asked.answered += 1
         except HorenError as exc:
-            if exc.code != REFUSED:
+            if exc.code not in {REFUSED, UNANSWERED}:
                 under_way.fail(exc)
                 return
-            asked.refused.append(Refusal(question, exc.message))
+            found = asked.refused if exc.code == REFUSED else asked.unanswered
+            found.append(Refusal(question, exc.message))
         if watcher is not None:
             watcher.advance()
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
+from horen_vllm.core.admission import normalise_prompt
 from horen_vllm.evals.questions.wordings import NEGATIVES, Wording, unanswered, wordings
 from horen_vllm.evals.records import Case, QuestionKind
 
@@ -32,10 +33,21 @@ class Choice:
         self._cases = cases
         self._order = sorted(range(len(cases)), key=lambda position: rank(seed, cases[position].case_id))
         self._objection = objection
+        self._successors = _successors(cases)
 
     def cases(self, checkpoint: int) -> list[int]:
-        """Return the positions of the cases before `checkpoint`, lowest rank first."""
-        return [position for position in self._order if position < checkpoint]
+        """Return the positions of the cases before `checkpoint`, lowest rank first.
+
+        Of cases with the same prompt only the newest is among them: its edit has taken the place of the others'.
+        """
+        return [
+            position for position in self._order if position < checkpoint <= self._successors.get(position, checkpoint)
+        ]
+
+    @property
+    def superseded(self) -> int:
+        """Cases of the stream of which another one takes the place."""
+        return len(self._successors)
 
     def wordings(self, checkpoint: int, kind: QuestionKind, most: int) -> list[Wording]:
         """Return at most so many wordings of one kind: the first one of each case before the second one of any."""
@@ -70,3 +82,15 @@ class Choice:
     def _kept(self, position: int, kind: QuestionKind) -> list[Wording]:
         found = wordings(self._cases[position], position, kind)
         return [one for one in found if kind not in NEGATIVES or self._objection(one) is None]
+
+
+def _successors(cases: Sequence[Case]) -> dict[int, int]:
+    """Return the position of the next case with the same prompt, for each that has one."""
+    found: dict[int, int] = {}
+    newest: dict[str, int] = {}
+    for position, case in enumerate(cases):
+        prompt = normalise_prompt(case.prompt)
+        if prompt in newest:
+            found[newest[prompt]] = position
+        newest[prompt] = position
+    return found

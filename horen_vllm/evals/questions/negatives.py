@@ -27,13 +27,17 @@ class Stream:
             if 1 <= len(words) <= MAX_WORDS:
                 self._subjects.add(position, [words])
 
+    def is_edited(self, text: str) -> bool:
+        """Return whether `text` is the prompt or a rephrase of an edit."""
+        return normalise_prompt(text) in self._texts
+
     def objection(self, wording: Wording) -> str | None:
         """Return why `wording` is no negative of its kind, as a slug; None when it is one.
 
         ``edited_prompt``: it is the prompt or a rephrase of an edit. ``edited_subject``: it was to be about another
         subject, but that subject is edited too.
         """
-        if normalise_prompt(wording.text) in self._texts:
+        if self.is_edited(wording.text):
             return "edited_prompt"
         if wording.kind is QuestionKind.NEAR and self._subjects.find(plain_words(wording.text)):
             return "edited_subject"

@@ -18,7 +18,7 @@ from horen_vllm.evals.reporting.summary import SEED_NAME
 from horen_vllm.evals.reporting.summary_parts import Number, Part, Rounded
 
 _UNTOLD: Final = frozenset(
-    {"format", "stream", "times", "started_at", "finished_at", "command", "name", "notes", "arms"}
+    {"format", "stream", "times", "started_at", "finished_at", "command", "name", "notes", "arms", "memory_baseline"}
 )
 """Fields of a description that differ in any two runs, or are compared otherwise."""
 _LEAST_PAIRED: Final = 0.5

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from horen_vllm.evals.records import Protocol, Record
-from horen_vllm.evals.reporting.run_info import LOOK_UP, ArmInfo, RunInfo
+from horen_vllm.evals.reporting.run_info import LOOK_UP, ArmInfo, RunInfo, resumed_note
 from horen_vllm.evals.reporting.run_records import Run
 from horen_vllm.evals.reporting.summary_parts import Editing, Growth, Latency, Spread
 
@@ -41,7 +41,7 @@ def editing(info: RunInfo) -> Iterator[Editing]:
             served=len(arm.edits) - failures.total(),
             failures=dict(failures.most_common()),
             seconds=spread(seconds) if seconds else None,
-            growth=tuple(_growth(arm)),
+            growth=tuple(_growth(arm, info.notes)),
         )
 
 
@@ -57,13 +57,17 @@ def _lookup(info: RunInfo, arm: str) -> float | None:
     return sum(part.seconds for part in parts) / count if count else None
 
 
-def _growth(arm: ArmInfo) -> Iterator[Growth]:
+def _growth(arm: ArmInfo, notes: Sequence[str]) -> Iterator[Growth]:
     radius = _number(arm, "radius")
     # Runs of before states told it have it among the parameters, where it counts for nothing without anchors.
     anchored = _number(arm, "anchored_threshold") if arm.parameters.get("anchors") and radius is None else None
     before = 0
     for state in sorted(arm.states, key=lambda state: state.checkpoint):
         submitted, before = state.checkpoint - before, state.checkpoint
+        told = resumed_note(arm.name, state.checkpoint)
+        # Of edits that two starts submitted only the second start's share was measured.
+        whole = not state.resumed and not any(note.startswith(told) for note in notes)
+        seconds = state.submit_seconds if whole else None
         yield Growth(
             checkpoint=state.checkpoint,
             entries=state.entries,
@@ -72,8 +76,8 @@ def _growth(arm: ArmInfo) -> Iterator[Growth]:
             radius=radius,
             memory_bytes=state.memory_bytes,
             submitted=submitted,
-            seconds=state.submit_seconds,
-            seconds_per_edit=state.submit_seconds / submitted if submitted and not state.resumed else None,
+            seconds=seconds,
+            seconds_per_edit=seconds / submitted if submitted and seconds is not None else None,
         )
 
 

@@ -34,6 +34,7 @@ def making(summary: Summary) -> Section:
         *([("fingerprint", run.model.fingerprint)] if run.model.fingerprint else []),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items())),
         ("machine", run.machine),
+        *([("asking", json.dumps(run.asking.model_dump()))] if run.asking else []),
         ("seeds", ", ".join(f"{name}: {seed}" for name, seed in run.seeds.items())),
         ("seed of the intervals", str(summary.bootstrap_seed)),
         ("started", run.started_at.isoformat(timespec="seconds")),
@@ -63,11 +64,17 @@ def making(summary: Summary) -> Section:
 
 def defects(summary: Summary) -> Section:
     """Return the section on the defects of the data."""
-    rows = [[one.kind, f"{one.count:,}", one.handling, "; ".join(one.examples)] for one in summary.run.dataset.defects]
+    data = summary.run.dataset
+    files = [(data.path, data.defects), *((it.path, it.defects) for it in data.files)]
+    rows = [
+        [path, one.kind, f"{one.count:,}", one.handling, "; ".join(one.examples)]
+        for path, found in files
+        for one in found
+    ]
     return Section(
         "defects",
         "Defects of the data",
-        tables=[Table("", ["defect", "count", "what was done", "examples"], rows)],
+        tables=[Table("", ["file", "defect", "count", "what was done", "examples"], rows)],
     )
 
 
@@ -96,7 +103,7 @@ def _growth(summary: Summary) -> Table:
             f"{at.checkpoint:,}",
             f"{at.entries:,}",
             *_bounds(at),
-            f"{at.seconds:,.1f}",
+            "" if at.seconds is None else f"{at.seconds:,.1f}",
             "" if at.seconds_per_edit is None else f"{at.seconds_per_edit:.3f}",
             "" if at.memory_bytes is None else f"{at.memory_bytes / 2**20:,.1f}",
         ]
@@ -116,7 +123,7 @@ def _growth(summary: Summary) -> Table:
     note = (
         "Edits with a subject fire above the threshold for those, where there is one, and all others above the first. "
         "Time is wall clock from the first submission since the last checkpoint until all edits were served or had "
-        "failed; an edit's is its share. Empty is what is not known: of edits that were submitted in more than one go, "
+        "failed; an edit's is its share. Empty is what is not known: of edits that more than one start of the run submitted, "
         "or of a server that does not tell its memory."
     )
     return Table("By checkpoint", header, rows, note)

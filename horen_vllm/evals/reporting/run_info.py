@@ -35,6 +35,16 @@ class DefectInfo(_Part):
     """What was done about them, in words."""
 
 
+class FileInfo(_Part):
+    """A further file of prompts."""
+
+    path: str
+    """As it may be shown: the last two parts."""
+    prompts: int
+    """Prompts of the file, after what `defects` says was left out."""
+    defects: tuple[DefectInfo, ...] = ()
+
+
 class DatasetInfo(_Part):
     """The data file that the edits came from."""
 
@@ -48,6 +58,21 @@ class DatasetInfo(_Part):
     defects: tuple[DefectInfo, ...] = ()
     others: tuple[str, ...] = ()
     """Further files (ordinary prompts, ability questions), as ``path sha256``."""
+    files: tuple[FileInfo, ...] = ()
+    """What those further files hold; empty in a run of before this was kept."""
+
+
+class AskingInfo(_Part):
+    """How a run asks: it decides how long answers take, and not what they are."""
+
+    concurrency: int = 16
+    """Questions in flight."""
+    timeout_s: float = 120.0
+    """Longest wait for one answer."""
+    attempts: int = 12
+    """Times that a question is asked while the server does not answer."""
+    patience_s: float = 900.0
+    """Longest wait while no edit moves at all."""
 
 
 class ModelInfo(_Part):
@@ -57,6 +82,7 @@ class ModelInfo(_Part):
     tokenizer: str = ""
     """What was compared with the server's tokenizer, and the outcome; empty when nothing was."""
     fingerprint: str = ""
+    """What the control plane recognises it by; empty without a control plane."""
 
 
 class StreamedCase(_Part):
@@ -99,7 +125,8 @@ class CodebookState(_Part):
     submit_seconds: float = 0.0
     """Wall clock from the first submission since the last checkpoint until all were served or had failed."""
     resumed: int = 0
-    """Edits that an earlier start of the run had submitted: `submit_seconds` knows nothing of those."""
+    """Edits since the last checkpoint that an earlier start of the run had submitted: the seconds leave out what that
+    start took."""
 
 
 class ArmInfo(_Part):
@@ -118,6 +145,10 @@ class ArmInfo(_Part):
     superseding: tuple[EditOutcome, ...] = ()
     """Outcomes of the edits that took the place of others at the end."""
     states: tuple[CodebookState, ...] = ()
+    superseded_revision: int | None = None
+    """The codebook's revision once those edits were served."""
+    emptied_revision: int | None = None
+    """The codebook's revision after it was rolled back to nothing."""
 
 
 class PhaseTime(_Part):
@@ -129,7 +160,15 @@ class PhaseTime(_Part):
     checkpoint: int | None = None
     seconds: float
     count: int = 0
-    """Edits or questions of it."""
+    """Edits or questions of it; 0 with no seconds while it has only begun."""
+
+
+def resumed_note(arm: str, checkpoint: int) -> str:
+    """Return how the note begins that the seconds of a checkpoint leave out what an earlier start took.
+
+    In a run of before `CodebookState.resumed` was kept it is all that tells.
+    """
+    return f"The edits of {arm} to {checkpoint} were submitted in more than one go"
 
 
 class RunInfo(_Part):
@@ -149,6 +188,10 @@ class RunInfo(_Part):
         What each seed decides, and the seed.
     stream
         The edits in the order of submission.
+    asking
+        How it asked, as in its first start; None in a run of before this was kept.
+    memory_baseline
+        Bytes that all codebooks of the server took before the run made its first one; None when it does not say.
     notes
         What a reader must know: what was left out and why, which metrics had no model, and the like.
     finished_at
@@ -167,6 +210,8 @@ class RunInfo(_Part):
     arms: tuple[ArmInfo, ...] = ()
     checkpoints: tuple[int, ...] = ()
     stream: tuple[StreamedCase, ...] = ()
+    asking: AskingInfo | None = None
+    memory_baseline: int | None = None
     notes: tuple[str, ...] = ()
     times: tuple[PhaseTime, ...] = ()
     started_at: datetime

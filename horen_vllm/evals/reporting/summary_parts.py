@@ -209,7 +209,9 @@ class Growth(Part):
     radius: float | None = None
     memory_bytes: int | None = None
     submitted: int
-    seconds: Rounded
+    """Edits since the last checkpoint."""
+    seconds: Rounded | None = None
+    """Until they were all served or had failed; None where more than one start of the run submitted them."""
     seconds_per_edit: Rounded | None = None
 
 

@@ -11,7 +11,7 @@ from horen_vllm.evals.asking.answerer import Answerer
 from horen_vllm.evals.asking.running import Watcher
 from horen_vllm.evals.questions.forgetting import Superseding
 from horen_vllm.evals.records import Case
-from horen_vllm.evals.reporting.run_info import ArmInfo, EditOutcome
+from horen_vllm.evals.reporting.run_info import ArmInfo, RunInfo, resumed_note
 from horen_vllm.evals.running.control import EditControl
 from horen_vllm.evals.running.journal import Journal
 from horen_vllm.evals.running.stream import Edit, EditStream
@@ -68,42 +68,63 @@ class Books:
         HorenError
             As `EditStream.advance`, and of a preset that cannot be had.
         """
+        self._make(journal, journal.arm(arm))
         info = journal.arm(arm)
-        self._make(journal, info)
         before = self._memory(_book(info), info.states[-1].entries if info.states else 0)
         stream = self._stream(journal, info, self._edits, "edit", watcher)
         advanced = stream.advance(info.edits, checkpoint)
-        state = advanced.state
-        if not advanced.resumed:
-            after = self._memory(_book(info), state.entries)
-            state = state.model_copy(update={"memory_bytes": _grown(info, before, after)})
+        after = self._memory(_book(info), advanced.state.entries)
+        taken = _taken(journal.info, info, None if advanced.resumed else before, after)
+        state = advanced.state.model_copy(update={"memory_bytes": taken})
         if advanced.resumed:
             journal.note(
-                f"The edits of {arm} to {checkpoint} were submitted in more than one go: the seconds of that "
-                f"checkpoint leave out what an earlier start of the run took."
+                f"{resumed_note(arm, checkpoint)}: how long they took is not known, since an earlier start of the run "
+                f"submitted {advanced.resumed} of them."
             )
+        if taken is None:
+            journal.note(f"What the codebook of {arm} takes in the server after {checkpoint} edits is not known.")
         journal.change(arm, edits=(*info.edits, *advanced.outcomes), states=(*info.states, state))
 
-    def supersede(self, journal: Journal, arm: str, supersedings: Sequence[Superseding]) -> tuple[EditOutcome, ...]:
-        """Submit the edits that take the place of others, once, and return what became of them."""
+    def supersede(self, journal: Journal, arm: str, supersedings: Sequence[Superseding]) -> ArmInfo:
+        """Submit the edits that take the place of others, once, and return the arm with what became of them."""
         info = journal.arm(arm)
         if not info.superseding:
             edits = [edit_of(one.case, one.target) for one in supersedings]
             stream = self._stream(journal, info, edits, "supersede", None)
             known = [outcome.edit_id for outcome in info.edits if outcome.edit_id is not None]
-            found = stream.advance((), len(edits), others=known).outcomes
+            advanced = stream.advance((), len(edits), others=known)
             moved = (
                 outcome.model_copy(update={"position": one.position})
-                for one, outcome in zip(supersedings, found, strict=True)
+                for one, outcome in zip(supersedings, advanced.outcomes, strict=True)
             )
-            info = journal.change(arm, superseding=tuple(moved))
-        return info.superseding
+            info = journal.change(arm, superseding=tuple(moved), superseded_revision=advanced.state.revision)
+        return info
 
     def empty(self, journal: Journal, arm: str) -> None:
         """Roll the codebook back to the empty revision, and wait until that is served."""
         info = journal.arm(arm)
         self._control.rollback(_book(info), EMPTY_REVISION, request_id=_request_id(journal, info, "empty"))
-        self._stream(journal, info, (), "empty", None).settle()
+        book = self._stream(journal, info, (), "empty", None).settle()
+        journal.change(arm, emptied_revision=book.revision)
+
+    def revision(self, journal: Journal, arm: str, wanted: int) -> int:
+        """Return the codebook's revision now: `wanted`, or a later one that is the same.
+
+        Raises
+        ------
+        FailedPrecondition
+            ``revision_differs``: somebody has changed the codebook since; ``codebook_gone``.
+        """
+        info = journal.arm(arm)
+        book = self._stream(journal, info, (), "look", None).current()
+        if book.revision != wanted and not self._control.same(_book(info), wanted, book.revision):
+            message = (
+                f"codebook {_book(info)} is at revision {book.revision}, and what is to be asked is about revision "
+                f"{wanted}: somebody has changed it. After `horen codebook rollback {_book(info)} {wanted}` the same "
+                f"command goes on."
+            )
+            raise FailedPrecondition(message, code="revision_differs")
+        return book.revision
 
     def check_served(self, info: ArmInfo, answerer: Answerer) -> None:
         """Wait until the server answers for the codebook's model name.
@@ -126,6 +147,8 @@ class Books:
     def _make(self, journal: Journal, info: ArmInfo) -> None:
         if info.preset is None or info.parameters:
             return
+        if not any(arm.parameters for arm in journal.info.arms):
+            journal.set_memory_baseline(self._memory(_book(info), 0))
         threshold = self._thresholds.get(info.preset)
         request_id = _request_id(journal, info, "create")
         made = self._control.create(_book(info), info.preset, threshold, request_id=request_id)
@@ -168,10 +191,27 @@ def edit_of(case: Case, target: str | None = None) -> Edit:
     return Edit(prompt=case.prompt, target=target or case.target, subject=case.subject if named else None)
 
 
-def _grown(info: ArmInfo, before: int | None, after: int | None) -> int | None:
-    """Return what a codebook takes, when all of them together took `before` and take `after`: only it has grown."""
-    earlier = info.states[-1].memory_bytes if info.states else 0
-    return None if earlier is None or before is None or after is None else earlier + after - before
+def _taken(run: RunInfo, info: ArmInfo, before: int | None, after: int | None) -> int | None:
+    """Return what a codebook takes; None where that cannot be known.
+
+    Parameters
+    ----------
+    before, after
+        What all codebooks of the server took together before it grew, and take since; `before` is None where an
+        earlier start of the run made it grow, too.
+    """
+    if after is None:
+        return None
+    others = [_last_taken(arm) for arm in run.arms if arm.name != info.name]
+    known = [taken for taken in others if taken is not None]
+    if run.memory_baseline is not None and len(known) == len(others):
+        return after - run.memory_baseline - sum(known)
+    earlier = _last_taken(info)
+    return None if earlier is None or before is None else earlier + after - before
+
+
+def _last_taken(arm: ArmInfo) -> int | None:
+    return arm.states[-1].memory_bytes if arm.states else 0
 
 
 def _request_id(journal: Journal, info: ArmInfo, what: str) -> str:

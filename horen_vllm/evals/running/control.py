@@ -111,3 +111,7 @@ class EditControl(Protocol):
     def rollback(self, book: str, revision: int, *, request_id: str) -> int:
         """Make a revision with exactly the entries of `revision`, and return its number."""
         ...
+
+    def same(self, book: str, first: int, second: int) -> bool:
+        """Return whether two revisions have the same entries and the same threshold."""
+        ...

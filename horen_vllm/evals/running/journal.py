@@ -33,6 +33,8 @@ class Journal:
         """Whether the run was begun by an earlier start."""
         self.info = _going_on(RunInfo.load(folder), fresh, folder) if self.resumed else fresh
         self._save()
+        if self.info.finished_at is None and (pace := _other_pace(self.info, fresh)) is not None:
+            self.note(pace)
 
     def arm(self, name: str) -> ArmInfo:
         """Return the arm of that name."""
@@ -59,14 +61,38 @@ class Journal:
         )
         self._save(times=(*(it for it in self.info.times if it not in same), total))
 
+    def begin(self, name: str, arm: str, checkpoint: int | None = None) -> None:
+        """Write down that a part of the run has begun, before it changes a codebook."""
+        time = PhaseTime(name=name, arm=arm, checkpoint=checkpoint, seconds=0.0)
+        if not any(_key(it) == _key(time) for it in self.info.times):
+            self._save(times=(*self.info.times, time))
+
+    def begun(self, name: str, arm: str, *, after: int | None = None) -> bool:
+        """Return whether a part of the run has begun for an arm; with `after`, for a later checkpoint than that."""
+        return any(
+            (it.name, it.arm) == (name, arm) and (after is None or (it.checkpoint or 0) > after)
+            for it in self.info.times
+        )
+
     def did(self, name: str, arm: str) -> bool:
-        """Return whether a part of the run is written down for an arm."""
-        return any((it.name, it.arm) == (name, arm) for it in self.info.times)
+        """Return whether a part of the run has come to its end for an arm."""
+        return any((it.name, it.arm) == (name, arm) and it.count for it in self.info.times)
+
+    def set_memory_baseline(self, used: int | None) -> None:
+        """Write down what all codebooks took before the run made one."""
+        self._save(memory_baseline=used)
 
     def note(self, text: str) -> None:
         """Add what a reader must know, once."""
         if text not in self.info.notes:
             self._save(notes=(*self.info.notes, text))
+
+    def tell(self, about: str, said: str | None) -> None:
+        """Add a note that begins with `about`, in the place of an earlier one; None: there is nothing more to say."""
+        others = tuple(note for note in self.info.notes if not note.startswith(about))
+        notes = others if said is None else (*others, f"{about}{said}")
+        if notes != self.info.notes:
+            self._save(notes=notes)
 
     def finish(self) -> None:
         """Say that everything was asked."""
@@ -79,15 +105,27 @@ class Journal:
 
 def _going_on(begun: RunInfo, fresh: RunInfo, folder: Path) -> RunInfo:
     check_same(begun.settings, fresh.settings, folder)
+    # A run without a control plane, or of before this was kept, has no fingerprint to compare.
+    known, given = begun.model.fingerprint, fresh.model.fingerprint
     for what, before, now in (
         ("another data file", begun.dataset.sha256, fresh.dataset.sha256),
         ("other files of prompts", begun.dataset.others, fresh.dataset.others),
         ("another model", begun.model.name, fresh.model.name),
+        (f"another model of the name {begun.model.name}", known or given, given or known),
     ):
         if before != now:
             message = f"{folder} holds a run with {what}: go on with the same, or choose another folder."
             raise FailedPrecondition(message, code="run_differs")
     return begun
+
+
+def _other_pace(begun: RunInfo, fresh: RunInfo) -> str | None:
+    """Return how a later start asks otherwise than the first; None when it does not, or that is not known."""
+    if begun.asking is None or fresh.asking is None:
+        return None
+    before, now = begun.asking.model_dump(), fresh.asking.model_dump()
+    changed = [f"{name} {now[name]:g} (before: {before[name]:g})" for name in now if before[name] != now[name]]
+    return f"Gone on with {', '.join(changed)}: times were not all measured alike." if changed else None
 
 
 def _key(time: PhaseTime) -> tuple[str, str | None, int | None]:

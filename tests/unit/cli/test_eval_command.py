@@ -203,3 +203,22 @@ def test_a_model_without_a_chat_template_is_asked_completions(
     assert done.exit_code == 0, done.output
     assert "no chat template" in done.stdout
     assert sum("messages" in call.body for call in script.calls) == 1
+
+
+def test_what_is_wrong_with_files_of_prompts_is_told_and_kept(run: Run, url: str, file: Path, tmp_path: Path) -> None:
+    ordinary = tmp_path / "chat.jsonl"
+    prompts = ["Hello there", "hello  there", "", EDITS[0]["prompt"], *(f"Say {number}." for number in range(5))]
+    ordinary.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    out = tmp_path / "run"
+    arguments = ("eval", "jsonl", file, "--url", url, "--arms", "base", "--edits", "2", "--protocols", "fire")
+    done = run(*arguments, "--ordinary", ordinary, "--out", out)
+    assert done.exit_code == 0, done.output
+    assert "chat.jsonl: 7 prompts" in done.stderr
+    assert "  1 duplicate_prompt: " in done.stderr
+    told = json.loads((out / "run.json").read_text())
+    [kept] = told["dataset"]["files"]
+    assert kept["prompts"] == 7
+    assert {defect["kind"]: defect["count"] for defect in kept["defects"]} == {"empty_prompt": 1, "duplicate_prompt": 1}
+    assert "1 questions of the stream are not asked: ordinary edited prompt." in told["notes"]
+    assert told["asking"] == {"concurrency": 16, "timeout_s": 120.0, "attempts": 12, "patience_s": 900.0}
+    assert "chat.jsonl" in (out / "report.html").read_text()

@@ -133,3 +133,23 @@ def test_a_server_has_the_revision_whatever_its_probes_say(
     assert book is not None
     assert book.served is served
     assert (book.refusal[0] if book.refusal else None) == refused
+
+
+def test_the_fingerprint_is_that_of_the_served_model_and_asking_for_it_makes_nothing(
+    control: ControlPlane, client: HorenClient
+) -> None:
+    fingerprint = control.fingerprint()
+    assert list(client.list_codebooks()) == []
+    assert control.create("facts", "cosine", 0.8, request_id="create").fingerprint == fingerprint
+
+
+def test_revisions_with_the_same_entries_are_the_same(
+    control: ControlPlane, publish: Callable[..., EditRecord]
+) -> None:
+    book = made(control)
+    list(control.submit(book, [submission(0)]))
+    publish()
+    filled = control.find(book)
+    assert filled is not None
+    assert not control.same(book, 1, filled.revision)
+    assert control.same(book, 1, control.rollback(book, 1, request_id="empty"))

@@ -85,7 +85,9 @@ def test_a_server_that_never_answers_is_given_up_without_an_answer(answerer: Htt
         answerer.ask(question())
     assert caught.value.code == "server_unavailable"
     assert "status 503" in caught.value.message
-    assert len(script.calls) == QUICK.attempts
+    # And one easy question, to see whether it answers others.
+    assert len(script.calls) == QUICK.attempts + 1
+    assert script.calls[-1].body["prompt"] == "Hello"
 
 
 def test_nobody_at_the_address_is_unavailable_too(url: str) -> None:
@@ -231,3 +233,46 @@ def test_closing_ends_the_waiting_for_a_next_attempt(url: str, script: Script) -
     answerer.close()
     thread.join(30)
     assert [failure.code for failure in failures] == ["server_unavailable"]
+
+
+def test_the_revision_is_read_from_the_choice(answerer: HttpAnswerer, script: Script) -> None:
+    decision = {"edit_id": None, "score": 0.1, "revision": 7}
+    script.replies = [lambda handler, body: handler.answer(completion(body, horen=decision))]
+    assert answerer.ask(question(model="demo@facts")).revision == 7
+    assert answerer.ask(question()).revision is None
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(status(500), id="500"),
+        pytest.param(lambda handler, body: handler.answer(completion(body, finish_reason="tool_calls")), id="reason"),
+    ],
+)
+def test_a_question_that_always_fails_is_told_apart_from_a_server_that_is_down(
+    answerer: HttpAnswerer, script: Script, fault: Reply, chat: bool
+) -> None:
+    usual = script.otherwise
+    script.otherwise = lambda handler, body: (usual if "Hello" in str(body) else fault)(handler, body)
+    with pytest.raises(Unavailable) as caught:
+        answerer.ask(question("poison", chat=chat, model="demo"))
+    assert caught.value.code == "question_unanswered"
+    # Once more after it was seen that another one is answered, and then that is looked at again.
+    asked = ["poison"] * QUICK.attempts + ["Hello", "poison", "Hello"]
+    assert [said for call in script.calls for said in ("poison", "Hello") if said in str(call.body)] == asked
+    assert {call.body["max_tokens"] for call in script.calls if "Hello" in str(call.body)} == {1}
+
+
+def test_a_server_that_comes_back_just_then_answers_the_question(answerer: HttpAnswerer, script: Script) -> None:
+    script.replies = [status(503)] * QUICK.attempts
+    assert answerer.ask(question("abc")).text == "cba"
+
+
+def test_a_server_that_goes_away_again_is_unavailable(answerer: HttpAnswerer, script: Script) -> None:
+    usual = script.otherwise
+    script.replies = [*[status(503)] * QUICK.attempts, usual]
+    script.otherwise = status(503)
+    with pytest.raises(Unavailable) as caught:
+        answerer.ask(question("abc"))
+    assert caught.value.code == "server_unavailable"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from horen_vllm.errors import HorenError, InvalidArgument, NotFound, Unavailable
@@ -99,6 +99,7 @@ def test_as_many_are_in_flight_as_were_asked_for_and_no_more(tmp_path: Path) -> 
     assert answerer.most_at_once == 6
 
 
+@settings(deadline=None)
 @given(known=st.sets(st.integers(0, 59)), concurrency=st.integers(1, 9))
 def test_a_resumed_run_asks_what_has_no_record(
     tmp_path_factory: pytest.TempPathFactory, known: set[int], concurrency: int
@@ -211,3 +212,16 @@ def test_an_interrupt_keeps_what_is_answered_and_does_not_wait_for_the_rest(tmp_
 def test_two_questions_with_one_id_are_refused(tmp_path: Path) -> None:
     with RecordStore(tmp_path / "r.jsonl") as store, pytest.raises(ValueError, match="same id"):
         answer_all(Echo(), [question("a"), question("b")], store, scored)
+
+
+def test_a_question_that_always_fails_is_counted_and_the_others_are_asked(
+    url: str, script: Script, tmp_path: Path
+) -> None:
+    usual = script.otherwise
+    poison = QUESTIONS[7]
+    script.otherwise = lambda handler, body: (status(500) if body["prompt"] == poison.prompt else usual)(handler, body)
+    with HttpAnswerer(url, patience=QUICK) as answerer, RecordStore(tmp_path / "r.jsonl") as store:
+        asked = answer_all(answerer, QUESTIONS, store, scored, concurrency=1)
+    assert [refusal.question for refusal in asked.unanswered] == [poison]
+    assert (asked.answered, asked.refused) == (59, [])
+    assert poison.question_id not in ids(tmp_path / "r.jsonl")

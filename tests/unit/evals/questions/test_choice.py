@@ -1,5 +1,7 @@
 """Which cases are asked."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,3 +69,18 @@ def test_the_seed_decides() -> None:
     orders = {tuple(Choice(towns(30), seed, nothing).cases(30)) for seed in (1, 1, 2)}
 
     assert len(orders) == 2
+
+
+def test_of_cases_with_the_same_prompt_only_the_newest_so_far_is_asked() -> None:
+    cases = towns(6)
+    cases[3] = replace(cases[3], prompt=f"  {cases[1].prompt.upper()}")
+    cases[5] = replace(cases[5], prompt=cases[1].prompt)
+    choice = Choice(cases, 0, lambda _wording: None)
+    assert choice.superseded == 2
+    assert {checkpoint: sorted(choice.cases(checkpoint)) for checkpoint in (2, 3, 4, 5, 6)} == {
+        2: [0, 1],
+        3: [0, 1, 2],
+        4: [0, 2, 3],
+        5: [0, 2, 3, 4],
+        6: [0, 2, 4, 5],
+    }

@@ -241,3 +241,43 @@ def test_nobody_asks_less_than_one_question() -> None:
     with pytest.raises(InvalidArgument, match="sample must be at least 1") as caught:
         PlanSettings(checkpoints=(1,), sample=0)
     assert caught.value.code == "invalid_sample"
+
+
+def test_general_prompts_that_are_an_edits_own_are_left_out_and_counted() -> None:
+    cases = towns(30)
+    own = [Line("who runs  town3?"), Line("Town4 is run by whom?")]
+    settings = replace(SETTINGS, checkpoints=(10, 30))
+    made = Plan(cases, settings, token_ids=words, ordinary=[*own[:1], *ORDINARY], ability=[*ABILITY, *own[1:]])
+
+    assert made.left_out == {"ordinary_edited_prompt": 1, "ability_edited_prompt": 1}
+    asked = {message.content for question in made.questions(CALIBRATED, 30) for message in question.messages}
+    assert ORDINARY[0].prompt in asked
+    fire = [question for question in made.questions(CALIBRATED, 30) if question.kind is QuestionKind.ORDINARY]
+    assert len(fire) == 40
+    # The others keep their numbers, so that a run that was begun before goes on.
+    assert {key(question) for question in fire} == {f"fire/ordinary//{number}" for number in range(1, 41)}
+
+
+def test_a_strict_question_has_room_for_a_long_answer_and_others_stay_as_they_are() -> None:
+    cases = towns(30)
+    long = " ".join(f"w{number}" for number in range(100))
+    cases[0] = replace(cases[0], target=long)
+    asked = Plan(cases, SETTINGS, token_ids=words).questions(CALIBRATED, 1)
+    strict = {question.max_tokens for question in asked if question.protocol is Protocol.STRICT}
+    assert strict == {116}
+    assert {
+        question.max_tokens
+        for question in plan().questions(CALIBRATED, 30)
+        if question.targets and question.protocol is Protocol.STRICT
+    } == {64}
+    assert {question.max_tokens for question in asked if question.protocol is Protocol.FIRE} == {16}
+
+
+def test_the_ids_of_everything_that_an_arm_is_asked_are_known_before() -> None:
+    made = plan()
+    for arm in (CALIBRATED, LOOKUP):
+        asked = [question for checkpoint in (1, 10, 30) for question in made.questions(arm, checkpoint)]
+        asked += made.superseded_questions(arm)
+        if arm is CALIBRATED:
+            asked += made.rolled_back_questions(arm)
+        assert made.question_ids(arm.name) == [question.question_id for question in asked]

@@ -19,6 +19,11 @@ class Book:
     edits: list[EditState] = field(default_factory=list)
     requests: dict[str, int] = field(default_factory=dict)
     revision: int = 1
+    history: dict[int, set[str]] = field(default_factory=lambda: {1: set()})
+
+    def publish(self) -> None:
+        self.revision += 1
+        self.history[self.revision] = {edit.edit_id for edit in self.active}
 
     @property
     def active(self) -> list[EditState]:
@@ -82,8 +87,11 @@ class MemoryControl:
         assert revision == 1
         found = self.books[book]
         found.edits = [replace(edit, status=EditStatus.INACTIVE) for edit in found.edits]
-        found.revision += 1
+        found.publish()
         return found.revision
+
+    def same(self, book: str, first: int, second: int) -> bool:
+        return self.books[book].history[first] == self.books[book].history[second]
 
     def answer_to(self, book: str, text: str) -> EditState | None:
         return next((edit for edit in reversed(self.books[book].active) if edit.prompt in text), None)
@@ -111,7 +119,7 @@ class MemoryControl:
                 else:
                     book.edits[number] = replace(other, status=EditStatus.INACTIVE)
         book.edits[place] = replace(edit, status=EditStatus.PUBLISHED, seconds=0.5)
-        book.revision += 1
+        book.publish()
 
     def _state(self, book: Book) -> BookState:
         return BookState(
@@ -134,6 +142,10 @@ class MemoryModel:
         Answers that it still gives before it is unavailable; None: without end.
     too_long
         Texts with so many words are refused.
+    never
+        Questions that fail each time, while others are answered.
+    on_question
+        Called before each answer is made.
     """
 
     def __init__(self, control: MemoryControl) -> None:
@@ -141,6 +153,8 @@ class MemoryModel:
         self.left: int | None = None
         self.too_long = 10**6
         self.hidden: set[str] = set()
+        self.never: set[str] = set()
+        self.on_question: Callable[[str], None] = lambda _question_id: None
         self.asked: list[str] = []
 
     def ask(self, question: Question) -> Answer:
@@ -149,8 +163,11 @@ class MemoryModel:
         self.left = None if self.left is None else self.left - 1
         texts = [question.prompt] if question.prompt is not None else [it.content for it in question.messages]
         whole = " ".join(text for text in texts if text)
+        if question.question_id in self.never:
+            raise Unavailable("status 500.", code="question_unanswered")
         if len(whole.split()) > self.too_long:
             raise InvalidArgument("too long.", code="question_refused")
+        self.on_question(question.question_id)
         self.asked.append(question.question_id)
         _, _, book = question.model.partition("@")
         fired = self._control.answer_to(book, texts[-1] or "") if book else None
@@ -162,6 +179,7 @@ class MemoryModel:
             finish_reason="stop",
             edit_id=fired.edit_id if fired else None,
             score=None if not book else 0.9 if fired else 0.1,
+            revision=self._control.books[book].revision if book else None,
             seconds=0.01,
         )
 

@@ -13,8 +13,9 @@ from horen_vllm.evals.asking.store import read_records
 from horen_vllm.evals.questions.drafts import BASE, RETRIEVAL
 from horen_vllm.evals.records import Case, Protocol, QuestionKind, Record
 from horen_vllm.evals.reporting.report import write_report
-from horen_vllm.evals.reporting.run_info import LOOK_UP, RECORDS_FILE, DatasetInfo, ModelInfo, RunInfo
+from horen_vllm.evals.reporting.run_info import LOOK_UP, RECORDS_FILE, AskingInfo, DatasetInfo, ModelInfo, RunInfo
 from horen_vllm.evals.running.books import Books
+from horen_vllm.evals.running.phases import Display
 from horen_vllm.evals.running.run import EvalRun, Material
 from horen_vllm.evals.running.settings import RunSettings
 
@@ -40,6 +41,9 @@ class World:
         self.model = MemoryModel(self.control)
         self.cases = cases or cases_of(6)
         self.name = "test"
+        self.asking = AskingInfo(concurrency=1)
+        self.fingerprint = ""
+        self.display: Display | None = None
 
     def memory(self, book: str, entries: int) -> int | None:
         """Ten bytes an entry, of whatever codebook."""
@@ -52,10 +56,18 @@ class World:
             answerer=self.model,
             cases=self.cases,
             dataset=dataset,
-            model=ModelInfo(name=MODEL),
+            model=ModelInfo(name=MODEL, fingerprint=self.fingerprint),
             books=Books(self.control, self.cases, {}, patience_s=0.0, poll_s=0.0, memory=self.memory),
         )
-        run = EvalRun(chosen, material, folder, name=self.name, command="horen eval zsre", concurrency=1)
+        run = EvalRun(
+            chosen,
+            material,
+            folder,
+            name=self.name,
+            command="horen eval zsre",
+            asking=self.asking,
+            display=self.display,
+        )
         return run.go()
 
 
@@ -165,8 +177,8 @@ def test_a_run_that_was_broken_off_anywhere_ends_as_the_whole_one(
     assert {name: record.metrics for name, record in found.items()} == {
         name: record.metrics for name, record in whole.items()
     }
-    assert {name: record.answer.text for name, record in found.items()} == {
-        name: record.answer.text for name, record in whole.items()
+    assert {name: (record.answer.text, record.answer.revision) for name, record in found.items()} == {
+        name: (record.answer.text, record.answer.revision) for name, record in whole.items()
     }
     assert len(world.model.asked) == len(set(world.model.asked)), "a question that has its record was asked again"
     assert info.finished_at is not None

@@ -1,5 +1,6 @@
 """Settings of a run, and what a result says about how it was made."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from horen_vllm.errors import FailedPrecondition, InvalidArgument
+from horen_vllm.evals.running import provenance
 from horen_vllm.evals.running.provenance import command_line, portable, versions
 from horen_vllm.evals.running.settings import RunSettings, check_same, default_checkpoints
 
@@ -89,4 +91,28 @@ def test_a_path_that_is_told_is_relative(path: str) -> None:
 
 
 def test_versions_name_the_package_itself() -> None:
-    assert {"python", "torch"} <= set(versions())
+    assert {"python", "torch", "tokenizers", "nltk", "rouge-score"} <= set(versions())
+
+
+def git(folder: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def test_the_commit_is_that_of_the_packages_own_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = tmp_path / "package" / "provenance.py"
+    here.parent.mkdir()
+    here.write_text("1\n")
+    (tmp_path / "other.txt").write_text("other\n")
+    monkeypatch.setattr(provenance, "__file__", str(here))
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "other.txt")
+    git(tmp_path, "commit", "-qm", "one")
+    assert "commit" not in versions(), "a repository that does not know the package's files"
+    git(tmp_path, "add", "package")
+    git(tmp_path, "commit", "-qm", "two")
+    found = versions()
+    assert len(found["commit"]) == 40
+    assert found["uncommitted_changes"] == "no"
+    here.write_text("2\n")
+    assert versions() == found | {"uncommitted_changes": "yes"}
