@@ -22,7 +22,8 @@ class Journal:
     Raises
     ------
     FailedPrecondition
-        ``run_differs``: what was begun there has other settings, another data file or another model.
+        ``run_differs``: what was begun there has other settings, another data file, another model or other saved
+        codebooks.
     InvalidArgument
         ``invalid_run``: what stands there is not the description of a run.
     """
@@ -83,11 +84,16 @@ def _going_on(begun: RunInfo, fresh: RunInfo, folder: Path) -> RunInfo:
         ("another data file", begun.dataset.sha256, fresh.dataset.sha256),
         ("other files of prompts", begun.dataset.others, fresh.dataset.others),
         ("another model", begun.model.name, fresh.model.name),
+        ("other saved codebooks", _digests(begun), _digests(fresh)),
     ):
         if before != now:
             message = f"{folder} holds a run with {what}: go on with the same, or choose another folder."
             raise FailedPrecondition(message, code="run_differs")
     return begun
+
+
+def _digests(info: RunInfo) -> dict[str, str | None]:
+    return {arm.name: arm.digest for arm in info.arms}
 
 
 def _key(time: PhaseTime) -> tuple[str, str | None, int | None]:

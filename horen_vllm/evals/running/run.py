@@ -55,6 +55,8 @@ class Material:
         The whole stream of edits, in order.
     token_ids
         The same tokenizer as the model's, without asking a server each time; None: the model's own.
+    static
+        The arms that are saved codebooks.
     notes
         What a reader must know of where all this came from.
     """
@@ -68,6 +70,7 @@ class Material:
     ordinary: Sequence[GeneralPrompt] = ()
     ability: Sequence[GeneralPrompt] = ()
     similarity: Similarity | None = None
+    static: Sequence[ArmInfo] = ()
     notes: Sequence[str] = field(default_factory=tuple)
 
 
@@ -141,7 +144,7 @@ class EvalRun:
         return self._journal.info
 
     def _at(self, arm: str, checkpoint: int) -> None:
-        edits: Mapping[int, str] = {}
+        edits: Mapping[int, str] = answering(self._journal.arm(arm).edits) if arm in self._settings.static else {}
         if arm in self._settings.books:
             outcomes = self._advanced(arm, checkpoint)
             if len(outcomes) > checkpoint or self._journal.did(SUPERSEDE, arm):
@@ -242,7 +245,7 @@ class EvalRun:
     def _fresh_arm(self, name: str) -> ArmInfo:
         model = self._material.model.name
         if name in self._settings.static:
-            return ArmInfo(name=name, model=f"{model}@{name}", codebook=name)
+            return next(arm for arm in self._material.static if arm.name == name)
         if name not in self._settings.books:
             return ArmInfo(name=name, model=model)
         book = f"eval-{self._name}-{name}"
@@ -251,6 +254,11 @@ class EvalRun:
     def _notes(self) -> None:
         for note in self._material.notes:
             self._journal.note(note)
+        for arm in self._material.static:
+            found = sum(edit.failure is None for edit in arm.edits)
+            self._journal.note(
+                f"{arm.name} is a saved codebook with {found} of the {len(arm.edits)} edits of the stream."
+            )
         for reason, count in sorted(self._plan.left_out.items()):
             self._journal.note(f"{count} questions of the stream are not asked: {reason.replace('_', ' ')}.")
         if self._settings.passages and self._material.similarity is None:
