@@ -16,7 +16,7 @@ The goal is 0.8 of the plain generator's rate. It is met where the whole 95 % in
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
@@ -144,7 +144,7 @@ def measure(url: str, model: str, count: int, rounds: int, concurrency: int) -> 
     with HttpAnswerer(url) as answerer:
         token_ids = check_tokenizer(answerer, demo_model_dir()).token_ids
     questions = questions_for(model, count, token_ids)
-    sides = {
+    sides: dict[str, Callable[[Sequence[Question]], float]] = {
         "evaluate": lambda asked: evaluate(url, asked, concurrency, token_ids),
         "generate": lambda asked: generate(url, asked, concurrency),
     }
