@@ -7,6 +7,7 @@
                                                          codebook's routing space, if it has a fitted one
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -61,6 +62,8 @@ class StaticCodebook:
     """One revision of a codebook, read and verified."""
 
     name: CodebookName
+    digest: str
+    """sha256, in hex, of its description, which names entries and routing space by the digests of their files."""
     fingerprint: str
     """Base model that the keys are valid for."""
     revision: int
@@ -103,6 +106,7 @@ def read_static(folder: Path) -> Iterator[StaticCodebook]:
         entries = ((entry.sequence, entry.artifact, _read(artifacts, entry)) for entry in codebook.entries)
         yield StaticCodebook(
             name=codebook.name,
+            digest=hashlib.sha256(_text(codebook).encode()).hexdigest(),
             fingerprint=codebook.fingerprint,
             revision=codebook.revision,
             parameters=codebook.parameters,
@@ -130,13 +134,17 @@ def write_static(folder: Path, codebook: StaticDescription, artifacts: ArtifactS
         _space(artifacts, codebook)
         artifacts.fetch(codebook.parameters.space, copies.path(codebook.parameters.space))
     target.mkdir(parents=True, exist_ok=True)
-    _replace(target / _DESCRIPTION, json.dumps(_description(codebook), indent=2, sort_keys=True) + "\n")
+    _replace(target / _DESCRIPTION, _text(codebook))
     _remove_others(target, {entry.artifact for entry in codebook.entries} | {codebook.parameters.space})
     return target / _DESCRIPTION
 
 
 def _codebook_folder(folder: Path, name: CodebookName) -> Path:
     return folder / name.tenant / name.codebook
+
+
+def _text(codebook: StaticDescription) -> str:
+    return json.dumps(_description(codebook), indent=2, sort_keys=True) + "\n"
 
 
 def _description(codebook: StaticDescription) -> dict[str, Any]:

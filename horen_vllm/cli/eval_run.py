@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -30,8 +30,10 @@ from horen_vllm.evals.data.defects import Defect
 from horen_vllm.evals.data.general import GeneralPrompt, GeneralPrompts, open_prompts
 from horen_vllm.evals.data.opening import open_dataset
 from horen_vllm.evals.questions.drafts import BASE
+from horen_vllm.evals.records import Case
 from horen_vllm.evals.reporting.run_info import (
     RUN_FILE,
+    ArmInfo,
     AskingInfo,
     DatasetInfo,
     DefectInfo,
@@ -46,6 +48,9 @@ from horen_vllm.evals.running.run import EvalRun, Material
 from horen_vllm.evals.running.settings import DEFAULT_ARMS, RunSettings, default_checkpoints
 from horen_vllm.evals.scoring import Similarity
 from horen_vllm.ids import DEFAULT_TENANT, TenantId, parse_name
+
+if TYPE_CHECKING:
+    from horen_vllm.evals.asking.offline import TransformersAnswerer
 
 _CHECKED_TEXTS: Final = 50
 _NAME_LENGTH: Final = 40
@@ -95,9 +100,10 @@ def _evaluate(
     console: Console,
     held: ExitStack,
 ) -> None:
-    answerer: Answerer = _in_process(options, where) if options.offline else held.enter_context(_server(where))
+    offline = _in_process(options, where) if options.offline else None
+    answerer: Answerer = offline or held.enter_context(_server(where))
     model = base_model(answerer, None if options.offline else options.model)
-    static = _codebooks(answerer) if options.offline else ()
+    static = tuple(offline.codebooks) if offline is not None else ()
     chat = has_chat(answerer, model) if options.chat is None else options.chat
     settings = _settings(options, dataset, chat=chat, static=static)
     name, cases = _name(options), dataset.cases[: settings.edits]
@@ -117,6 +123,7 @@ def _evaluate(
     notes = [] if settings.chat else ["The model has no chat template: the strict protocol asks completions."]
     if books is not None and books.without_subject:
         notes.append(f"{books.without_subject} of {len(cases)} edits are submitted without a subject.")
+    arms = _static_arms(offline, model, settings.arms, cases) if offline is not None else ()
     run = EvalRun(
         settings,
         Material(
@@ -129,6 +136,7 @@ def _evaluate(
             ordinary=_prompts(files, options.ordinary),
             ability=_prompts(files, options.ability),
             similarity=_similarity(options.semantic_model),
+            static=arms,
             notes=notes,
         ),
         options.out,
@@ -174,7 +182,7 @@ def _api_key() -> str | None:
     return key() if key is not None else None
 
 
-def _in_process(options: EvalOptions, where: Endpoints) -> Answerer:
+def _in_process(options: EvalOptions, where: Endpoints) -> "TransformersAnswerer":
     from horen_vllm.evals.asking.offline import TransformersAnswerer  # noqa: PLC0415 - torch and transformers
 
     if options.model is None:
@@ -187,8 +195,12 @@ def _in_process(options: EvalOptions, where: Endpoints) -> Answerer:
     )
 
 
-def _codebooks(answerer: Answerer) -> tuple[str, ...]:
-    return tuple(name.partition("@")[2] for name in answerer.model_names() if "@" in name)
+def _static_arms(
+    offline: "TransformersAnswerer", model: str, arms: Sequence[str], cases: Sequence[Case]
+) -> tuple[ArmInfo, ...]:
+    from horen_vllm.evals.running.static_arms import static_arm  # noqa: PLC0415 - torch
+
+    return tuple(static_arm(model, book, cases) for name, book in offline.codebooks.items() if name in arms)
 
 
 def _settings(options: EvalOptions, dataset: Dataset, *, chat: bool, static: tuple[str, ...]) -> RunSettings:

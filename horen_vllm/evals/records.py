@@ -84,7 +84,7 @@ class Protocol(StrEnum):
     FIRE = "fire"
     """Whether an edit fires at all, and whether the answer differs from the base model's."""
     CONTINUATION = "continuation"
-    """Long greedy continuation: repetition and fluency."""
+    """Long greedy continuation, equally long for all arms: repetition and fluency."""
 
 
 class QuestionKind(StrEnum):
@@ -150,6 +150,8 @@ class Question:
         Turns of a chat; empty for a completion.
     max_tokens
         Most tokens to generate.
+    min_tokens
+        Fewest tokens to generate: before, the model may not end its answer. None: it ends when it likes.
     targets
         Answers that count as right, the canonical one first; empty when only the base's answer is compared.
     """
@@ -165,6 +167,7 @@ class Question:
     prompt: str | None = None
     messages: tuple[Message, ...] = ()
     max_tokens: int
+    min_tokens: int | None = None
     targets: tuple[str, ...] = ()
 
 

@@ -27,6 +27,8 @@ MUST_KEEP: Final = frozenset(
     }
 )
 """Kinds whose answer should be the base model's."""
+_LONG: Final = 50
+"""Tokens from which on an answer of any length is judged by its repetition."""
 
 
 def score(
@@ -65,7 +67,7 @@ def score(
         case Protocol.PASSAGE:
             found |= {"stopped": _stopped(answer)} | _passage(question, answer, similarity)
         case Protocol.CONTINUATION:
-            found |= {"stopped": _stopped(answer)} | _continuation(question, answer)
+            found |= _continuation(question, answer)
     return found
 
 
@@ -125,8 +127,20 @@ def _passage_against(text: str, reference: str, similarity: Similarity | None) -
 
 
 def _continuation(question: Question, answer: Answer) -> dict[str, float]:
-    found = {"repetition": repetition(answer.token_ids), "ngram_entropy": ngram_entropy(answer.text)}
+    """Return what is measured of a continuation; an answer that ended early has no repetition and no entropy."""
+    enough = long_enough(question, answer)
+    found = {"long_enough": float(enough)}
+    if enough:
+        found |= {"repetition": repetition(answer.token_ids), "ngram_entropy": ngram_entropy(answer.text)}
     return found | ({"contains": float(contains(answer.text, question.targets))} if question.targets else {})
+
+
+def long_enough(question: Question, answer: Answer) -> bool:
+    """Return whether an answer is long enough to tell how it repeats itself: as long as was asked for.
+
+    Where no least length was asked for, as in runs of the first version, that is 50 tokens.
+    """
+    return len(answer.token_ids) >= (question.min_tokens or _LONG)
 
 
 def _stopped(answer: Answer) -> float:

@@ -27,6 +27,7 @@ from horen_vllm.evals.endpoint import Endpoint
 from horen_vllm.evals.records import Message, Protocol, Question, QuestionKind, Record
 from horen_vllm.registry.models import EditSpec
 from tests.e2e.evaluations import evaluate, evaluate_until, group, ids_of, write_edits
+from tests.e2e.offline_agreement import check_agreement
 
 pytestmark = pytest.mark.engine
 CHOICES = choose(12, seed=5)
@@ -332,6 +333,10 @@ def test_an_evaluation_that_is_killed_goes_on_and_comes_to_a_report(stack: Stack
     other = evaluate(*asked, "--seed", "1")
     assert other.returncode == 6
     assert "error [run_differs]" in other.stderr
+
+
+def test_an_evaluation_without_the_server_comes_to_the_same_summary(stack: Stack, tmp_path: Path) -> None:
+    check_agreement(stack.layout.root, tmp_path)
 
 
 def test_every_published_edit_is_served_after_the_server_was_killed(

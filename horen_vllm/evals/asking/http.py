@@ -123,12 +123,14 @@ def _chat(question: Question) -> dict[str, Any]:
 
 
 def _common(question: Question) -> dict[str, Any]:
-    return {
+    common = {
         "model": question.model,
         "max_tokens": question.max_tokens,
         "temperature": 0.0,
         "return_token_ids": True,
     }
+    # vLLM's own field: the tokens that end an answer are left out of the choice until then.
+    return common if question.min_tokens is None else common | {"min_tokens": question.min_tokens}
 
 
 def _answer(question: Question, body: dict[str, Any], seconds: float) -> Answer:

@@ -1,5 +1,6 @@
 """Asks a model in this process: transformers in float32, one question at a time, for small models."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from horen_vllm.evals.asking.offline_routing import OfflineCodebook, Routing
 from horen_vllm.evals.records import Answer, Question
 from horen_vllm.fingerprint import model_fingerprint
 from horen_vllm.ids import DEFAULT_TENANT, TenantId
-from horen_vllm.static import list_static, read_static
+from horen_vllm.static import StaticCodebook, list_static, read_static
 
 _CLEAN: Final = Routing()
 
@@ -55,9 +56,11 @@ class TransformersAnswerer:
         self._prompts = PromptMaker(self._tokenizer)
         self._end_ids = _end_ids(self._model, self._tokenizer)
         self._longest = int(self._model.config.max_position_embeddings)
+        self.codebooks: dict[str, StaticCodebook] = {}
+        """The codebooks that can be asked, by name."""
         self._books: dict[str, tuple[OfflineCodebook, Any]] = {}
         if codebooks is not None:
-            self._books = dict(self._read(folder, codebooks, tenant))
+            self._read(folder, codebooks, tenant)
         self._lock = Lock()
 
     def ask(self, question: Question) -> Answer:
@@ -80,7 +83,7 @@ class TransformersAnswerer:
         with self._lock, torch.inference_mode():
             began = time.perf_counter()
             routing, step = self._routed(prompt_ids, span, book, site)
-            token_ids = self._generate(step, prompt_ids, question.max_tokens, routing, site)
+            token_ids = self._generate(step, prompt_ids, question, routing, site)
             seconds = time.perf_counter() - began
         stopped = token_ids[-1] in self._end_ids
         return Answer(
@@ -101,7 +104,7 @@ class TransformersAnswerer:
         """Return the model's name, and that of each codebook."""
         return (self._name, *(f"{self._name}@{codebook}" for codebook in self._books))
 
-    def _read(self, model: Path, folder: Path, tenant: TenantId) -> Iterator[tuple[str, tuple[OfflineCodebook, Any]]]:
+    def _read(self, model: Path, folder: Path, tenant: TenantId) -> None:
         sites = {described.name: described.site for described in list_static(folder)}
         modules = dict(self._model.named_modules())
         for codebook in read_static(folder):
@@ -111,7 +114,8 @@ class TransformersAnswerer:
             if codebook.fingerprint != model_fingerprint(model, site):
                 message = f"the codebook {codebook.name} was made for another base model than the one in {model}."
                 raise FailedPrecondition(message, code="fingerprint_mismatch")
-            yield codebook.name.codebook, (OfflineCodebook(codebook, self._tokenizer), modules[site])
+            self.codebooks[codebook.name.codebook] = codebook
+            self._books[codebook.name.codebook] = OfflineCodebook(codebook, self._tokenizer), modules[site]
 
     def _addressed(self, model: str) -> tuple[OfflineCodebook | None, Any]:
         if model == self._name:
@@ -139,15 +143,23 @@ class TransformersAnswerer:
             return routing, self._model(torch.tensor([prompt_ids]), use_cache=True)
 
     def _generate(
-        self, step: Any, prompt_ids: Sequence[int], count: int, routing: Routing, site: Any
+        self, step: Any, prompt_ids: Sequence[int], question: Question, routing: Routing, site: Any
     ) -> tuple[int, ...]:
-        said = [int(step.logits[0, -1].argmax())]
-        while len(said) < count and said[-1] not in self._end_ids:
+        least = question.min_tokens or 0
+        said = [self._next(step, may_end=least < 1)]
+        while len(said) < question.max_tokens and said[-1] not in self._end_ids:
             place = len(prompt_ids) + len(said) - 1
             with _writing(site, routing, first=place, prompt_length=len(prompt_ids)):
                 step = self._model(torch.tensor([said[-1:]]), past_key_values=step.past_key_values, use_cache=True)
-            said.append(int(step.logits[0, -1].argmax()))
+            said.append(self._next(step, may_end=len(said) >= least))
         return tuple(said)
+
+    def _next(self, step: Any, *, may_end: bool) -> int:
+        logits_V = step.logits[0, -1]
+        if not may_end:
+            logits_V = logits_V.clone()
+            logits_V[list(self._end_ids)] = -math.inf
+        return int(logits_V.argmax())
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from horen_vllm.evals.records import Protocol, QuestionKind
 
 
 def as_continuation(wording: Wording, form: Form) -> Draft:
-    """Return an edited prompt to be completed at length, up to the model's own stop."""
+    """Return an edited prompt to be completed by exactly so many tokens, so that all answers are equally long."""
     return Draft(
         protocol=Protocol.CONTINUATION,
         kind=QuestionKind.CONTINUE,
@@ -15,5 +15,6 @@ def as_continuation(wording: Wording, form: Form) -> Draft:
         part=wording.part,
         prompt=wording.text,
         max_tokens=form.continuation,
+        min_tokens=form.continuation,
         targets=wording.targets,
     )

@@ -33,7 +33,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How questions are put. Lengths are the most tokens of an answer.
+    """How questions are put. Lengths are the most tokens of an answer; a continuation has exactly so many.
 
     Attributes
     ----------
@@ -73,12 +73,15 @@ class Draft:
     prompt: str | None = None
     messages: tuple[Message, ...] = ()
     max_tokens: int
+    min_tokens: int | None = None
     targets: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """What tells it from the other questions of an arm and checkpoint, in every run."""
-        return "/".join((self.protocol, self.kind, self.case_id or "", str(self.part)))
+        # A run that was begun when no least length was asked for has other answers under the shorter key.
+        length = "" if self.min_tokens is None else f"-{self.min_tokens}"
+        return "/".join((self.protocol, self.kind, self.case_id or "", f"{self.part}{length}"))
 
     @property
     def asked(self) -> str:
@@ -101,12 +104,13 @@ class Draft:
             prompt=self.prompt,
             messages=self.messages,
             max_tokens=self.max_tokens,
+            min_tokens=self.min_tokens,
             targets=self.targets,
         )
 
 
 def question_id(arm: str, checkpoint: int, key: str) -> str:
-    """Return the id of a question: ``ARM/CHECKPOINT/PROTOCOL/KIND/CASE/PART``."""
+    """Return the id of a question: ``ARM/CHECKPOINT/PROTOCOL/KIND/CASE/PART``, see `Draft.key`."""
     return f"{arm}/{checkpoint}/{key}"
 
 

@@ -123,8 +123,8 @@ def _growth(summary: Summary) -> Table:
     note = (
         "Edits with a subject fire above the threshold for those, where there is one, and all others above the first. "
         "Time is wall clock from the first submission since the last checkpoint until all edits were served or had "
-        "failed; an edit's is its share. Empty is what is not known: of edits that more than one start of the run submitted, "
-        "or of a server that does not tell its memory."
+        "failed; an edit's is its share. Empty is what is not known: of edits that more than one start of the "
+        "run submitted, or of a server that does not tell its memory."
     )
     return Table("By checkpoint", header, rows, note)
 

@@ -138,10 +138,12 @@ class ArmInfo(_Part):
     """Model name of its requests."""
     preset: str | None = None
     codebook: str | None = None
+    digest: str | None = None
+    """Of a saved codebook, which the run did not make: the sha256 of its description."""
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     """Method parameters of the codebook."""
     edits: tuple[EditOutcome, ...] = ()
-    """Outcomes of the stream; empty for an arm without a codebook."""
+    """Outcomes of the stream; empty for an arm without a codebook. Of a saved codebook: the entries of its edits."""
     superseding: tuple[EditOutcome, ...] = ()
     """Outcomes of the edits that took the place of others at the end."""
     states: tuple[CodebookState, ...] = ()

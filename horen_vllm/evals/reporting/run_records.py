@@ -9,6 +9,7 @@ from typing import NamedTuple
 from horen_vllm.evals.asking.store import read_records
 from horen_vllm.evals.questions.drafts import BASE, base_question_id
 from horen_vllm.evals.records import Protocol, QuestionKind, Record
+from horen_vllm.evals.reporting.continuations import comparable
 from horen_vllm.evals.reporting.run_info import RECORDS_FILE, RunInfo
 
 
@@ -104,7 +105,7 @@ def grouped(info: RunInfo, records: Iterable[Record]) -> Run:
     for identity, checkpoint in wanted:
         if identity in base:
             found[_key(base[identity], checkpoint)].append(base[identity])
-    groups = {key: sorted(found[key], key=_place) for key in sorted(found, key=_sorting(info))}
+    groups = {key: sorted(comparable(found[key]), key=_place) for key in sorted(found, key=_sorting(info))}
     return Run(info, groups, base)
 
 

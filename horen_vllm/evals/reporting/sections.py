@@ -188,12 +188,13 @@ def _limit(one: EqualRate) -> Cell | str:
 
 def _continuations(last: Sequence[Group]) -> Section:
     found = [group for group in last if group.kind is QuestionKind.CONTINUE]
-    metrics = ("repetition", "ngram_entropy", "contains", "stopped")
+    metrics = ("long_enough", "repetition", "ngram_entropy", "contains", "stopped")
     return Section(
         "continuations",
         "After the answer",
-        "Long continuations of edited prompts. Read them beside the base model's: repetition much above its, or "
-        "entropy much below, is an edit that harms what follows.",
+        "Continuations of edited prompts, of the same length for all arms. Read them beside the base model's: "
+        "repetition much above its, or entropy much below, is an edit that harms what follows. Both are of the answers "
+        "that are long enough; in runs of the first version, whose answers ended where the model liked, those are few.",
         tables=[_grid("", found, metrics)],
     )
 

@@ -27,6 +27,7 @@ METRICS: Final = {
     "unke_rougeL": "ROUGE-L (UnKE)",
     "unke_bleu": "BLEU (UnKE)",
     "semantic": "semantic",
+    "long_enough": "long enough",
     "repetition": "repetition",
     "ngram_entropy": "n-gram entropy, bits",
 }
@@ -40,6 +41,7 @@ MEANINGS: Final = {
     "its edit fired": "the edit of the question's own case answered; of those whose edit is served",
     "OP": "overall performance: geometric mean of reliability, generalisation and locality",
     "per 10,000": "fires in ten thousand such prompts, of as many as were asked",
+    "long enough": "the continuation has the length that was asked for (where none was: 50 tokens)",
     "repetition": "share of the answer's four-token sequences that stood in it before",
 }
 """Heading to what it means, for the report's own list."""
@@ -48,7 +50,7 @@ PROTOCOLS: Final = {
     Protocol.STRICT: "a chat message, natural stop, nothing said of the target's length",
     Protocol.PASSAGE: "free text against a reference passage",
     Protocol.FIRE: "a chat message; what counts is whether an edit fires and whether the answer changes",
-    Protocol.CONTINUATION: "a long greedy continuation of the edited prompt",
+    Protocol.CONTINUATION: "a long greedy continuation of the edited prompt, of the same length for all",
 }
 
 

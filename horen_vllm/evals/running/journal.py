@@ -22,7 +22,8 @@ class Journal:
     Raises
     ------
     FailedPrecondition
-        ``run_differs``: what was begun there has other settings, another data file or another model.
+        ``run_differs``: what was begun there has other settings, another data file, another model or other saved
+        codebooks.
     InvalidArgument
         ``invalid_run``: what stands there is not the description of a run.
     """
@@ -112,6 +113,7 @@ def _going_on(begun: RunInfo, fresh: RunInfo, folder: Path) -> RunInfo:
         ("other files of prompts", begun.dataset.others, fresh.dataset.others),
         ("another model", begun.model.name, fresh.model.name),
         (f"another model of the name {begun.model.name}", known or given, given or known),
+        ("other saved codebooks", _digests(begun), _digests(fresh)),
     ):
         if before != now:
             message = f"{folder} holds a run with {what}: go on with the same, or choose another folder."
@@ -126,6 +128,10 @@ def _other_pace(begun: RunInfo, fresh: RunInfo) -> str | None:
     before, now = begun.asking.model_dump(), fresh.asking.model_dump()
     changed = [f"{name} {now[name]:g} (before: {before[name]:g})" for name in now if before[name] != now[name]]
     return f"Gone on with {', '.join(changed)}: times were not all measured alike." if changed else None
+
+
+def _digests(info: RunInfo) -> dict[str, str | None]:
+    return {arm.name: arm.digest for arm in info.arms}
 
 
 def _key(time: PhaseTime) -> tuple[str, str | None, int | None]:

@@ -50,6 +50,8 @@ class Material:
         The whole stream of edits, in order.
     token_ids
         The same tokenizer as the model's, without asking a server each time; None: the model's own.
+    static
+        The arms that are saved codebooks.
     notes
         What a reader must know of where all this came from.
     """
@@ -63,6 +65,7 @@ class Material:
     ordinary: Sequence[GeneralPrompt] = ()
     ability: Sequence[GeneralPrompt] = ()
     similarity: Similarity | None = None
+    static: Sequence[ArmInfo] = ()
     notes: Sequence[str] = field(default_factory=tuple)
 
 
@@ -149,6 +152,8 @@ class EvalRun:
             return
         phase = Phase(arm=arm, checkpoint=checkpoint, when=f"after {checkpoint} edits")
         if arm not in self._settings.books:
+            saved = arm in self._settings.static
+            phase = replace(phase, edits=answering(self._journal.arm(arm).edits) if saved else {})
             questions = self._plan.questions(self._arm(arm), checkpoint)
             self._asker.ask(phase, questions)
             if arm == RETRIEVAL:
@@ -258,7 +263,7 @@ class EvalRun:
     def _fresh_arm(self, name: str) -> ArmInfo:
         model = self._material.model.name
         if name in self._settings.static:
-            return ArmInfo(name=name, model=f"{model}@{name}", codebook=name)
+            return next(arm for arm in self._material.static if arm.name == name)
         if name not in self._settings.books:
             return ArmInfo(name=name, model=model)
         book = f"eval-{self._name}-{name}"
@@ -267,6 +272,11 @@ class EvalRun:
     def _notes(self) -> None:
         for note in self._material.notes:
             self._journal.note(note)
+        for arm in self._material.static:
+            found = sum(edit.failure is None for edit in arm.edits)
+            self._journal.note(
+                f"{arm.name} is a saved codebook with {found} of the {len(arm.edits)} edits of the stream."
+            )
         for note in self._plan.notes():
             self._journal.note(note)
         wanted = self._settings.plan().wants(Protocol.FIRE, QuestionKind.ORDINARY)

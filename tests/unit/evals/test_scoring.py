@@ -139,16 +139,26 @@ def test_passages_take_the_best_reference_and_no_semantic_score_without_an_encod
 
 
 def test_continuations_are_judged_by_repetition_over_tokens_and_entropy_over_words() -> None:
-    asked = question(Protocol.CONTINUATION, QuestionKind.CONTINUE, "Paris")
+    asked = replace(question(Protocol.CONTINUATION, QuestionKind.CONTINUE, "Paris", max_tokens=10), min_tokens=10)
     found = score(asked, answer("Paris Paris Paris", (7,) * 10), base=answer("Paris", (7,)))
     assert found == {
         "fired": 0.0,
         "unchanged": 0.0,
-        "stopped": 0.0,
+        "long_enough": 1.0,
         "repetition": pytest.approx(6 / 7),
         "ngram_entropy": 0.0,
         "contains": 1.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("least", "length", "enough"), [(200, 199, 0.0), (200, 200, 1.0), (None, 49, 0.0), (None, 50, 1.0)]
+)
+def test_a_continuation_that_ended_early_has_no_repetition(least: int | None, length: int, enough: float) -> None:
+    asked = replace(question(Protocol.CONTINUATION, QuestionKind.CONTINUE, max_tokens=200), min_tokens=least)
+    found = score(asked, answer("and so on", tuple(range(length))))
+    assert found["long_enough"] == enough
+    assert ({"repetition", "ngram_entropy"} <= found.keys()) == bool(enough)
 
 
 @pytest.mark.parametrize("protocol", Protocol)
@@ -169,7 +179,7 @@ def test_every_value_is_a_share_of_a_documented_name(
     more: tuple[int, ...],
 ) -> None:
     """Whatever a model says: a number comes out, and the same one again."""
-    asked = question(protocol, kind, *targets, max_tokens=1 + len(more))
+    asked = replace(question(protocol, kind, *targets, max_tokens=1 + len(more)), min_tokens=len(more) or None)
     found = score(asked, given_answer, target_ids=target_ids, base=base, expected_edit="e1")
     assert found == score(asked, given_answer, target_ids=target_ids, base=base, expected_edit="e1")
     for name, value in found.items():
@@ -182,7 +192,7 @@ def test_every_documented_name_is_given_by_some_protocol() -> None:
     given_names: set[str] = set()
     for protocol in Protocol:
         for kind in QuestionKind:
-            asked = question(protocol, kind, "Paris")
+            asked = replace(question(protocol, kind, "Paris"), min_tokens=2)
             found = score(
                 asked, answer(), target_ids=(4,), base=answer(), expected_edit="e", similarity=lambda _a, _b: 1.0
             )

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,6 +41,13 @@ def test_a_completion_is_asked_greedily_and_read_whole(answerer: HttpAnswerer, s
     assert call.path == "/v1/completions"
     expected = {"model": "demo", "prompt": "abc", "max_tokens": 5, "temperature": 0.0, "return_token_ids": True}
     assert call.body == expected
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_least_length_is_asked_for_where_there_is_one(answerer: HttpAnswerer, script: Script, chat: bool) -> None:
+    answerer.ask(replace(question("abc", chat=chat), min_tokens=5))
+    [call] = script.calls
+    assert (call.body["min_tokens"], call.body["max_tokens"]) == (5, 5)
 
 
 def test_a_chat_sends_its_turns_and_finds_the_ids_where_a_chat_has_them(answerer: HttpAnswerer, script: Script) -> None:

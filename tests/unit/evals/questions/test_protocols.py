@@ -1,5 +1,7 @@
 """How one wording is asked by each protocol."""
 
+from dataclasses import replace
+
 from horen_vllm.evals.questions.asked import as_fire, as_passage, as_strict
 from horen_vllm.evals.questions.continuations import as_continuation
 from horen_vllm.evals.questions.drafts import Arm, Form, base_question_id
@@ -60,7 +62,18 @@ def test_every_protocol_has_its_own_length() -> None:
     assert as_fire(wording(QuestionKind.NEAR), form).max_tokens == 9
     continuation = as_continuation(wording(), form)
     assert (continuation.kind, continuation.prompt) == (QuestionKind.CONTINUE, "Who runs Town2?")
-    assert continuation.max_tokens == 200
+    assert continuation.max_tokens == continuation.min_tokens == 200
+    assert {as_passage(wording(), form).min_tokens, as_fire(wording(), form).min_tokens} == {None}
+
+
+def test_a_continuation_of_an_exact_length_is_another_question_than_one_without() -> None:
+    draft = as_continuation(wording(), Form(continuation=200))
+    asked = draft.question(Arm(name="cosine", model="m@c"), 5)
+
+    assert asked.min_tokens == 200
+    assert asked.question_id == "cosine/5/continuation/continue/town2/0-200"
+    assert base_question_id(asked.question_id) == draft.question(Arm(name="base", model="m"), 0).question_id
+    assert replace(draft, min_tokens=None).key == "continuation/continue/town2/0"
 
 
 def test_the_base_has_one_question_for_that_of_any_arm_at_any_checkpoint() -> None:
