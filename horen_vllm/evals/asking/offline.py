@@ -92,6 +92,7 @@ class TransformersAnswerer:
             prompt_token_ids=prompt_ids,
             finish_reason="stop" if stopped else "length",
             edit_id=routing.entry.manifest.edit_id if routing.entry is not None else None,
+            revision=None if book is None else book.revision,
             score=routing.score,
             seconds=seconds,
         )

@@ -90,6 +90,7 @@ class OfflineCodebook:
 
     def __init__(self, codebook: StaticCodebook, tokenizer: Any) -> None:
         self.parameters = codebook.parameters
+        self.revision = codebook.revision
         self._space = codebook.space
         self._tokenizer = tokenizer
         self._sequences = [sequence for sequence, _, _ in codebook.entries]
