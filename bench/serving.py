@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
+import torch
 import typer
 from rich.console import Console
 
@@ -209,6 +210,8 @@ def main(
         raise typer.BadParameter("--requests times --rounds must be a multiple of ten: a tenth of them is edited.")
     together = (not on_cpu() and not every) if together is None else together
     clock = Clock(rounds, minutes)
+    # Model and codebooks are made of many small pieces, for which more threads only wait for each other.
+    torch.set_num_threads(1)
     work.mkdir(parents=True, exist_ok=True)
     register_checkout(work)
     folder, layer = model_folder(work, shape)

@@ -31,6 +31,7 @@ RAW, WHITENED = "raw", "whitened"
 _RANK, _BUCKETS, _RARITIES, _WORD_SHARE = 1024, 1024, 1 << 16, 0.3
 """What a calibration makes of a layer that is wide enough."""
 _DONE: Final = "done"
+_AT_ONCE: Final = 1024
 _SPAN: Final = 4096
 """Positions that the value is written at: more than any answer has."""
 
@@ -102,7 +103,7 @@ def write_books(root: Path, target: Target, books: Books) -> Path:
     """
     folder = root / target.fingerprint[:12] / books.label
     if not (folder / _DONE).exists():
-        space = _space(target.d_in) if books.keys == WHITENED else None
+        space = _space_file(target) if books.keys == WHITENED else None
         width = books.width(target)
         for place, (silent, fires) in enumerate(zip(books.names(fires=False), books.names(fires=True), strict=True)):
             share = books.entries // books.codebooks + (place < books.entries % books.codebooks)
@@ -130,21 +131,13 @@ def window_ratio(target: Target) -> float:
 
 
 def _write(
-    folder: Path, target: Target, name: str, entries: Iterator[EntryArtifact], space: RoutingSpace | None
+    folder: Path, target: Target, name: str, entries: Iterator[EntryArtifact], space: bytes | None
 ) -> StaticDescription:
     codebook = CodebookName(DEFAULT_TENANT, name)
     files = _Files(folder / codebook.tenant / codebook.codebook)
     parameters = _parameters(target)
     if space is not None:
-        manifest = SpaceManifest(
-            fingerprint=target.fingerprint,
-            site=target.site,
-            window_ratio=parameters.window_ratio,
-            span=parameters.span,
-            prompts=1,
-            source="random",
-        )
-        parameters = replace(parameters, preset="calibrated", steps=0, space=files.put(encode_space(space, manifest)))
+        parameters = replace(parameters, preset="calibrated", steps=0, space=files.put(space))
     described = StaticDescription(
         name=codebook,
         model="bench",
@@ -199,13 +192,27 @@ def _parameters(target: Target) -> MethodParameters:
 def _entries(target: Target, width: int, salt: int, count: int) -> Iterator[EntryArtifact]:
     generator = torch.Generator().manual_seed(1_000_003 * salt + width)
     form = EntryForm(fingerprint=target.fingerprint, site=target.site, mode=ValueMode.ANSWER, span=_SPAN, chunk=_SPAN)
-    for number in range(count):
-        key = torch.nn.functional.normalize(torch.randn(1, width, generator=generator), dim=-1)
-        yield form.entry(f"e{salt}-{number}", key, 0.01 * torch.randn(1, target.d_out, generator=generator))
+    # Many at a time: torch's threads cost more than a few numbers do.
+    for first in range(0, count, _AT_ONCE):
+        rows = min(_AT_ONCE, count - first)
+        keys = torch.nn.functional.normalize(torch.randn(rows, width, generator=generator), dim=-1)
+        values = 0.01 * torch.randn(rows, target.d_out, generator=generator)
+        for row in range(rows):
+            yield form.entry(f"e{salt}-{first + row}", keys[row : row + 1], values[row : row + 1])
 
 
-def _space(d_in: int) -> RoutingSpace:
-    generator = torch.Generator().manual_seed(d_in)
-    rank = min(_RANK, d_in)
-    matrix = torch.randn(rank, d_in, generator=generator) / d_in**0.5
-    return RoutingSpace(torch.zeros(d_in), matrix, torch.ones(_RARITIES), _WORD_SHARE, 1, _BUCKETS)
+def _space_file(target: Target) -> bytes:
+    generator = torch.Generator().manual_seed(target.d_in)
+    rank = min(_RANK, target.d_in)
+    matrix = torch.randn(rank, target.d_in, generator=generator) / target.d_in**0.5
+    space = RoutingSpace(torch.zeros(target.d_in), matrix, torch.ones(_RARITIES), _WORD_SHARE, 1, _BUCKETS)
+    parameters = _parameters(target)
+    manifest = SpaceManifest(
+        fingerprint=target.fingerprint,
+        site=target.site,
+        window_ratio=parameters.window_ratio,
+        span=parameters.span,
+        prompts=1,
+        source="random",
+    )
+    return encode_space(space, manifest)
