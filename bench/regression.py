@@ -52,6 +52,8 @@ def main(
     tolerance: Annotated[float, typer.Option(help="Share by which a ratio may fall.")] = TOLERANCE,
 ) -> None:
     """Print all committed ratios, and end with 1 when one got worse or was not measured."""
+    if folder.resolve() == against.resolve():
+        raise typer.BadParameter(f"{folder} would be compared with itself: name the folder of other results.")
     table = Table("ratio", "committed", "new", "")
     failed = False
     for line in _lines(folder, against):

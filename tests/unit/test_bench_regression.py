@@ -78,3 +78,7 @@ def test_a_new_ratio_is_no_regression(tmp_path: Path) -> None:
 def test_nothing_to_compare_with_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     assert checked(write(tmp_path / "new", 1.0), tmp_path / "old") == 2
+
+
+def test_results_are_not_compared_with_themselves(tmp_path: Path) -> None:
+    assert checked(write(tmp_path / "old", 1.0), tmp_path / "old") == 2
