@@ -12,7 +12,7 @@ OTHER_VENV := .venv-vllm-$(OTHER_VLLM)
 export HF_HUB_OFFLINE := 1
 export VLLM_NO_USAGE_STATS := 1
 
-.PHONY: demo test matrix soak prefix-cache versions lint protos lock clean install quality editing bench bench-full bench-gpu
+.PHONY: demo test matrix soak prefix-cache versions lint protos lock clean install quality editing bench bench-check bench-full bench-gpu
 
 demo: install  ## start everything on the demo model, edit 20 facts, roll back
 	$(BIN)/horen demo
@@ -49,34 +49,42 @@ editing: install  ## edits a second against the paper's loop, 50,000 entries, me
 
 # Where model, codebooks and logs of the serving benchmark lie between two runs.
 BENCH_WORK ?= $(CURDIR)/build/bench
+# Where results go. The whole grid has a folder of its own, so that it never replaces the core, nor the core it.
+RESULTS ?= bench/results
+BENCH_PAGE = $(BIN)/python -m bench.benchmarks_page --results $(RESULTS) \
+	--out $(if $(filter bench/results,$(RESULTS)),docs/benchmarks.md,$(RESULTS)/benchmarks.md)
 
-bench: install  ## the core of the benchmarks on a CPU: writes bench/results/ and docs/benchmarks.md
-	$(BIN)/python -m bench.routing --threads 1 --entries 1000 --entries 10000
-	$(BIN)/python -m bench.memory
-	$(BIN)/python -m bench.updates --entries 10000
-	$(BIN)/python -m bench.method --entries 1000 --entries 10000
-	$(BIN)/python -m bench.serving --work $(BENCH_WORK)
-	$(BIN)/python -m bench.benchmarks_page
+bench: install  ## the core of the benchmarks on a CPU: writes RESULTS and docs/benchmarks.md
+	$(BIN)/python -m bench.routing --threads 1 --kind raw --kind whitened --entries 1000 --entries 10000 --out $(RESULTS)/routing.json
+	$(BIN)/python -m bench.memory --out $(RESULTS)/memory.json
+	$(BIN)/python -m bench.updates --entries 10000 --out $(RESULTS)/updates.json
+	$(BIN)/python -m bench.method --entries 1000 --entries 10000 --out $(RESULTS)/method.json
+	$(BIN)/python -m bench.serving --work $(BENCH_WORK) --out $(RESULTS)/serving_cpu.json
+	$(BENCH_PAGE)
 
-bench-full: install  ## every cell and size: hours
-	$(BIN)/python -m bench.routing --threads 1 --memory 12288
+bench-check: install  ## compare RESULTS of a 'make bench RESULTS=DIR' with the committed ones
+	$(BIN)/python -m bench.regression $(RESULTS) --against bench/results
+
+bench-full: install  ## every cell and size: hours; writes RESULTS/full
+	$(BIN)/python -m bench.routing --threads 1 --memory 12288 --out $(RESULTS)/full/routing.json
 	$(BIN)/python -m bench.routing_shares
-	$(BIN)/python -m bench.memory
-	$(BIN)/python -m bench.updates
-	$(BIN)/python -m bench.method
-	$(BIN)/python -m bench.serving --work $(BENCH_WORK) --grid --lora
-	$(BIN)/python -m bench.benchmarks_page
+	$(BIN)/python -m bench.memory --out $(RESULTS)/full/memory.json
+	$(BIN)/python -m bench.updates --out $(RESULTS)/full/updates.json
+	$(BIN)/python -m bench.method --out $(RESULTS)/full/method.json
+	$(BIN)/python -m bench.serving --work $(BENCH_WORK) --grid --lora --out $(RESULTS)/full/serving_cpu.json
+	$(BENCH_PAGE)
 
 bench-gpu: install  ## with EXTRA=gpu on a machine that has one: kernels and servers of an 8B shape
-	$(BIN)/python -m bench.routing --device cuda --memory 98304 --out bench/results/routing_gpu.json
-	$(BIN)/python -m bench.serving --work $(BENCH_WORK) --shape 8b --compiled --lora --out bench/results/serving_gpu.json
-	$(BIN)/python -m bench.benchmarks_page
+	$(BIN)/python -m bench.kernels_gpu --out $(RESULTS)/kernels_gpu.json
+	$(BIN)/python -m bench.routing --device cuda --memory 98304 --out $(RESULTS)/routing_gpu.json
+	$(BIN)/python -m bench.serving --work $(BENCH_WORK) --shape 8b --compiled --lora --out $(RESULTS)/serving_gpu.json
+	$(BENCH_PAGE)
 
 protos: install  ## regenerate horen_vllm/control/_pb from proto/
 	$(BIN)/python proto/generate.py
 
 lock: install  ## pin the closure again (needs uv)
-	uv pip compile pyproject.toml requirements/build.txt --extra cpu --extra dev --extra eval --extra s3 \
+	uv pip compile pyproject.toml requirements/build.txt --extra cpu --extra dev --extra eval --extra bench --extra s3 \
 		--override requirements/overrides.txt --python-version 3.11 --no-header --no-annotate \
 		--no-emit-find-links --no-emit-index-url -q \
 		| grep -v -E '^(torchvision|torchaudio|torchcodec|--)' | sed 's/+cpu//' > requirements/cpu.txt

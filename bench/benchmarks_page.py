@@ -4,6 +4,7 @@ python -m bench.benchmarks_page
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,12 +17,14 @@ from bench.ratios import FILES, Ratio, ratios_of
 
 mpl.use("Agg")
 Result = Mapping[str, Any]
+_FULL: Final = "full"
+"""Folder of what `make bench-full` measures, below the one of `make bench`."""
 _HEAD: Final = """# Benchmarks
 
-Written by `python -m bench.benchmarks_page` from [the result files](../bench/results), which have all pairs, versions
-and commands. Ratios are medians of paired rounds, in brackets an interval for the median (at least 95 %). Times of
-different machines do not compare; ratios of one run do. A goal is met when the interval's lower end reaches it
-less .01.
+Written by `python -m bench.benchmarks_page` from the result files, which have all pairs, versions and commands. Ratios
+are medians of paired rounds, in brackets an interval for the median (at least 95 %). Times of different machines do not
+compare; ratios of one run do. A goal is met when the interval's lower end reaches it less .01, and where there is a
+second goal, for the time to the first token, when the interval's upper end does not exceed that.
 """
 
 
@@ -36,14 +39,29 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
     yield from (f"| {' | '.join(row)} |" for row in rows)
 
 
-def _made(result: Result, name: str) -> Iterator[str]:
+def _made(result: Result, link: str) -> Iterator[str]:
     versions = ", ".join(f"{package} {version}" for package, version in result["versions"].items())
-    dirty = ", with uncommitted changes" if result["uncommitted_changes"] else ""
+    commit = f"commit {result['commit'][:10]}" if result["commit"] else "commit unknown"
+    device = "; ".join(filter(None, [result.get("processor"), *result.get("gpus", ())]))
+    machine = f"{result['machine']} ({device})" if device else result["machine"]
     yield ""
-    yield (
-        f"`{result['command']}` on {result['machine']}, {result['time'][:10]}, {versions}, "
-        f"commit {result['commit'][:10]}{dirty} ([numbers](../bench/results/{name}.json))."
-    )
+    yield f"`{result['command']}` on {machine}, {result['time'][:10]}, {versions}, {commit} ([numbers]({link}))."
+    for warning in warnings(result):
+        yield f"**{warning}**"
+
+
+def warnings(result: Result) -> list[str]:
+    """Return what keeps a result from being taken at its word."""
+    changes = {True: "Made with uncommitted changes.", None: "Whether the code had uncommitted changes is unknown."}
+    found = [changes[result["uncommitted_changes"]]] if result["uncommitted_changes"] is not False else []
+    if result.get("quiet") is False:
+        found.append("The machine was not idle when the run began.")
+    return found
+
+
+def verdict(met: bool | None) -> str:
+    """Return how a table says whether a goal is met; empty without a goal."""
+    return "" if met is None else "met" if met else "**not met**"
 
 
 def _serving(result: Result) -> Iterator[str]:
@@ -52,18 +70,30 @@ def _serving(result: Result) -> Iterator[str]:
     yield ""
     yield (
         f"{settings['requests']} requests a round, {settings['concurrency']} at a time, {settings['rounds']} pairs. "
-        "A cell is keys-entries-tenants, tokens of prompt and answer, and the share of edited requests; "
-        "`unedited` asks the base model."
+        "A cell names the keys, the entries in how many codebooks (all of one tenant; to the engine a codebook is one, "
+        "whosever it is), the tokens of prompt and answer, and the share of requests that are edited; `unedited` asks "
+        "the base model of a server with codebooks. The server holds every entry twice, once in a codebook where all "
+        "fire and once in one where none does; a request is routed through one of them. No prompt was asked twice."
     )
     yield ""
     rows = []
     for row in result["rows"]:
-        goal = "" if row["goal"] is None else f"{row['goal']:.2f}, {'met' if row['met'] else 'missed'}"
+        if "error" in row:
+            rows.append([row["cell"], "could not be measured", _serving_goal(row), verdict(row["met"]), *[""] * 4])
+            continue
         more = [_cell(row[f"ttft_{at}_more_ms"], 1) for at in ("p50", "p99")]
         later = [_cell(row[f"tpot_{at}_ratio"]) for at in ("p50", "p99")]
-        rows.append([row["cell"], _cell(row["tokens_ratio"]), goal, *more, *later])
-    head = ["cell", "tokens a second, of plain vLLM's", "goal", "TTFT p50 + ms", "p99 + ms", "TPOT p50 x", "p99 x"]
+        shown = [row["cell"], _cell(row["tokens_ratio"]), _serving_goal(row), verdict(row["met"])]
+        rows.append([*shown, *more, *later])
+    head = ["cell", "tokens a second, of plain vLLM's", "goal", "", "TTFT p50 + ms", "p99 + ms", "TPOT p50 x", "p99 x"]
     yield from _table(head, rows)
+
+
+def _serving_goal(row: Result) -> str:
+    goals = [] if row["goal"] is None else [f"{row['goal']:.2f}"]
+    if row.get("ttft_goal_ms") is not None:
+        goals.append(f"TTFT p50 + {row['ttft_goal_ms']:g} ms")
+    return ", ".join(goals)
 
 
 def _routing(result: Result) -> Iterator[str]:
@@ -77,7 +107,7 @@ def _routing(result: Result) -> Iterator[str]:
         times = ["" if side is None else _cell(side["times_ours"], 2) for side in others]
         shape = [row["kind"], f"{row['entries']:,}", str(row["batch"]), row["method"]]
         ours = f"{row['sides']['ours']['milliseconds']:.2f}"
-        rows.append([*shape, ours, *times, _cell(row["share_of_copy_bandwidth"], 2)])
+        rows.append([*shape, ours, *times, _cell(row["share_of_copy_bandwidth"], 2), *_routing_goal(row)])
     head = [
         "keys",
         "entries",
@@ -88,8 +118,17 @@ def _routing(result: Result) -> Iterator[str]:
         "GEMM",
         "FAISS",
         "share of copy bandwidth",
+        "goal",
+        "",
     ]
     yield from _table(head, rows)
+
+
+def _routing_goal(row: Result) -> list[str]:
+    if row.get("goal") is None:
+        return ["", ""]
+    found = f" ({_cell(row['ratio'], 2)})" if row.get("ratio") else ""
+    return [f"{row['goal']}{found}", verdict(row.get("met"))]
 
 
 def _updates(result: Result) -> Iterator[str]:
@@ -142,19 +181,28 @@ _SECTIONS: Final[Mapping[str, Callable[[Result], Iterator[str]]]] = {
 }
 
 
-def page(results: Path, plot: Path) -> str:
-    """Return the page of all result files that are there, and draw their ratios into `plot`."""
-    parts = [_HEAD]
+def page(results: Path, plot: Path, page_folder: Path) -> str:
+    """Return the page of all result files that are there, as a file in some folder; draw their ratios into `plot`."""
+    parts = [_HEAD, *_parts(results, page_folder)]
+    drawn = [ratios for name in FILES if name.startswith("serving") for ratios in [_ratios(results, name)] if ratios]
+    if drawn:
+        _draw(drawn[0], plot)
+        parts.append(f"![Tokens a second with the plugin, of plain vLLM's]({_link(plot, page_folder)})")
+    if full := list(_parts(results / _FULL, page_folder)):
+        parts += ["# The whole grid\n\nWritten by `make bench-full`, in a run of its own.", *full]
+    return "\n\n".join(parts).replace("\n\n\n", "\n\n") + "\n"
+
+
+def _parts(results: Path, page_folder: Path) -> Iterator[str]:
     for name, section in _SECTIONS.items():
         path = results / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text(encoding="utf-8"))
-            parts.append("\n".join([*section(result), *_made(result, name)]))
-    drawn = [ratios for name in FILES if name.startswith("serving") for ratios in [_ratios(results, name)] if ratios]
-    if drawn:
-        _draw(drawn[0], plot)
-        parts.append(f"![Tokens a second with the plugin, of plain vLLM's](../bench/results/{plot.name})")
-    return "\n\n".join(parts).replace("\n\n\n", "\n\n") + "\n"
+            yield "\n".join([*section(result), *_made(result, _link(path, page_folder))])
+
+
+def _link(path: Path, page_folder: Path) -> str:
+    return Path(os.path.relpath(path, page_folder)).as_posix()
 
 
 def _ratios(results: Path, name: str) -> dict[str, Ratio]:
@@ -180,7 +228,7 @@ def main(
     out: Annotated[Path, typer.Option(help="The page.")] = Path("docs/benchmarks.md"),
 ) -> None:
     """Write the page and its plot."""
-    out.write_text(page(results, results / "serving.png"), encoding="utf-8")
+    out.write_text(page(results, results / "serving.png", out.parent), encoding="utf-8")
 
 
 if __name__ == "__main__":

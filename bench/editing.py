@@ -25,11 +25,12 @@ import typer
 from rich.console import Console
 
 from bench.editing_memory import measure_memory
-from bench.editing_model import QWEN_HALF_B, Subject, demo_edits, file_edits, load_subject, write_random_qwen2
+from bench.editing_model import Subject, demo_edits, file_edits, load_subject
 from bench.editing_pairs import Setting, measure_pairs
 from bench.editing_report import show
 from bench.editing_scaling import measure_scaling
 from bench.provenance import provenance, write_result
+from bench.random_model import QWEN_HALF_B, write_random_qwen2
 from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.registry.models import EditSpec
 

@@ -1,7 +1,6 @@
 """What the editing benchmark edits: a model and enough edits for it.
 
-The demo model with counterfactuals of its world, a random model of a 0.5B shape that is made on the spot, or a folder
-and a file of edits. Does not measure anything.
+The demo model with counterfactuals of its world, or a folder and a file of edits. Does not measure anything.
 """
 
 import json
@@ -13,39 +12,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 from transformers.utils.logging import disable_progress_bar
 
 from bench.edit_quality import question
+from bench.random_model import SEED
 from horen_vllm.cli.demo_choice import spread
 from horen_vllm.core.presets import MethodParameters, preset_parameters
-from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.demo.world import build_world
 from horen_vllm.editor.loading.model import EditableModel, load_editable_model
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName, EditId
 from horen_vllm.registry.models import EditRecord, EditSpec, EditState
 
-SEED: Final = 20261124
 FIRST_SEQUENCE: Final = 1_000_000
 """The edits are newer than whatever a codebook was filled with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Size of a random Qwen2."""
-
-    layers: int
-    hidden: int
-    inner: int
-    heads: int
-    kv_heads: int
-    vocabulary: int
-    spread: float
-    """Standard deviation of the weights; times the root of `hidden` it is that of the logits."""
-
-
-QWEN_HALF_B: Final = Shape(layers=24, hidden=896, inner=4864, heads=14, kv_heads=2, vocabulary=151936, spread=0.05)
-"""The shape of Qwen2 0.5B; with the usual spread of 0.02 no state could tell one of so many tokens for certain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +78,6 @@ def file_edits(path: Path) -> list[EditSpec]:
     """Return the edits of a JSON Lines file with fields `prompt` and `target`."""
     rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     return [EditSpec(prompt=row["prompt"], target=row["target"]) for row in rows]
-
-
-def write_random_qwen2(folder: Path, shape: Shape) -> Path:
-    """Write a Qwen2 with random weights and the demo model's tokenizer, whose ids are the first of its vocabulary."""
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    torch.manual_seed(SEED)
-    tokenizer = AutoTokenizer.from_pretrained(demo_model_dir(), local_files_only=True)
-    config = Qwen2Config(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=shape.spread,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None,
-    )
-    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # type: ignore[no-untyped-call]
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def record(sequence: int, spec: EditSpec) -> EditRecord:

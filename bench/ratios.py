@@ -15,7 +15,8 @@ Labelled = tuple[str, Ratio]
 
 def _serving(result: Mapping[str, Any]) -> Iterator[Labelled]:
     for row in result["rows"]:
-        yield f"tokens a second, of plain vLLM's: {row['cell']}", row["tokens_ratio"]
+        if "error" not in row:
+            yield f"tokens a second, of plain vLLM's: {row['cell']}", row["tokens_ratio"]
 
 
 def _routing(result: Mapping[str, Any]) -> Iterator[Labelled]:

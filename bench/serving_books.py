@@ -2,11 +2,14 @@
 
 Keys are random directions, so no prompt is near one: whether an entry fires is decided by the threshold alone. A book
 with threshold 1 never fires, one with threshold -1 always does, at every answered token (one vector for the whole
-answer, as in the paper). Both have the same entries, and so the same files.
+answer, as in the paper). Each is there both ways, with the same entries and so the same files; the server holds them
+twice.
 """
 
+import contextlib
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,12 +24,14 @@ from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.fingerprint import model_fingerprint, read_config
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
 from horen_vllm.spaces import SpaceManifest, encode_space
-from horen_vllm.static import StaticDescription, StaticEntry, write_static
+from horen_vllm.static import StaticDescription, StaticEntry, write_description
 
 RAW, WHITENED = "raw", "whitened"
 """Keys as the layer reads them, refined once (`horen-paper`); in a fitted space, not refined (`calibrated`)."""
 _RANK, _BUCKETS, _RARITIES, _WORD_SHARE = 1024, 1024, 1 << 16, 0.3
 """What a calibration makes of a layer that is wide enough."""
+_DONE: Final = "done"
+_AT_ONCE: Final = 1024
 _SPAN: Final = 4096
 """Positions that the value is written at: more than any answer has."""
 
@@ -41,22 +46,33 @@ class Books:
         `RAW` or `WHITENED`.
     entries
         Entries of all codebooks together.
-    tenants
-        Number of codebooks.
+    codebooks
+        Number of codebooks. To the engine a codebook is one, whosever it is; without a control plane there is one
+        tenant.
     """
 
     keys: str
     entries: int
-    tenants: int
+    codebooks: int
 
     @property
     def label(self) -> str:
         """Return how a result names it."""
-        return f"{self.keys}-{self.entries}-{self.tenants}"
+        return f"{self.keys}-{self.entries}-in-{self.codebooks}"
+
+    def width(self, target: "Target") -> int:
+        """Return the numbers of a key."""
+        return target.d_in if self.keys == RAW else min(_RANK, target.d_in) + _BUCKETS
 
     def names(self, *, fires: bool) -> list[str]:
-        """Return the codebooks' names."""
-        return [f"{'fires' if fires else 'silent'}{number}" for number in range(self.tenants)]
+        """Return the names of the codebooks whose entries always fire, or never; no other size has the same."""
+        kind = "fires" if fires else "silent"
+        return [f"{self.keys}-{self.entries}-{kind}-{number}-of-{self.codebooks}" for number in range(self.codebooks)]
+
+
+def site_of(layer: int) -> str:
+    """Return the module name of a layer's down projection."""
+    return f"model.layers.{layer}.mlp.down_proj"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,43 +89,55 @@ class Target:
     def open(cls, folder: Path, layer: int) -> "Target":
         """Return the down projection of a layer of a model in a folder."""
         config: dict[str, Any] = read_config(folder)
-        site = f"model.layers.{layer}.mlp.down_proj"
+        site = site_of(layer)
         return cls(
             folder, site, model_fingerprint(folder, site), int(config["intermediate_size"]), int(config["hidden_size"])
         )
 
 
 def write_books(root: Path, target: Target, books: Books) -> Path:
-    """Write the codebooks into a folder below `root`, unless they are there, and return that folder."""
-    folder = root / books.label
-    done = folder / "done"
-    if not done.exists():
-        space = _space(target.d_in) if books.keys == WHITENED else None
-        width = target.d_in if space is None else space.width
+    """Write the codebooks into a folder below `root`, unless they are there, and return that folder.
+
+    After an interruption it goes on where it was: files that are there as a whole are kept. Nothing is made durable; a
+    benchmark's codebooks can be made again.
+    """
+    folder = root / target.fingerprint[:12] / books.label
+    if not (folder / _DONE).exists():
+        space = _space_file(target) if books.keys == WHITENED else None
+        width = books.width(target)
         for place, (silent, fires) in enumerate(zip(books.names(fires=False), books.names(fires=True), strict=True)):
-            share = books.entries // books.tenants + (place < books.entries % books.tenants)
+            share = books.entries // books.codebooks + (place < books.entries % books.codebooks)
             book = _write(folder, target, silent, _entries(target, width, place, share), space)
             _link(folder, book, fires)
-        done.touch()
+        (folder / _DONE).touch()
     return folder
 
 
+def link_books(root: Path, folders: Sequence[Path]) -> Path:
+    """Return a folder that has the codebooks of all `folders`, whose names must differ."""
+    root.mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        for book in folder.glob("*/*/codebook.json"):
+            link = root / book.parent.relative_to(folder)
+            link.parent.mkdir(exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(book.parent.absolute(), target_is_directory=True)
+    return root
+
+
+def window_ratio(target: Target) -> float:
+    """Return the share of a prompt that a routed request pools, and so computes itself."""
+    return _parameters(target).window_ratio
+
+
 def _write(
-    folder: Path, target: Target, name: str, entries: Iterator[EntryArtifact], space: RoutingSpace | None
+    folder: Path, target: Target, name: str, entries: Iterator[EntryArtifact], space: bytes | None
 ) -> StaticDescription:
     codebook = CodebookName(DEFAULT_TENANT, name)
-    files = ArtifactFolder(folder / codebook.tenant / codebook.codebook)
+    files = _Files(folder / codebook.tenant / codebook.codebook)
     parameters = _parameters(target)
     if space is not None:
-        manifest = SpaceManifest(
-            fingerprint=target.fingerprint,
-            site=target.site,
-            window_ratio=0.6,
-            span="content",
-            prompts=1,
-            source="random",
-        )
-        parameters = replace(parameters, preset="calibrated", steps=0, space=files.put(encode_space(space, manifest)))
+        parameters = replace(parameters, preset="calibrated", steps=0, space=files.put(space))
     described = StaticDescription(
         name=codebook,
         model="bench",
@@ -122,7 +150,7 @@ def _write(
             for number, entry in enumerate(entries)
         ),
     )
-    write_static(folder, described, files)
+    write_description(folder, described)
     return described
 
 
@@ -132,9 +160,29 @@ def _link(folder: Path, book: StaticDescription, name: str) -> None:
     source, target = (folder / it.tenant / it.codebook for it in (book.name, other))
     for path in source.glob("??/*.safetensors"):
         (target / path.parent.name).mkdir(parents=True, exist_ok=True)
-        os.link(path, target / path.parent.name / path.name)
+        with contextlib.suppress(FileExistsError):
+            os.link(path, target / path.parent.name / path.name)
     always = replace(book.parameters, threshold=-1.0)
-    write_static(folder, replace(book, name=other, parameters=always), ArtifactFolder(target))
+    write_description(folder, replace(book, name=other, parameters=always))
+
+
+class _Files:
+    """Artifacts of one codebook, written plainly."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._paths = ArtifactFolder(root)
+        for number in range(256):
+            (root / f"{number:02x}").mkdir(parents=True, exist_ok=True)
+
+    def put(self, data: bytes) -> str:
+        """Write a file unless it is there, and return its sha256 in hex."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._paths.path(digest)
+        # A file that an interrupted run began is shorter.
+        if not path.exists() or path.stat().st_size != len(data):
+            path.write_bytes(data)
+        return digest
 
 
 def _parameters(target: Target) -> MethodParameters:
@@ -144,13 +192,27 @@ def _parameters(target: Target) -> MethodParameters:
 def _entries(target: Target, width: int, salt: int, count: int) -> Iterator[EntryArtifact]:
     generator = torch.Generator().manual_seed(1_000_003 * salt + width)
     form = EntryForm(fingerprint=target.fingerprint, site=target.site, mode=ValueMode.ANSWER, span=_SPAN, chunk=_SPAN)
-    for number in range(count):
-        key = torch.nn.functional.normalize(torch.randn(1, width, generator=generator), dim=-1)
-        yield form.entry(f"e{salt}-{number}", key, 0.01 * torch.randn(1, target.d_out, generator=generator))
+    # Many at a time: torch's threads cost more than a few numbers do.
+    for first in range(0, count, _AT_ONCE):
+        rows = min(_AT_ONCE, count - first)
+        keys = torch.nn.functional.normalize(torch.randn(rows, width, generator=generator), dim=-1)
+        values = 0.01 * torch.randn(rows, target.d_out, generator=generator)
+        for row in range(rows):
+            yield form.entry(f"e{salt}-{first + row}", keys[row : row + 1], values[row : row + 1])
 
 
-def _space(d_in: int) -> RoutingSpace:
-    generator = torch.Generator().manual_seed(d_in)
-    rank = min(_RANK, d_in)
-    matrix = torch.randn(rank, d_in, generator=generator) / d_in**0.5
-    return RoutingSpace(torch.zeros(d_in), matrix, torch.ones(_RARITIES), _WORD_SHARE, 1, _BUCKETS)
+def _space_file(target: Target) -> bytes:
+    generator = torch.Generator().manual_seed(target.d_in)
+    rank = min(_RANK, target.d_in)
+    matrix = torch.randn(rank, target.d_in, generator=generator) / target.d_in**0.5
+    space = RoutingSpace(torch.zeros(target.d_in), matrix, torch.ones(_RARITIES), _WORD_SHARE, 1, _BUCKETS)
+    parameters = _parameters(target)
+    manifest = SpaceManifest(
+        fingerprint=target.fingerprint,
+        site=target.site,
+        window_ratio=parameters.window_ratio,
+        span=parameters.span,
+        prompts=1,
+        source="random",
+    )
+    return encode_space(space, manifest)

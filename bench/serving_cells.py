@@ -1,62 +1,126 @@
 """What the serving benchmark measures: cells of codebook, workload and edited share, with their goals."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import product
 from typing import Final
 
 from bench.serving_books import RAW, WHITENED, Books
-from bench.serving_sides import MODEL
+from bench.serving_sides import LORA_MODEL, MODEL
 
 SHORT, LONG, PREFIXED = "32-32", "128-128", "prefix-384-32"
 EMPTY: Final = Books(WHITENED, 0, 1)
+LORA_RANK: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One comparison of a server with the plugin to the plain one.
+    """One comparison of a server to the plain one.
 
     Attributes
     ----------
+    books
+        The codebooks that are asked; None: a server with a LoRA adapter instead of the plugin, which all requests ask.
     share
         Of the requests, how many are answered by an edit; the others ask a codebook where nothing fires. None: all ask
         the base model, which no codebook concerns.
     goal
         Least share of the plain server's tokens a second; None: measured without one.
+    ttft_goal_ms
+        Most milliseconds that the median time to the first token may grow by; None: measured without a goal.
     """
 
-    books: Books
+    books: Books | None
     workload: str
-    share: float | None
+    share: float | None = None
     goal: float | None = None
+    ttft_goal_ms: float | None = None
 
     @property
     def label(self) -> str:
         """Return how a result names it."""
+        if self.books is None:
+            return f"LoRA-rank-{LORA_RANK} {self.workload}"
         asked = "unedited" if self.share is None else f"edited-{self.share:g}"
         return f"{self.books.label} {self.workload} {asked}"
 
-    def models(self, requests: int) -> list[str]:
-        """Return whom each of so many requests asks."""
-        if self.share is None:
-            return [MODEL]
-        every = round(1 / self.share) if self.share else 0
-        silent, fires = (self.books.names(fires=fires) for fires in (False, True))
-        return [
-            f"{MODEL}@{(fires if every and place % every == 0 else silent)[place % self.books.tenants]}"
-            for place in range(requests)
-        ]
+    @property
+    def routed(self) -> bool:
+        """Whether its requests ask a codebook."""
+        return self.books is not None and self.share is not None
+
+    def models(self, first: int, requests: int) -> list[str]:
+        """Return whom the requests from the one numbered `first` on ask; all codebooks are asked in turn."""
+        if self.books is None:
+            return [LORA_MODEL] * requests
+        if not self.routed:
+            return [MODEL] * requests
+        fires, silent = self.books.names(fires=True), self.books.names(fires=False)
+        names = []
+        for number in range(first, first + requests):
+            before = self._edited_before(number)
+            edited = self._edited_before(number + 1) > before
+            book = fires[before % len(fires)] if edited else silent[(number - before) % len(silent)]
+            names.append(f"{MODEL}@{book}")
+        return names
+
+    def edited(self, first: int, requests: int) -> int:
+        """Return how many of these requests are answered by an edit."""
+        return self._edited_before(first + requests) - self._edited_before(first)
+
+    def _edited_before(self, number: int) -> int:
+        # In whole numbers, so that of any ten requests in a row a tenth is exactly one.
+        share = Fraction(self.share or 0.0).limit_denominator(1000)
+        return number * share.numerator // share.denominator
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Cells of the same codebooks and workload, which share the plain server's rounds."""
+
+    cells: tuple[Cell, ...]
+
+    @property
+    def workload(self) -> str:
+        """Return the workload's name."""
+        return self.cells[0].workload
+
+    @property
+    def label(self) -> str:
+        """Return how it is spoken of."""
+        return ", ".join(cell.label for cell in self.cells)
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What one server beside the plain one is started for.
+
+    Attributes
+    ----------
+    books
+        The codebooks that it has; none: it has a LoRA adapter.
+    """
+
+    books: tuple[Books, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def label(self) -> str:
+        """Return how its log is named."""
+        return "+".join(books.label for books in self.books) or "lora"
 
 
 def core(*, on_gpu: bool) -> list[Cell]:
-    """Return the cells that have goals."""
-    return [
+    """Return the cells that have goals, on a GPU in the order of what is least known."""
+    cells = [
         Cell(EMPTY, LONG, 0.0, 0.99),
         Cell(Books(WHITENED, 10_000, 64), LONG, 0.1, 0.97),
-        Cell(Books(WHITENED, 50_000, 1), LONG, 0.1, 0.98 if on_gpu else 0.97),
+        Cell(Books(WHITENED, 50_000, 1), LONG, 0.1, *((0.98, 1.0) if on_gpu else (0.97, None))),
         Cell(Books(RAW, 50_000, 1), LONG, 0.1, 0.95),
         Cell(Books(RAW, 50_000, 1), LONG, None, 0.99),
     ]
+    return [cells[place] for place in (2, 0, 3, 4, 1)] if on_gpu else cells
 
 
 def grid(*, on_gpu: bool) -> list[Cell]:
@@ -65,10 +129,33 @@ def grid(*, on_gpu: bool) -> list[Cell]:
     books = [EMPTY, *(Books(*size) for size in sizes)]
     every = [Cell(*cell) for cell in product(books, (LONG, SHORT), (0.0, 0.1, 1.0, None))]
     prefixed = [Cell(it, PREFIXED, share) for it in (EMPTY, Books(WHITENED, 50_000, 1)) for share in (0.0, 1.0)]
-    cells = {cell.label: cell for cell in (*every, *prefixed)} | {cell.label: cell for cell in core(on_gpu=on_gpu)}
-    return [cell for cell in cells.values() if cell.books.entries or not cell.share]
+    cells: dict[str, Cell] = {}
+    for cell in (*core(on_gpu=on_gpu), *every, *prefixed):
+        if not cell.share or (cell.books and cell.books.entries):
+            cells.setdefault(cell.label, cell)
+    return list(cells.values())
 
 
-def by_books(cells: Sequence[Cell]) -> dict[Books, list[Cell]]:
-    """Return the cells by the codebooks that a server must have for them."""
-    return {books: [cell for cell in cells if cell.books == books] for books in dict.fromkeys(it.books for it in cells)}
+def fleets(cells: Sequence[Cell], *, together: bool) -> list[Fleet]:
+    """Return the servers that the cells need: one for each set of codebooks, or one `together` for all of them."""
+    groups = [Group(tuple(found)) for found in _grouped(cells).values()]
+    every = tuple(dict.fromkeys(cell.books for cell in cells if cell.books is not None))
+    books_of = {books: every if together else (books,) for books in every}
+    by_books: dict[tuple[Books, ...], list[Group]] = {}
+    for group in groups:
+        asked = group.cells[0].books
+        by_books.setdefault(() if asked is None else books_of[asked], []).append(group)
+    return [Fleet(books, tuple(found)) for books, found in by_books.items()]
+
+
+def _grouped(cells: Sequence[Cell]) -> dict[tuple[Books | None, str], list[Cell]]:
+    found: dict[tuple[Books | None, str], list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.books, cell.workload), []).append(cell)
+    return found
+
+
+def cells_of(fleet: Fleet) -> Iterator[Cell]:
+    """Yield all cells of a server."""
+    for group in fleet.groups:
+        yield from group.cells

@@ -41,19 +41,29 @@ class Round:
         return {name: round(value, 3) for name, value in asdict(self).items()}
 
 
-def run_round(url: str, models: Sequence[str], workload: Workload, number: int, concurrency: int) -> Round:
-    """Ask all requests of a workload, `concurrency` at a time, of the models in turn.
+def run_round(url: str, models: Sequence[str], workload: Workload, number: int, concurrency: int, salt: str) -> Round:
+    """Ask all requests of a workload, `concurrency` at a time, each of its model.
+
+    Parameters
+    ----------
+    models
+        Whom each request asks.
+    number
+        Of the round: it decides the prompts.
+    salt
+        Requests share cached prompt blocks only with those of the same salt.
 
     Raises
     ------
     RuntimeError
         When a request fails, or an answer has not as many tokens as it must have.
     """
-    return asyncio.run(_run(url, models, workload, number, concurrency))
+    inputs = _inputs(url, models, workload, workload.of_round(number), salt)
+    return asyncio.run(_run(inputs, workload, concurrency))
 
 
-async def _run(url: str, models: Sequence[str], workload: Workload, number: int, concurrency: int) -> Round:
-    inputs = iter(_inputs(url, models, workload, number))
+async def _run(asked: Sequence[RequestFuncInput], workload: Workload, concurrency: int) -> Round:
+    inputs = iter(asked)
     outputs: list[RequestFuncOutput] = []
 
     async def ask_on() -> None:
@@ -72,18 +82,20 @@ async def _run(url: str, models: Sequence[str], workload: Workload, number: int,
     return _summary(outputs, workload, seconds)
 
 
-def _inputs(url: str, models: Sequence[str], workload: Workload, number: int) -> list[RequestFuncInput]:
+def _inputs(
+    url: str, models: Sequence[str], workload: Workload, prompts: Sequence[list[int]], salt: str
+) -> list[RequestFuncInput]:
     return [
         RequestFuncInput(
             prompt=prompt,
             api_url=f"{url}/v1/completions",
             prompt_len=len(prompt),
             output_len=workload.answer,
-            model=models[place % len(models)],
+            model=model,
             ignore_eos=True,
-            extra_body={"temperature": 0.0},
+            extra_body={"temperature": 0.0, "cache_salt": salt},
         )
-        for place, prompt in enumerate(workload.of_round(number))
+        for model, prompt in zip(models, prompts, strict=True)
     ]
 
 

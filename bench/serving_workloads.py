@@ -1,7 +1,8 @@
 """The serving benchmark's requests: prompts as token ids, all of one length, with a fixed number of tokens to answer.
 
 The files in ``bench/workloads`` were written once, before the first run, and are the same for all models whose
-vocabulary has the ids; a round puts its own number into the first token, so that no round finds the last one's cache.
+vocabulary has the ids. A round puts its number into the first token that prompts do not share, so that of another
+round's prompts nothing but the shared prefix can be in a cache. Numbers run on over all of a run's cells.
 
     python -m bench.serving_workloads
 """
@@ -17,8 +18,8 @@ import typer
 FOLDER: Final = Path(__file__).parent / "workloads"
 _FIRST_ID, _IDS = 1000, 1000
 """Ordinary tokens of every vocabulary that is benchmarked."""
-_ROUND_IDS: Final = 900
-"""Ids below `_FIRST_ID` that tell rounds apart."""
+ROUNDS: Final = 900
+"""How many rounds of a workload can be told apart, by ids below `_FIRST_ID`."""
 _SHAPES: Final = {"128-128": (128, 128, 0), "32-32": (32, 32, 0), "prefix-384-32": (384, 32, 352)}
 """Name: prompt tokens, answer tokens, tokens of a prefix that all prompts share."""
 _REQUESTS: Final = 64
@@ -44,9 +45,16 @@ class Workload:
     shared: int
 
     def of_round(self, number: int) -> list[list[int]]:
-        """Return the prompts of a round: no two rounds of 900 have the same ones."""
-        mark = 1 + number % _ROUND_IDS
-        return [[*prompt[: self.shared], mark, *prompt[self.shared + 1 :]] for prompt in self.prompts]
+        """Return the prompts of a round, which no other round has.
+
+        Raises
+        ------
+        ValueError
+            When there are no marks left to tell rounds apart.
+        """
+        if not 0 <= number < ROUNDS:
+            raise ValueError(f"round {number}: {ROUNDS} rounds can be told apart.")
+        return [[*prompt[: self.shared], 1 + number, *prompt[self.shared + 1 :]] for prompt in self.prompts]
 
 
 def load_workload(name: str, requests: int = _REQUESTS) -> Workload:

@@ -133,9 +133,16 @@ def write_static(folder: Path, codebook: StaticDescription, artifacts: ArtifactS
     if codebook.parameters.space is not None:
         _space(artifacts, codebook)
         artifacts.fetch(codebook.parameters.space, copies.path(codebook.parameters.space))
+    described = write_description(folder, codebook)
+    _remove_others(target, {entry.artifact for entry in codebook.entries} | {codebook.parameters.space})
+    return described
+
+
+def write_description(folder: Path, codebook: StaticDescription) -> Path:
+    """Write `codebook`'s ``codebook.json`` under `folder`, all at once, and return it; its files are not looked at."""
+    target = _codebook_folder(folder, codebook.name)
     target.mkdir(parents=True, exist_ok=True)
     _replace(target / _DESCRIPTION, _text(codebook))
-    _remove_others(target, {entry.artifact for entry in codebook.entries} | {codebook.parameters.space})
     return target / _DESCRIPTION
 
 

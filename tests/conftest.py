@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from horen_vllm.testing.postgres import PostgresServer
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
 
 _NUMBERS = count(1)
 

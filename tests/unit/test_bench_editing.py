@@ -10,10 +10,11 @@ import torch
 from rich.console import Console
 
 from bench.editing_memory import Job, row_growth
-from bench.editing_model import Shape, Subject, demo_edits, load_subject, write_random_qwen2
+from bench.editing_model import Subject, demo_edits, load_subject
 from bench.editing_pairs import PLAIN, Setting, measure_pairs, side_parameters
 from bench.editing_scaling import measure_scaling
 from bench.editing_sides import Book, plain_run, successes
+from bench.random_model import Shape, write_random_qwen2
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.registry.models import EditSpec
 

@@ -39,8 +39,46 @@ def test_the_command_says_by_its_status_whether_something_got_worse(tmp_path: Pa
     assert done.exit_code == status, done.output
 
 
-def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
+def checked(new: Path, old: Path) -> int:
     app = Typer()
     app.command()(main)
+    return CliRunner().invoke(app, [str(new), "--against", str(old)]).exit_code
+
+
+def test_a_ratio_that_was_not_measured_fails(tmp_path: Path) -> None:
     new, old = write(tmp_path / "new", 1.0), write(tmp_path / "old", 1.0, cell="b")
-    assert CliRunner().invoke(app, [str(new), "--against", str(old)]).exit_code == 2
+    assert checked(new, old) == 1
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert checked(empty, old) == 1
+
+
+def test_a_cell_that_could_not_be_measured_fails(tmp_path: Path) -> None:
+    new, old = write(tmp_path / "new", 1.0), write(tmp_path / "old", 1.0)
+    (new / "serving_cpu.json").write_text(json.dumps({"rows": [{"cell": "a", "error": "gone"}]}))
+    assert checked(new, old) == 1
+
+
+def test_results_of_a_gpu_are_no_matter_of_a_machine_without(tmp_path: Path) -> None:
+    new, old = write(tmp_path / "new", 1.0), write(tmp_path / "old", 1.0)
+    (old / "serving_gpu.json").write_text((old / "serving_cpu.json").read_text())
+    assert checked(new, old) == 0
+    worse_one = write(tmp_path / "gpu", 0.5) / "serving_cpu.json"
+    (new / "serving_gpu.json").write_text(worse_one.read_text())
+    assert checked(new, old) == 1
+
+
+def test_a_new_ratio_is_no_regression(tmp_path: Path) -> None:
+    new, old = write(tmp_path / "new", 1.0), write(tmp_path / "old", 1.0)
+    rows = json.loads((new / "serving_cpu.json").read_text())["rows"]
+    (new / "serving_cpu.json").write_text(json.dumps({"rows": [*rows, {**rows[0], "cell": "b"}]}))
+    assert checked(new, old) == 0
+
+
+def test_nothing_to_compare_with_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    assert checked(write(tmp_path / "new", 1.0), tmp_path / "old") == 2
+
+
+def test_results_are_not_compared_with_themselves(tmp_path: Path) -> None:
+    assert checked(write(tmp_path / "old", 1.0), tmp_path / "old") == 2
