@@ -99,29 +99,36 @@ def _serving_goal(row: Result) -> str:
 def _routing(result: Result) -> Iterator[str]:
     yield f"## Routing alone, {result['device']}, {result['threads']} threads"
     yield ""
-    yield "Times ours that the others take: the definition's three readings, one GEMM and top-k, FAISS's flat index."
+    yield (
+        "Times ours that the others take: the definition's three readings, one GEMM and top-k, FAISS's flat index. "
+        "Near queries resemble a key, far ones none. Readings: how often all keys are read, ours and the definition's."
+    )
     yield ""
     rows = []
     for row in result["rows"]:
         others = [row["sides"].get(side) for side in ("three_passes", "gemm_top_k", "faiss_flat")]
         times = ["" if side is None else _cell(side["times_ours"], 2) for side in others]
-        shape = [row["kind"], f"{row['entries']:,}", str(row["batch"]), row["method"]]
+        shape = [row["kind"], f"{row['entries']:,}", str(row["batch"]), row["method"], row["sort"]]
         ours = f"{row['sides']['ours']['milliseconds']:.2f}"
-        rows.append([*shape, ours, *times, _cell(row["share_of_copy_bandwidth"], 2), *_routing_goal(row)])
-    head = [
-        "keys",
-        "entries",
-        "queries",
-        "method",
-        "ours, ms",
-        "three readings",
-        "GEMM",
-        "FAISS",
-        "share of copy bandwidth",
-        "goal",
-        "",
-    ]
-    yield from _table(head, rows)
+        read = f"{row['readings']['ours']:.2f} of {row['readings']['three_passes']}"
+        share = _cell(row["share_of_copy_bandwidth"], 2)
+        rows.append([*shape, ours, read, *times, share, *_routing_goal(row)])
+    head = ["keys", "entries", "queries", "method", "sort", "ours, ms", "readings", "three readings", "GEMM", "FAISS"]
+    yield from _table([*head, "share of copy bandwidth", "goal", ""], rows)
+    if notes := {row["note"]: None for row in result["rows"] if row.get("note")}:
+        yield ""
+        yield from (f"- {note[0].upper()}{note[1:]}." for note in notes)
+    if mixed := result.get("mixed"):
+        yield ""
+        yield from _table(
+            ["keys", "entries", "codebooks", "method", "one call, ms", "a call for each, times that"],
+            [_mixed(row) for row in mixed],
+        )
+
+
+def _mixed(row: Result) -> list[str]:
+    shape = [row["kind"], f"{row['entries']:,}", str(row["codebooks"]), row["method"]]
+    return [*shape, f"{row['sides']['one_call']['milliseconds']:.2f}", _cell(row["ratio"], 2)]
 
 
 def _routing_goal(row: Result) -> list[str]:
@@ -133,20 +140,51 @@ def _routing_goal(row: Result) -> list[str]:
 
 def _updates(result: Result) -> Iterator[str]:
     yield "## Updates of a served codebook (demo model)"
-    yield ""
-    submitted, rolled, bulk = result["submission"], result["rollback"], result["bulk"]
-    rows = [
-        [f"submission {name.replace('_', ' ')}", *(f"{submitted[f'{name}_ms'][at]:.0f}" for at in ("p50", "p99"))]
-        for name in ("to_published", "to_first_answer", "to_serving")
-    ]
-    rows.append(["rollback to serving", *(f"{rolled[f'{at}_ms']:.0f}" for at in ("p50", "p99"))])
-    yield from _table(["what", "p50, ms", "p99, ms"], rows)
-    yield ""
-    loads = [
-        [name.replace("_", " "), f"{bulk[name]['median_s']:.1f}", f"{bulk[name]['entries_a_second']:,.0f}"]
-        for name in ("import", "import_to_serving", "load")
-    ]
-    yield from _table([f"{bulk['entries']:,} entries at once", "s", "entries a second"], loads)
+    for part, why in result.get("failed", {}).items():
+        yield ""
+        yield f"**Not measured: {part} ({why}).**"
+    if rows := list(_single_changes(result)):
+        yield ""
+        yield from _table(["what", "p50, ms", "p99, ms"], rows)
+    if steps := result.get("steps"):
+        yield ""
+        yield from _table(["engine steps", "ratio"], list(_steps(steps)))
+    if bulk := result.get("bulk"):
+        yield ""
+        loads = [
+            [name.replace("_", " "), f"{bulk[name]['median_s']:.1f}", f"{bulk[name]['entries_a_second']:,.0f}"]
+            for name in ("import", "import_to_serving", "load")
+        ]
+        yield from _table([f"{bulk['entries']:,} entries at once", "s", "entries a second"], loads)
+
+
+def _single_changes(result: Result) -> Iterator[list[str]]:
+    for name in ("to_published", "to_first_answer", "to_serving"):
+        if submitted := result.get("submission"):
+            times = submitted[f"{name}_ms"]
+            intervals = times.get("p50_interval"), times.get("p99_interval")
+            yield [f"submission {name.replace('_', ' ')}", *_percentiles((times["p50"], times["p99"]), intervals)]
+    if rolled := result.get("rollback"):
+        intervals = rolled.get("p50_interval_ms"), rolled.get("p99_interval_ms")
+        yield ["rollback to serving", *_percentiles((rolled["p50_ms"], rolled["p99_ms"]), intervals)]
+    if steps := result.get("steps"):
+        flips = steps["flips"]
+        yield ["a flip, between two engine steps", f"{flips['p50_ms']:.2f}", f"{flips['p99_ms']:.2f}"]
+
+
+def _percentiles(values: Sequence[float], intervals: Sequence[Sequence[float | None] | None]) -> Iterator[str]:
+    for value, ends in zip(values, intervals, strict=True):
+        low, high = ends or (None, None)
+        spread = f" [{low:.0f}, {'?' if high is None else f'{high:.0f}'}]" if low is not None else ""
+        yield f"{value:.0f}{spread}"
+
+
+def _steps(steps: Result) -> Iterator[list[str]]:
+    yield ["the step after a flip, of the one before", _cell(steps["step_after_to_before_a_flip"])]
+    yield ["two steps without a flip", _cell(steps["step_to_step_without_a_flip"])]
+    staging = steps["staging"]
+    for at in ("p50", "p99"):
+        yield [f"{at} while entries are staged, of {at} in quiet", _cell(staging[f"{at}_ratio"])]
 
 
 def _memory(result: Result) -> Iterator[str]:

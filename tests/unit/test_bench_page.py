@@ -65,16 +65,40 @@ def test_serving_says_which_goals_are_met(tmp_path: Path) -> None:
 
 def test_routing_says_which_goals_are_met_where_it_has_goals(tmp_path: Path) -> None:
     shape: dict[str, Any] = {"kind": "raw", "entries": 1000, "batch": 1, "share_of_copy_bandwidth": RATIO}
+    shape |= {"sort": "near", "readings": {"ours": 1.25, "three_passes": 3}}
     sides = {"ours": {"milliseconds": 1.5}, "three_passes": {"times_ours": RATIO}}
     rows = [
         {**shape, "method": "a", "sides": sides, "goal": 2.5, "met": False, "ratio": RATIO},
         {**shape, "method": "b", "sides": sides, "goal": None, "met": None, "ratio": None},
-        {**shape, "method": "c", "sides": sides},
+        {**shape, "method": "c", "sides": sides, "note": "read twice: at most 1.50 times"},
     ]
-    text = rendered(tmp_path, routing={**MADE, "device": "cpu", "threads": 1, "rows": rows})
+    mixed = {"kind": "raw", "entries": 9000, "codebooks": 64, "method": "a", "ratio": RATIO}
+    mixed["sides"] = {"one_call": {"milliseconds": 3.0}, "single_calls": {"milliseconds": 2.9}}
+    text = rendered(tmp_path, routing={**MADE, "device": "cpu", "threads": 1, "rows": rows, "mixed": [mixed]})
     assert line_of(text, "| raw | 1,000 | 1 | a ").endswith("| 2.5 (0.98 [0.97, 0.99]) | **not met** |")
+    assert "| near | 1.50 | 1.25 of 3 |" in line_of(text, "| raw | 1,000 | 1 | a ")
+    assert line_of(text, "| raw | 9,000 ") == "| raw | 9,000 | 64 | a | 3.00 | 0.98 [0.97, 0.99] |"
+    assert "- Read twice: at most 1.50 times." in text
     assert line_of(text, "| raw | 1,000 | 1 | b ").endswith("|  |  |")
     assert line_of(text, "| raw | 1,000 | 1 | c ").endswith("|  |  |")
+
+
+def test_updates_show_what_was_measured_before_a_part_failed(tmp_path: Path) -> None:
+    times = {"p50": 100.0, "p99": 250.4, "p50_interval": [90.0, 110.0], "p99_interval": [200.0, None]}
+    submission = {f"{name}_ms": times for name in ("to_published", "to_first_answer", "to_serving")}
+    steps = {
+        "flips": {"p50_ms": 0.05, "p99_ms": 0.151},
+        "step_after_to_before_a_flip": RATIO,
+        "step_to_step_without_a_flip": RATIO,
+        "staging": {"p50_ratio": RATIO, "p99_ratio": RATIO},
+    }
+    failed = {"bulk": "it ended"}
+    text = rendered(tmp_path, updates={**MADE, "submission": submission, "steps": steps, "failed": failed})
+    assert "**Not measured: bulk (it ended).**" in text
+    assert line_of(text, "| submission to serving ").endswith("| 100 [90, 110] | 250 [200, ?] |")
+    assert line_of(text, "| a flip").endswith("| 0.05 | 0.15 |")
+    assert line_of(text, "| p99 while ").endswith("| 0.981 [0.970, 0.990] |")
+    assert "entries at once" not in text
 
 
 @pytest.mark.parametrize(
