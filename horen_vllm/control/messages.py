@@ -259,6 +259,24 @@ class DeltaView:
     added: tuple[EntryRef, ...]
     removed: tuple[EditId, ...]
 
+    def followed_by(self, further: "DeltaView") -> "DeltaView | None":
+        """Return both as one.
+
+        None where `further` does not start where this one leads, or brings back what this one takes.
+        """
+        if further.base == 0:
+            return further
+        mine, theirs = ({entry.edit_id for entry in delta.added} for delta in (self, further))
+        gone = set(further.removed)
+        if further.base != self.revision or theirs & ((mine - gone) | set(self.removed)):
+            return None
+        return replace(
+            further,
+            base=self.base,
+            added=(*(entry for entry in self.added if entry.edit_id not in gone), *further.added),
+            removed=(*self.removed, *(edit for edit in further.removed if edit not in mine)),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncView:

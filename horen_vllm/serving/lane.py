@@ -46,6 +46,10 @@ class Lane:
     task: asyncio.Task[None] | None = None
     under_way: DeltaView | None = None
     """The update that was taken last; None once it is of another epoch than what is known here."""
+    parts: tuple[DeltaView, ...] = ()
+    """The updates that it was made of."""
+    apart: bool = False
+    """Whether the queued updates are taken one by one, since together they were refused."""
     reload: bool = False
     """Whether the next update must replace what the engine has."""
     gone: bool = False
@@ -111,13 +115,36 @@ class Lane:
         return True
 
     def next_update(self) -> DeltaView | None:
-        """Take the next update that starts from what is applied; what does not is forgotten and will be sent again."""
+        """Take the next update that starts from what is applied; what does not is forgotten and will be sent again.
+
+        Those that follow it come with it: an engine that is slower than its editors would never catch up one by one.
+        """
         while self.queue:
             delta = self.queue.popleft()
             if delta.base in {0, self.state.applied}:
-                self.under_way = delta
-                return delta
+                self.under_way = self._with_followers(delta)
+                return self.under_way
+        self.apart = False
         return None
+
+    def _with_followers(self, delta: DeltaView) -> DeltaView:
+        parts = [delta]
+        while self.queue and not self.apart and (both := delta.followed_by(self.queue[0])) is not None:
+            delta = both
+            parts.append(self.queue.popleft())
+        self.parts = tuple(parts)
+        return delta
+
+    def split(self, delta: DeltaView) -> bool:
+        """Queue an update that was refused again as the several that it was made of; return whether it was.
+
+        So one that cannot be served holds back no earlier one.
+        """
+        if delta is not self.under_way or len(self.parts) < 2:
+            return False
+        self.queue.extendleft(reversed(self.parts))
+        self.apart = True
+        return True
 
     def flipped(self, delta: DeltaView, packed: PackedUpdate) -> bool:
         """Note that every worker serves `delta`; return False if it is of another epoch, and so to be replaced."""

@@ -68,6 +68,9 @@ class LaneWork:
         try:
             packed = await self._updates.apply(delta)
         except Exception as exc:  # noqa: BLE001 - one codebook's trouble must stay its own, whatever it is
+            if lane.split(delta):
+                log.info("update tried again in parts", codebook=name, revision=delta.revision, reason=str(exc))
+                return None
             error = exc if isinstance(exc, HorenError) else Internal(f"the update failed with {type(exc).__name__}.")
             log.warning("update refused", codebook=name, revision=delta.revision, code=error.code, reason=str(exc))
             lane.refused(delta, error, self._clock())
