@@ -8,6 +8,7 @@ import pytest
 
 from horen_vllm.cli.demo_choice import choose
 from horen_vllm.demo.paths import demo_model_dir
+from tests.e2e.evaluations import write_edits
 from tests.unit.evals.asking.saved_books import save_book
 
 from .conftest import Run
@@ -20,18 +21,7 @@ SAVED = {choice.prompt: choice.target for choice in CHOICES[:2]}
 @pytest.fixture
 def asked(tmp_path: Path) -> tuple[object, ...]:
     file = tmp_path / "edits.jsonl"
-    rows = (
-        {
-            "id": f"fact-{choice.fact_id}",
-            "subject": choice.subject,
-            "prompt": choice.prompt,
-            "target": choice.target,
-            "rephrase": choice.paraphrase,
-            "locality_prompt": choice.unrelated,
-        }
-        for choice in CHOICES
-    )
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_edits(file, CHOICES)
     given = ("--offline", "--model", demo_model_dir(), "--codebook", tmp_path / "static", "--out", tmp_path / "run")
     return ("eval", "jsonl", file, *given, "--sample", "3", "--without", "few_shot,long_system", "--json")
 
