@@ -62,11 +62,28 @@ def test_who_is_asked_without_edits_or_with_nothing_else() -> None:
 def test_cells_share_a_server_by_codebooks_or_all_together() -> None:
     apart = fleets([*core(on_gpu=False), Cell(None, LONG)], together=False)
     assert [len(fleet.books) for fleet in apart] == [1, 1, 1, 1, 0]
-    assert [[len(group.cells) for group in fleet.groups] for fleet in apart] == [[1], [1], [1], [2], [1]]
+    assert [[len(group.cells) for group in fleet.groups] for fleet in apart] == [[1], [1], [1], [1, 1], [1]]
     together, lora = fleets([*core(on_gpu=True), Cell(None, LONG)], together=True)
     assert len(together.books) == 4
     assert together.groups[0].cells[0].ttft_goal_ms == 1.0
     assert lora.books == ()
+
+
+def test_the_grid_has_the_goals_of_every_workload_that_they_hold_for() -> None:
+    goals = {cell.label: cell.goal for cell in grid(on_gpu=False) if cell.goal is not None}
+    assert goals == {
+        "whitened-0-in-1 32-32 edited-0": 0.99,
+        "whitened-0-in-1 128-128 edited-0": 0.99,
+        "whitened-10000-in-64 32-32 edited-0.1": 0.97,
+        "whitened-10000-in-64 128-128 edited-0.1": 0.97,
+        "whitened-50000-in-1 32-32 edited-0.1": 0.97,
+        "whitened-50000-in-1 128-128 edited-0.1": 0.97,
+        "raw-50000-in-1 128-128 edited-0.1": 0.95,
+        "raw-50000-in-1 32-32 unedited": 0.99,
+        "raw-50000-in-1 128-128 unedited": 0.99,
+    }
+    assert all(cell.goal is not None for cell in core(on_gpu=False))
+    assert {cell.workload for cell in core(on_gpu=True)} == {LONG}
 
 
 def test_no_cell_of_the_grid_is_there_twice() -> None:
