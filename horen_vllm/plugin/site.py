@@ -11,6 +11,7 @@ import torch
 
 from horen_vllm.errors import Internal
 from horen_vllm.kernels import dispatch
+from horen_vllm.plugin.breath import STEPS
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.decisions import DecisionBatch, report, report_missing
 from horen_vllm.plugin.plan import BatchRow, StepPlan, check_coverage, plan_step
@@ -72,6 +73,7 @@ class EditSite:
 
     def begin_step(self, rows: Iterable[BatchRow]) -> None:
         """Plan the next forward pass; the batch's rows are in order and complete."""
+        STEPS.begin()
         self._require_run()
         plan = plan_step(rows, self.requests)
         check_coverage(plan, self.requests)

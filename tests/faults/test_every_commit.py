@@ -10,6 +10,10 @@ from horen_vllm.registry.store import SqlRegistry
 from tests.faults.commits import COMMITS, an_hour_ago, die_at
 from tests.faults.test_kill_matrix import MATRIX, SAMPLE, SIDES
 
+# Forked from a process that has nothing but the imports: these take longer than all else.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.faults.commits"])
+
 
 def test_the_matrices_name_every_failpoint() -> None:
     killed = {failpoint.partition("=")[0] for _, failpoint in (*SAMPLE, *MATRIX)}
@@ -28,7 +32,7 @@ def test_a_change_is_made_once_wherever_its_process_dies(
     prepared = way.prepare(slow)
     slow.close()
     before = registry.list_audit_events()
-    process = multiprocessing.get_context("spawn").Process(target=die_at, args=(registry_url, commit, side, prepared))
+    process = PROCESSES.Process(target=die_at, args=(registry_url, commit, side, prepared))
     process.start()
     process.join(120)
     assert process.exitcode == -signal.SIGKILL

@@ -132,4 +132,4 @@ def test_nothing_that_is_sent_is_a_defect(fuzz: Callable[[int, int], None]) -> N
 
 @pytest.mark.matrix
 def test_nothing_that_is_sent_for_long_is_a_defect(fuzz: Callable[[int, int], None]) -> None:
-    fuzz(20_000, 2)
+    fuzz(8_000, 2)
