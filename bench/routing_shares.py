@@ -24,7 +24,7 @@ from horen_vllm.editor.forward.clean import queries
 from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.memory import MemoryLimit
 from horen_vllm.kernels.bounds import cut_for, highest, lowest, widest_reach
-from horen_vllm.kernels.route_torch import route_counted
+from horen_vllm.kernels.route_cpu import route_counted
 from horen_vllm.registry.models import EditSpec
 
 LIMIT: Final = MemoryLimit(256 << 20)

@@ -14,7 +14,7 @@ from horen_vllm.core.presets import MethodParameters
 from horen_vllm.kernels import dispatch
 from horen_vllm.kernels.groups import RouteGroup, RouteRule
 from horen_vllm.kernels.route import route_triton
-from horen_vllm.kernels.route_torch import route_counted
+from horen_vllm.kernels.route_cpu import route_counted
 
 OURS, MATRIX, THREE, GEMM, FAISS, COPY = (
     "ours", "ours_matrix_units", "three_passes", "gemm_top_k", "faiss_flat", "copy",

@@ -1,4 +1,4 @@
-"""Which form runs: the Triton kernels for CUDA tensors, the torch forms for all others."""
+"""Which form runs: the Triton kernels for CUDA tensors; for all others torch, and numba's loops where keys are read."""
 
 from collections.abc import Sequence
 
@@ -9,27 +9,24 @@ from horen_vllm.kernels.groups import RouteGroup
 from horen_vllm.kernels.inject import inject_torch, inject_triton
 from horen_vllm.kernels.pool import pool_torch, pool_triton
 from horen_vllm.kernels.route import route_mixed_triton, route_triton
-from horen_vllm.kernels.route_torch import route_mixed_torch, route_torch
+from horen_vllm.kernels.route_cpu import route_cpu, route_mixed_cpu
 
 
 def warm_up(keys_PD: torch.Tensor, dtype: torch.dtype) -> None:
-    """Compile the pool and route kernels for this key buffer and for site inputs of `dtype`; nothing on a CPU.
+    """Compile the pool and route kernels for this key buffer and for site inputs of `dtype`.
 
     Afterwards no request waits for the compiler: no other number of rows, ranges, keys or steps compiles again.
     `inject` is compiled by the first pass through the site.
     """
-    if not keys_PD.is_cuda:
-        return
-    zero = torch.zeros(1, dtype=torch.int64, device=keys_PD.device)
-    row_1D = torch.zeros_like(keys_PD[:1])
-    pool(row_1D.to(dtype), row_1D, zero, zero, zero, zero)
+    if keys_PD.is_cuda:
+        zero = torch.zeros(1, dtype=torch.int64, device=keys_PD.device)
+        row_1D = torch.zeros_like(keys_PD[:1])
+        pool(row_1D.to(dtype), row_1D, zero, zero, zero, zero)
     warm_up_route(keys_PD)
 
 
 def warm_up_route(keys_PD: torch.Tensor) -> None:
-    """Compile the route kernels for keys of this width, with refinement and without; nothing on a CPU."""
-    if not keys_PD.is_cuda:
-        return
+    """Compile the route kernels for keys of this width, with refinement and without; on a CPU once for all widths."""
     zero = torch.zeros(1, dtype=torch.int64, device=keys_PD.device)
     query_1D = torch.zeros_like(keys_PD[:1])
     for steps in (0, 1):
@@ -63,8 +60,8 @@ def route(
     threshold: float,
     directions: bool = True,
 ) -> Routed:
-    """Route queries through a revision's keys; parameters as `route_torch` says."""
-    form = route_triton if queries_BD.is_cuda else route_torch
+    """Route queries through a revision's keys; parameters as `route_cpu` says."""
+    form = route_triton if queries_BD.is_cuda else route_cpu
     return form(
         queries_BD,
         keys_PD,
@@ -95,7 +92,7 @@ def route_mixed(queries_BD: torch.Tensor, keys_PD: torch.Tensor, groups: Sequenc
     groups
         In the order of the queries, which they cover together.
     """
-    form = route_mixed_triton if queries_BD.is_cuda else route_mixed_torch
+    form = route_mixed_triton if queries_BD.is_cuda else route_mixed_cpu
     return form(queries_BD, keys_PD, groups)
 
 

@@ -19,7 +19,7 @@ BLOCK_N: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """How queries are refined, and what a score has to exceed; as `route_torch.route_torch` says."""
+    """How queries are refined, and what a score has to exceed; as `route_cpu.route_cpu` says."""
 
     beta: float
     gamma: float

@@ -15,6 +15,7 @@ import triton.language as tl
 
 from horen_vllm.core.match import NO_ENTRY, Routed
 from horen_vllm.kernels.groups import BLOCK_N, Column, RouteGroup, RouteRule, RouteTable
+from horen_vllm.kernels.route_cpu import nothing
 from horen_vllm.kernels.route_kernels import (
     attractor_kernel,
     merge_kernel,
@@ -23,7 +24,6 @@ from horen_vllm.kernels.route_kernels import (
     score_kernel,
     step_kernel,
 )
-from horen_vllm.kernels.route_torch import nothing
 from horen_vllm.kernels.sweep_kernels import cut_kernel, matrix_kernel, shortlist_kernel, sweep_kernel
 
 SCORE_BLOCK_D = 512
@@ -78,7 +78,7 @@ def route_triton(
     directions: bool = True,
     matrix: bool = False,
 ) -> Routed:
-    """Launch the kernels for queries of one group; same contract as `route_torch`.
+    """Launch the kernels for queries of one group; same contract as `route_cpu`.
 
     With `matrix` (and without refinement) first scores come from the matrix units, from products of bfloat16 parts;
     those only choose the keys that are scored in float32, so results are the same to the bit.

@@ -1,4 +1,4 @@
-"""On a CPU the torch forms run: a kernel that is not interpreted could not."""
+"""On a CPU other forms run: a kernel that is not interpreted could not."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Mixed batches: the torch form is each book's own call, and the table numbers every piece of work once."""
+"""Mixed batches: the form for CPUs is each book's own call, and the table numbers every piece of work once."""
 
 from collections.abc import Callable
 

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from horen_vllm.core.match import NO_ENTRY
 from horen_vllm.kernels.groups import BLOCK_N, RouteGroup, RouteRule, RouteTable
 from horen_vllm.kernels.route import MERGE_BLOCK, route_triton
+from horen_vllm.kernels.route_cpu import route_cpu
 from horen_vllm.kernels.route_kernels import merge_kernel
-from horen_vllm.kernels.route_torch import route_torch
 from tests.kernels.books import Book, check, make_book, queries_of
 
-FORMS = (route_triton, route_torch)
+FORMS = (route_triton, route_cpu)
 
 
 @settings(max_examples=25, deadline=None)

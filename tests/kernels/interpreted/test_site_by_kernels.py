@@ -1,4 +1,4 @@
-"""The edit site's routing by the kernels: codebooks of all kinds in one step are decided as by the torch form."""
+"""The edit site's routing by the kernels: codebooks of all kinds in one step are decided as by the form for CPUs."""
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from horen_vllm.core.match import Routed
-from horen_vllm.kernels.route_torch import route_torch
+from horen_vllm.kernels.route_cpu import route_cpu
 from horen_vllm.plugin.codebooks import PagedCodebooks
 from horen_vllm.plugin.revisions import RevisionView
 from tests.unit.plugin.entries import D_IN, make_codebooks, make_entry, parameters, publish, update_of
@@ -17,7 +17,7 @@ ENTRIES = 40
 
 def routed(codebooks: PagedCodebooks, view: RevisionView, queries: torch.Tensor) -> Routed:
     rule = view.parameters
-    return route_torch(
+    return route_cpu(
         queries,
         codebooks.keys(view),
         view.open.rows,

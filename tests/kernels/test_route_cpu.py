@@ -1,4 +1,4 @@
-"""The torch form on CPUs: the definition's decisions from one reading of the keys, whatever else is in the batch."""
+"""Route on CPUs: the definition's decisions from one reading of the keys, whatever else is in the batch."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from horen_vllm.core.match import NO_ENTRY
-from horen_vllm.kernels import one_pass as form
-from horen_vllm.kernels.one_pass import group_sizes
-from horen_vllm.kernels.route_torch import FIRST, route_counted, route_torch
+from horen_vllm.kernels import cpu_book
+from horen_vllm.kernels.route_cpu import FIRST, route_counted, route_cpu
 from tests.kernels.books import FIELDS, Book, assert_same, check, crowd, make_book, queries_of
 
 METHODS = ((0.0, 0), (0.01, 1), (0.1, 1), (0.6, 1), (0.3, 3))
@@ -54,7 +53,7 @@ def test_agrees_with_the_definition(
     book.gamma, book.steps = method
     book.beta = beta
     queries = queries_of(book, 3, seed)
-    check(book, queries, book.run(route_torch, queries))
+    check(book, queries, book.run(route_cpu, queries))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -64,62 +63,30 @@ def test_a_row_has_the_same_bits_in_every_batch(method: tuple[float, int], keys:
     book = make_book(3, keys, 1030, keys) if scattered else crowd(3, keys, 1030, 0.5)
     book.gamma, book.steps = method
     queries = queries_of(book, 15, 4)
-    together = book.run(route_torch, queries)
+    together = book.run(route_cpu, queries)
     order = torch.randperm(15, generator=torch.Generator().manual_seed(9))
-    moved = book.run(route_torch, queries[order])
+    moved = book.run(route_cpu, queries[order])
     for name in FIELDS:
         assert torch.equal(getattr(moved, name), getattr(together, name)[order]), name
     for size in (1, 2, 3, 7):
         for first in range(0, 15, size):
-            part = book.run(route_torch, queries[first : first + size])
+            part = book.run(route_cpu, queries[first : first + size])
             for name in FIELDS:
                 assert torch.equal(getattr(part, name), getattr(together, name)[first : first + size]), (size, name)
 
 
-def test_where_products_depend_on_the_batch_rows_go_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    book = crowd(5, 700, 1030, 0.5)
-    book.gamma, book.steps = 0.1, 1
-    queries = queries_of(book, 5, 4)
-    monkeypatch.setattr(form, "group_sizes", lambda _keys, _width: ())
-    together = book.run(route_torch, queries)
-    check(book, queries, together)
-    for row in range(5):
-        alone = book.run(route_torch, queries[row : row + 1])
-        for name in FIELDS:
-            assert torch.equal(getattr(alone, name)[0], getattr(together, name)[row]), name
-
-
-def test_groups_are_tried_before_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert set(group_sizes(64, 48)) <= {8, 4, 2}
-    products = form._products
-    # A library whose result depends on how many rows there are.
-    monkeypatch.setattr(form, "_products", lambda rows, block: products(rows, block) * (1.0 + 1e-6 * (len(rows) > 2)))
-    assert group_sizes(64, 49) in ((2,), ())
-    # One whose result depends on where a row stands.
-    monkeypatch.setattr(
-        form, "_products", lambda rows, block: products(rows, block) * (1.0 + 1e-6 * torch.arange(len(rows))[:, None])
-    )
-    assert group_sizes(64, 50) == ()
-
-
-def test_groups_are_tried_again_for_another_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = 1
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    tried = list[int]()
-
-    def products(*_arguments: object) -> tuple[torch.Tensor, torch.Tensor]:
-        tried.append(threads)
-        # With two threads no row comes out the same twice.
-        return torch.full((8, 1), float(len(tried) if threads == 2 else 0)), torch.zeros(8, 1)
-
-    monkeypatch.setattr(form, "_in_groups", products)
-    assert group_sizes(64, 51) == (8, 4, 2)
-    threads = 2
-    assert group_sizes(64, 51) == ()
-    tried.clear()
-    threads = 1
-    assert group_sizes(64, 51) == (8, 4, 2)
-    assert not tried
+@pytest.mark.parametrize("method", METHODS)
+def test_threads_and_parts_change_no_bit(method: tuple[float, int]) -> None:
+    """Four parts; with three threads, whichever takes them."""
+    book = crowd(12, 20_000, 1030, 0.5)
+    book.gamma, book.steps = method
+    assert len(cpu_book.Book(book.keys, book.rows, book.owners, book.sequences)._starts(20_000)) == 5
+    queries = queries_of(book, 3, 4)
+    alone = book.run(route_cpu, queries)
+    check(book, queries, alone)
+    torch.set_num_threads(3)
+    for _ in range(3):
+        assert_same(alone, book.run(route_cpu, queries))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -130,7 +97,7 @@ def test_equal_keys_score_equal_wherever_they_lie(method: tuple[float, int]) -> 
     copies = torch.arange(0, 900, 30)
     assert len(copies) > FIRST
     book.keys[book.rows[copies]] = book.keys[book.rows[0]].clone()
-    routed = book.run(route_torch, book.keys[book.rows[:1]].clone())
+    routed = book.run(route_cpu, book.keys[book.rows[:1]].clone())
     ranked = book.owners[copies][book.sequences[book.owners[copies]].argsort(descending=True)]
     assert (int(routed.best), int(routed.runner_up)) == (int(ranked[0]), int(ranked[1]))
     assert float(routed.score) == float(routed.runner_up_score)
@@ -148,7 +115,7 @@ def test_a_key_that_refinement_brings_to_the_top_is_found() -> None:
     book = Book(keys, torch.arange(count), torch.arange(count), torch.arange(count), gamma=0.3, steps=1, beta=5.0)
     query = axis[None].clone()
     assert int((keys @ axis > keys[3 * FIRST] @ axis).sum()) > FIRST
-    routed = book.run(route_torch, query)
+    routed = book.run(route_cpu, query)
     check(book, query, routed)
     assert int(routed.best) >= 3 * FIRST
     _, shares = route_counted(
@@ -166,7 +133,7 @@ def test_one_entry_that_owns_all_the_nearest_keys_hides_no_runner_up() -> None:
     book.keys[book.rows[:100]] = F.normalize(query + 0.05 * noise, dim=-1)
     book.owners[:100] = 7
     for book.gamma, book.steps in METHODS:
-        check(book, query, book.run(route_torch, query))
+        check(book, query, book.run(route_cpu, query))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -179,7 +146,7 @@ def test_a_hundred_thousand_entries(preset: str) -> None:
     near = torch.randint(100_000, (50,), generator=generator)
     book.keys[book.rows[near]] = F.normalize(query + 1e-6 * torch.randn(50, 48, generator=generator), dim=-1)
     queries = torch.cat([query, queries_of(book, 3, 6)])
-    check(book, queries, book.run(route_torch, queries))
+    check(book, queries, book.run(route_cpu, queries))
 
 
 def test_vectors_of_any_length_are_compared_by_their_products() -> None:
@@ -191,12 +158,12 @@ def test_vectors_of_any_length_are_compared_by_their_products() -> None:
     queries[0] = 0.03 * keys[400]
     index = torch.arange(500)
     book = Book(keys, index, index, index, threshold=-torch.inf)
-    routed = book.run(route_torch, queries, directions=False)
+    routed = book.run(route_cpu, queries, directions=False)
     best = (queries.double() @ keys.double().T).sort(dim=1, descending=True).indices
     assert routed.best.tolist() == best[:, 0].tolist()
     assert routed.runner_up.tolist() == best[:, 1].tolist()
     queries[1] = torch.nan
-    assert int(book.run(route_torch, queries, directions=False).best[1]) == NO_ENTRY
+    assert int(book.run(route_cpu, queries, directions=False).best[1]) == NO_ENTRY
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -206,8 +173,8 @@ def test_a_query_that_is_no_number_matches_nothing_and_spoils_nobody(bad: float,
     book.gamma, book.steps = method
     book.threshold = -1.0
     queries = queries_of(book, 4, 3)
-    clean = book.run(route_torch, queries[1:])
+    clean = book.run(route_cpu, queries[1:])
     queries[0, 5] = bad
-    routed = book.run(route_torch, queries)
+    routed = book.run(route_cpu, queries)
     assert [int(routed.entry[0]), int(routed.best[0]), int(routed.runner_up[0])] == [NO_ENTRY] * 3
     assert_same(clean, type(clean)(*(getattr(routed, name)[1:] for name in FIELDS)))
