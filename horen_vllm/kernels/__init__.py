@@ -1,1 +1,1 @@
-"""Triton kernels over the paged layout, each beside its form for CPUs. Knows tensors only, neither vLLM nor requests."""
+"""Triton kernels over the paged layout, each with its form for CPUs. Knows tensors only, no vLLM and no requests."""

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import ffi
 from numba import njit
 from numba.extending import intrinsic
 
@@ -25,6 +26,12 @@ _ZERO: Final = np.float32(0.0)
 _ONE: Final = np.float32(1.0)
 _LEAST: Final = np.float32(1e-12)
 """Length that a direction is made from at least, as in `core.refine.unit`."""
+
+
+# llvmlite answers to any name with a function of its library. vLLM asks every attribute of every module for its
+# `__dict__` when a worker starts on a CPU, and would take that function for one.
+with suppress(AttributeError):
+    ffi.lib._fntab.setdefault("__dict__", {})  # noqa: SLF001
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
