@@ -58,7 +58,7 @@ bench: install  ## the core of the benchmarks on a CPU: writes RESULTS and docs/
 	$(BIN)/python -m bench.routing --threads 1 --kind raw --kind whitened --entries 1000 --entries 10000 --out $(RESULTS)/routing.json
 	$(BIN)/python -m bench.memory --out $(RESULTS)/memory.json
 	$(BIN)/python -m bench.updates --entries 10000 --out $(RESULTS)/updates.json
-	$(BIN)/python -m bench.method --entries 1000 --entries 10000 --answer 16 --out $(RESULTS)/method.json
+	$(BIN)/python -m bench.method --entries 10000 --answer 16 --out $(RESULTS)/method.json
 	$(BIN)/python -m bench.serving --work $(BENCH_WORK) --out $(RESULTS)/serving_cpu.json
 	$(BENCH_PAGE)
 

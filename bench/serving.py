@@ -32,7 +32,7 @@ from bench.serving_clock import Clock
 from bench.serving_lora import write_adapter
 from bench.serving_results import Results
 from bench.serving_rows import RoundNumbers, Rule, failed, measured
-from bench.serving_sides import Server, block_size, common_flags, lora_flags, plugin_flags, server
+from bench.serving_sides import Server, block_size, common_flags, lora_flags, own_cores, plugin_flags, server
 from bench.serving_workloads import load_workload
 from horen_vllm.cli.server_command import on_cpu
 
@@ -217,7 +217,7 @@ def main(
     folder, layer = model_folder(work, shape)
     flags = common_flags(concurrency=concurrency, memory=memory, compiled=compiled, dummy=shape in DUMMY)
     settings = {"shape": shape, "requests": requests, "rounds": rounds, "concurrency": concurrency}
-    settings |= {"together": together, "flags": flags}
+    settings |= {"together": together, "flags": flags, "environment": dict(own_cores())}
     try:
         results = Results(out, settings, partial=bool(only), again=again)
     except ValueError as exc:

@@ -113,6 +113,7 @@ class Side:
         models = self.cell.models(first, rule.requests) if self.cell else [MODEL] * rule.requests
         meant = self.cell.edited(first, rule.requests) if self.cell else 0
         cached = rule.cached(routed=self.cell is not None and self.cell.routed)
+        self.server.rest()
         matched, hits = self.server.count(_MATCHED), self.server.count(_HITS)
         found = run_round(self.server.url, models, rule.workload, number, rule.concurrency, self.salt)
         if (fired := self.server.settled(_MATCHED, matched + meant) - matched) != meant:

@@ -29,6 +29,8 @@ _ENVIRONMENT: Final = {
     # Beside the API server's patience there is its own for the engine, which reads all codebooks before it is ready.
     "VLLM_ENGINE_READY_TIMEOUT_S": str(round(_READY_S)),
 }
+_POLLS_S: Final = 1.5
+"""vLLM's processes poll for a second after their last step, on the cores of whoever is measured next."""
 _GPU_CACHE_BYTES: Final = 8 << 30
 """Given outright, so that servers that start side by side do not measure each other's memory."""
 
@@ -102,6 +104,10 @@ class Server:
             tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
             raise RuntimeError(f"the server ended with {self.process.returncode}:\n{tail}")
 
+    def rest(self) -> None:
+        """Wait until the servers that were asked before are idle."""
+        time.sleep(_POLLS_S)
+
     def count(self, name: str) -> int:
         """Return a counter of its metrics page, over all labels."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10.0) as response:
@@ -140,7 +146,17 @@ def counted(page: str, name: str) -> int:
 def _environment(*, plugin: bool) -> Mapping[str, str]:
     # A list loads these plugins and no others.
     plugins = {"VLLM_PLUGINS": "horen,horen_serving" if plugin else "none"}
-    return {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ, **_ENVIRONMENT, **plugins}
+    return {"VLLM_CPU_KVCACHE_SPACE": "1", **own_cores(), **os.environ, **_ENVIRONMENT, **plugins}
+
+
+def own_cores() -> Mapping[str, str]:
+    """Return the variable that keeps the first core free of the model's threads.
+
+    While the model computes, vLLM's engine polls for its answer. On the model's cores it halves the tokens a second, in
+    some rounds and not in others, as Linux happens to place it.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if on_cpu() else []
+    return {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores[1:]))} if len(cores) > 1 else {}
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

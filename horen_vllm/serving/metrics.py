@@ -61,9 +61,12 @@ class ServingMetrics:
         self._lease_age = gauge("lease_age_seconds", "Time since the control plane took this server's heartbeat.")
         self._series: dict[CodebookName, set[tuple[Counter | Gauge, tuple[str, ...]]]] = {}
         self._serving: frozenset[CodebookName] = frozenset()
+        self.changes = 0
+        """Answers and updates of the engine that this server knows of."""
 
     def observe(self, decision: dict[str, Any]) -> None:
         """Count one decision as the engine reports it: ``codebook`` is a resource name, ``edit_id`` may be None."""
+        self.changes += 1
         name = CodebookName.parse(decision["codebook"])
         self._of(self._routed, name).inc()
         self._of(self._unmatched if decision["edit_id"] is None else self._matched, name).inc()
@@ -78,6 +81,7 @@ class ServingMetrics:
 
     def flipped(self, name: CodebookName, revision: int) -> None:
         """Note that the engine has taken a revision."""
+        self.changes += 1
         self._flips.inc()
         self._of(self._applied, name).set(revision)
 
@@ -116,6 +120,7 @@ class ServingMetrics:
     def serving(self, names: Iterable[CodebookName]) -> None:
         """Note what is served now; the label sets of what was served at the last call and is not now are removed."""
         served = frozenset(names)
+        self.changes += served != self._serving
         for name in self._serving - served:
             self.drop(name)
         self._serving = served

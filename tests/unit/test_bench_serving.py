@@ -187,6 +187,9 @@ class Counters:
     def __init__(self, lost: int = 0, found: int = 0) -> None:
         self.url, self.counts, self._lost, self._found = str(id(self)), Counter[str](), lost, found
 
+    def rest(self) -> None:
+        pass
+
     def count(self, name: str) -> int:
         return self.counts[name]
 

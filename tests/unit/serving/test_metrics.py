@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,36 @@ def test_a_failed_reading_is_not_the_last(page: Page) -> None:
 
     asyncio.run(run())
     assert page.of("entries", FACTS) == 10.0
+
+
+def test_an_engine_that_is_asked_nothing_is_read_seldom(page: Page) -> None:
+    """Each call keeps its workers polling for a second."""
+
+    async def run() -> list[int]:
+        served, read, periods = served_books("facts"), list[int](), 0
+
+        async def report() -> dict[str, Any]:
+            read.append(periods)
+            return status("facts")
+
+        async def sleep(_seconds: float) -> None:
+            nonlocal periods
+            periods += 1
+            if periods == 40:
+                page.metrics.observe({"codebook": "tenants/default/codebooks/facts", "edit_id": None})
+            if periods == 43:
+                page.metrics.flipped(CodebookName.parse("tenants/default/codebooks/facts"), 2)
+            if periods == 60:
+                raise asyncio.CancelledError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "sleep", sleep)
+            with suppress(asyncio.CancelledError):
+                await keep_gauges(page.metrics, served, report)
+        return read
+
+    # What is served was not known before the first reading.
+    assert asyncio.run(run()) == [0, 1, 16, 31, 40, 43, 58]
 
 
 SERVER = """
