@@ -39,7 +39,7 @@ from bench.method_sides import (
     require_changed,
 )
 from bench.paper_serving import PlainServer
-from bench.provenance import provenance, write_result
+from bench.provenance import provenance, quietness, write_result
 from bench.random_model import QWEN_HALF_B, Shape, write_random_qwen2
 from bench.serving_workloads import load_workload
 from bench.smoke_engine import EngineJob, EngineProcess
@@ -186,11 +186,9 @@ def main(
     settings: dict[str, Any] = {"rounds": rounds, "requests": requests, "concurrency": concurrency}
     settings |= {"prompt_tokens": len(prompts[0])}
     settings |= {"answer_tokens": answer, "cache": cache, "threads": threads, "dtype": "float32"}
-    load = os.getloadavg()[0]
     result: dict[str, Any] = {
         **provenance(),
-        "load_before": load,
-        "quiet": load < 0.5,
+        **quietness(),
         "model": {"shape": size.value, **{name: getattr(shape, name) for name in Shape.__slots__}},
         "rule": rule.to_dict(),
         "settings": settings,

@@ -37,9 +37,21 @@ def provenance() -> dict[str, Any]:
     }
 
 
+_QUIET_CORES: Final = 0.5
+
+
 def busy_cores(seconds: float = 1.0) -> float:
     """Return how many cores were busy within some seconds from now, on average."""
     return float(psutil.cpu_percent(seconds)) / 100.0 * (psutil.cpu_count() or 1)
+
+
+def quietness() -> dict[str, Any]:
+    """Return how many cores were busy before a benchmark began, and whether that is little enough to trust its times.
+
+    A load average would have the minutes before in it, and so the benchmark that ran then.
+    """
+    busy = busy_cores()
+    return {"busy_cores_before": round(busy, 2), "quiet": busy < _QUIET_CORES}
 
 
 def write_result(path: Path, result: dict[str, Any]) -> None:

@@ -10,7 +10,6 @@ On a CPU that one call goes codebook after codebook.
 """
 
 import gc
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -19,7 +18,7 @@ import torch
 import typer
 from rich.console import Console
 
-from bench.provenance import provenance, write_result
+from bench.provenance import provenance, quietness, write_result
 from bench.routing_books import FAR, KINDS, METHODS, MIB, NEAR, RAW, WHITENED, Keys, Kind, made_keys, near_queries
 from bench.routing_clock import Clock, clock_for, paired
 from bench.routing_sides import (
@@ -54,13 +53,11 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     console, clock = Console(), clock_for(device)
-    load = os.getloadavg()[0]
     result: dict[str, Any] = {
         **provenance(),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "load_before": load,
-        "quiet": device == "cuda" or load < 0.5,
+        **(quietness() if device == "cpu" else {}),
         "rounds": rounds,
         "rows": [],
         "mixed": [],

@@ -2,12 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from bench.provenance import busy_cores, provenance, write_result
-
-_QUIET_CORES: Final = 0.5
-"""More than this many cores busy with something else before the first server starts is no quiet machine."""
+from bench.provenance import provenance, quietness, write_result
 
 
 class Results:
@@ -33,11 +30,9 @@ class Results:
     def __init__(self, path: Path, settings: dict[str, Any], *, partial: bool = False, again: bool = False) -> None:
         self._path = path
         self._again = again
-        busy = busy_cores()
         self._result: dict[str, Any] = {
             **provenance(),
-            "busy_cores_before": round(busy, 2),
-            "quiet": busy < _QUIET_CORES,
+            **quietness(),
             "settings": settings,
             "rows": [],
         }

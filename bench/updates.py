@@ -15,7 +15,6 @@ command ends with 1. Intervals are of 95 %, by order statistics; null where a sa
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.memory_accounts import MIB, demo_shape
-from bench.provenance import provenance
+from bench.provenance import provenance, quietness
 from bench.result_parts import ResultParts
 from bench.serving_latency import BOOK as ROLLED_BACK
 from bench.serving_latency import prepare, trials
@@ -46,7 +45,6 @@ _PRESET, _THRESHOLD = "cosine", 0.95
 _SEED: Final = 8
 _PREPARED: Final = 10
 """Edits of the codebook that is rolled back."""
-_QUIET: Final = 0.5
 """Load below which a machine does nothing else."""
 _ROOM: Final = 1.1
 _SPARE_MIB: Final = 64
@@ -155,8 +153,7 @@ def main(
     console = Console()
     settings = {"edits": edits, "rollbacks": rollbacks, "entries": entries, "loads": loads}
     settings |= {"step_entries": step_entries, "flips": flips, "rounds": rounds}
-    load = os.getloadavg()[0]
-    made = {**provenance(), "load_before": load, "quiet": load < _QUIET}
+    made = {**provenance(), **quietness()}
     parts = ResultParts(out, {**made, "model": "demo", "settings": settings})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

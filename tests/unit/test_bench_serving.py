@@ -288,7 +288,7 @@ def test_weights_are_made_by_the_server_where_they_are_many() -> None:
 def still(monkeypatch: pytest.MonkeyPatch) -> None:
     made = {"commit": "c", "uncommitted_changes": False, "machine": "m"}
     monkeypatch.setattr(serving_results, "provenance", lambda: dict(made))
-    monkeypatch.setattr(serving_results, "busy_cores", lambda: 0.1)
+    monkeypatch.setattr(provenance_module, "busy_cores", lambda: 0.1)
 
 
 def rows_of(path: Path) -> dict[str, Any]:
@@ -323,9 +323,9 @@ def test_other_settings_begin_anew_and_a_part_of_them_does_not_replace_a_whole(t
 @pytest.mark.usefixtures("still")
 def test_a_file_is_as_quiet_as_the_loudest_of_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "result.json"
-    monkeypatch.setattr(serving_results, "busy_cores", lambda: 1.5)
+    monkeypatch.setattr(provenance_module, "busy_cores", lambda: 1.5)
     Results(path, {}).keep({"cell": "a", "value": 1})
-    monkeypatch.setattr(serving_results, "busy_cores", lambda: 0.1)
+    monkeypatch.setattr(provenance_module, "busy_cores", lambda: 0.1)
     Results(path, {}).keep({"cell": "b", "value": 1})
     assert json.loads(path.read_text())["quiet"] is False
 
