@@ -1,6 +1,7 @@
 """A process dies at the worst moment and comes back; nothing that was acknowledged is lost, nothing happens twice."""
 
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -24,7 +25,7 @@ SAMPLE: Final = (
 )
 """One of each kind: a commit, an artifact write, an acknowledgement, a flip."""
 SIDES: Final = ("before_commit", "after_commit")
-MATRIX: Final = (
+COMMITS: Final = (
     *(
         ("control", f"registry.{commit}.{side}=kill@{hit}")
         for commit, hit in (("submit", 3), ("retire_edit", 1), ("rollback", 1), ("heartbeat", 3))
@@ -35,11 +36,15 @@ MATRIX: Final = (
         for commit, hit in (("claim", 2), ("publish", 2), ("finish_same", 1), ("fail", 1), ("set_threshold", 1))
         for side in SIDES
     ),
+)
+OTHERS: Final = (
     *(("worker", f"{write}=kill@2") for write in WRITES),
     # Whichever calls these are: those of the user, of the replica, of its probes.
     *(("control", f"{answer}=kill@{hit}") for answer in ANSWERS for hit in (2, 5, 11, 19, 31)),
     *(("r1", f"{flip}=kill@2") for flip in FLIPS),
 )
+"""No commits, so one database does for them."""
+MATRIX: Final = (*COMMITS, *OTHERS)
 
 
 def survive(place: Installation, registry: SqlRegistry, process: str, failpoint: str, *, seed: int) -> None:
@@ -60,8 +65,16 @@ def test_nothing_is_lost_when_a_process_dies(
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("process", "failpoint"), MATRIX)
+@pytest.mark.parametrize(("process", "failpoint"), COMMITS)
 def test_nothing_is_lost_wherever_a_process_dies(
     place: Installation, registry: SqlRegistry, process: str, failpoint: str
 ) -> None:
     survive(place, registry, process, failpoint, seed=zlib.crc32(failpoint.encode()))
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("process", "failpoint"), OTHERS)
+def test_nothing_is_lost_when_a_process_dies_between_commits(
+    sqlite_place: Installation, open_book: Callable[[str], SqlRegistry], sqlite_url: str, process: str, failpoint: str
+) -> None:
+    survive(sqlite_place, open_book(sqlite_url), process, failpoint, seed=zlib.crc32(failpoint.encode()))
