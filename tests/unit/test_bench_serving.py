@@ -10,7 +10,6 @@ import pytest
 
 from bench import provenance as provenance_module
 from bench import serving_results, serving_rows
-from bench.intervals import interval
 from bench.serving import SHAPES, budgets, model_folder
 from bench.serving_books import RAW, WHITENED, Books, Target, link_books, site_of, write_books
 from bench.serving_cells import EMPTY, LONG, PREFIXED, SHORT, Cell, Group, core, fleets, grid
@@ -24,17 +23,6 @@ from horen_vllm.fingerprint import model_fingerprint
 from horen_vllm.static import list_static, read_static
 
 SMALL = Target(Path("model"), site_of(1), "f" * 64, d_in=24, d_out=8)
-
-
-@pytest.mark.parametrize(
-    ("count", "low", "high"),
-    # Both tails together, with no value left out at either end: 2 / 2^6 = .031; with one 14 / 64 = .219.
-    # Of ten with one 2 * 11 / 2^10 = .021; with two 2 * 56 / 2^10 = .109.
-    [(6, 1, 6), (10, 2, 9)],
-)
-def test_the_interval_of_a_median_by_hand(count: int, low: int, high: int) -> None:
-    found = interval(list(range(count, 0, -1)))
-    assert found == {"median": (count + 1) / 2, "low": low, "high": high}
 
 
 def test_a_tenth_of_any_ten_requests_is_edited_and_all_codebooks_are_asked() -> None:
