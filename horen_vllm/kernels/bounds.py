@@ -7,7 +7,7 @@ A refined query lies at an angle `reach` from the query, so the score of a key a
 import math
 from typing import Final
 
-SLACK: Final = 1e-4
+SLACK: Final = 1.25e-4
 """By how much a first score may be off: 2^-24 times the longest chain of sums (README), a hundredfold what is seen."""
 _ANGLE_SLACK: Final = 1e-5
 """By how much a reach may be off, in radians."""

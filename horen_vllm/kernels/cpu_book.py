@@ -10,7 +10,9 @@ from typing import Final
 import numpy as np
 import torch
 
-from horen_vllm.kernels import cpu_kernels as loops
+from horen_vllm.kernels.cpu_compile import Array
+from horen_vllm.kernels.cpu_keys import TOGETHER, score_keys, sweep_keys
+from horen_vllm.kernels.cpu_rows import join_parts
 from horen_vllm.kernels.cpu_threads import in_parallel
 
 _PART: Final = 1 << 22
@@ -18,7 +20,9 @@ _PART: Final = 1 << 22
 _PARTS: Final = 16
 """More would take long to add up."""
 _GENTLE: Final = 40.0
-"""Largest beta at which ``exp(beta (s - 1))`` keeps its precision in fp32 for any cosine."""
+"""Largest beta at which ``exp(beta (s - _TOP))`` keeps its precision in fp32 for any cosine."""
+_TOP: Final = 1.001
+"""Above any cosine, with what the rounding of its vectors and products adds."""
 
 
 class Book:
@@ -33,59 +37,44 @@ class Book:
         self.sequences = sequences_E.contiguous().numpy()
         self.places = np.arange(len(self._rows))
 
-    def scores(self, queries: loops.Array, places: loops.Array | None = None) -> loops.Array:
+    def scores(self, queries: Array, places: Array | None = None) -> Array:
         """Return the scores [B, k] of some keys, or of all: each the same bits in every call that asks for it.
 
         Parameters
         ----------
         queries
-            [B, D] float32, B even.
+            [B, D] float32.
         """
         rows = self._rows if places is None else self._rows[places]
         scores, starts = np.empty((len(queries), len(rows)), np.float32), self._starts(len(rows))
 
         def work(part: int) -> None:
-            loops.score_keys(queries, self._keys, rows, starts[part], starts[part + 1], scores)
+            score_keys(queries, self._keys, rows, starts[part], starts[part + 1], scores)
 
         in_parallel(work, len(starts) - 1)
         return scores
 
-    def sweep(self, queries: loops.Array, count: int, beta: float) -> tuple[loops.Array, loops.Array]:
-        """Return the scores [count, N], right but for rounding, and ``pK`` [count, D] but for a factor.
+    def sweep(self, queries: Array, beta: float) -> tuple[Array, Array]:
+        """Return the scores [B, N] and ``pK`` [B, D], the latter but for a factor.
 
         Parameters
         ----------
         queries
-            [B, D] float32, B even.
-        count
-            How many of them are asked for: B, or one less.
+            [B, D] float32.
         """
         scores, starts = np.empty((len(queries), len(self._rows)), np.float32), self._starts(len(self._rows))
-        sums = np.zeros((len(starts) - 1, count, queries.shape[1]), np.float32)
-        tops = np.full(sums.shape[:2], 1.0 if beta <= _GENTLE else -np.inf, np.float32)
+        sums = np.zeros((len(starts) - 1, *queries.shape), np.float32)
+        tops = np.full(sums.shape[:2], _TOP if beta <= _GENTLE else -np.inf, np.float32)
 
         def work(part: int) -> None:
             ends = starts[part], starts[part + 1]
-            loops.sweep_keys(queries, self._keys, self._rows, np.float32(beta), *ends, scores, sums[part], tops[part])
+            sweep_keys(queries, self._keys, self._rows, np.float32(beta), *ends, scores, sums[part], tops[part])
 
         in_parallel(work, len(starts) - 1)
-        return scores[:count], _joined(sums, tops, beta)
+        return scores, join_parts(sums, tops, np.float32(beta))
 
     def _starts(self, count: int) -> list[int]:
         """Return where the parts of so many keys begin, and where the last one ends."""
         parts = min(_PARTS, max(1, count * self._keys.shape[1] // _PART))
-        quads = -(-count // loops.QUAD)
-        return [min(count, part * quads // parts * loops.QUAD) for part in range(parts + 1)]
-
-
-def _joined(sums: loops.Array, tops: loops.Array, beta: float) -> loops.Array:
-    """Add the parts' sums [parts, B, D], each brought to the highest top, in order."""
-    first: loops.Array = sums[0]
-    if len(sums) == 1:
-        return first
-    factors = np.exp(np.float32(beta) * (tops - tops.max(axis=0)))[:, :, None]
-    for part in range(len(sums)):
-        sums[part] *= factors[part]
-        if part:
-            first += sums[part]
-    return first
+        blocks = -(-count // TOGETHER)
+        return [min(count, part * blocks // parts * TOGETHER) for part in range(parts + 1)]

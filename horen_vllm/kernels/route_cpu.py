@@ -6,7 +6,6 @@ order that the keys alone fix. First scores of a sweep only choose which keys ar
 Shapes: B queries, N keys of the revision, P rows of the key buffer, D width, E entries.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
@@ -17,8 +16,9 @@ import torch
 from horen_vllm.core.match import NO_ENTRY, Routed
 from horen_vllm.kernels.bounds import cut_for, lowest, reach_of
 from horen_vllm.kernels.cpu_book import Book
-from horen_vllm.kernels.cpu_kernels import Array, best_two, highest_keys, refine_rows
-from horen_vllm.kernels.groups import RouteGroup
+from horen_vllm.kernels.cpu_compile import Array
+from horen_vllm.kernels.cpu_rows import best_two, highest_keys, refine_rows
+from horen_vllm.kernels.groups import RouteGroup, RouteRule
 
 FIRST: Final = 16
 """Keys that are read again at once, the best by first score."""
@@ -42,17 +42,27 @@ class Shares:
     undecided: torch.Tensor
 
 
-@dataclass(frozen=True, slots=True)
 class _Found:
-    """The best two entries of a query and their scores; `NO_ENTRY` and minus infinity for none."""
+    """The best two entries of `rows` queries and their scores; `NO_ENTRY` and minus infinity for none.
 
-    best: int
-    score: float
-    second: int
-    second_score: float
+    Attributes
+    ----------
+    entries, scores
+        [2, B] int64 and float32.
+    """
 
+    __slots__ = ("entries", "scores")
 
-_NOTHING: Final = _Found(NO_ENTRY, -math.inf, NO_ENTRY, -math.inf)
+    def __init__(self, rows: int) -> None:
+        self.entries = np.full((2, rows), NO_ENTRY, np.int64)
+        self.scores = np.full((2, rows), -np.inf, np.float32)
+
+    def put(self, row: int, scores_k: Array, book: Book, places_k: Array | None = None) -> None:
+        """Take the best two of some keys with these scores, or of all keys."""
+        places_k = book.places if places_k is None else places_k
+        self.entries[0, row], self.scores[0, row], self.entries[1, row], self.scores[1, row] = best_two(
+            scores_k, places_k, book.owners, book.sequences
+        )
 
 
 def route_mixed_cpu(queries_BD: torch.Tensor, keys_PD: torch.Tensor, groups: Sequence[RouteGroup]) -> Routed:
@@ -104,10 +114,10 @@ def route_cpu(
     directions
         Whether queries and keys are unit vectors. False (GRACE's, of any length): `steps` must be 0.
     """
-    routed, _ = route_counted(
-        queries_BD, keys_PD, key_rows_N, owners_N, sequences_E,
-        beta=beta, gamma=gamma, steps=steps, epsilon=epsilon, threshold=threshold, directions=directions,
-    )  # fmt: skip
+    if 0 in (queries_BD.shape[0], key_rows_N.shape[0]):
+        return nothing(queries_BD)
+    book = Book(keys_PD, key_rows_N, owners_N, sequences_E)
+    routed, _ = _route(queries_BD, book, RouteRule(beta, gamma, steps, epsilon, threshold, directions))
     return routed
 
 
@@ -123,28 +133,12 @@ def route_counted(
     steps: int,
     epsilon: float,
     threshold: float,
-    directions: bool = True,
 ) -> tuple[Routed, Shares]:
-    """Route as `route_cpu` does, and tell what was read again."""
-    rows = queries_BD.shape[0]
-    if 0 in (rows, key_rows_N.shape[0]):
-        return nothing(queries_BD), Shares(torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.bool))
+    """Route one query or more through one key or more as `route_cpu` does, and tell what was read again."""
     book = Book(keys_PD, key_rows_N, owners_N, sequences_E)
-    queries = queries_BD.contiguous().numpy()
-    number_B = np.isfinite(queries).all(axis=1)
-    if not number_B.all():
-        queries = np.where(number_B[:, None], queries, np.float32(0.0))
-    if rows % 2:
-        # The loops take queries in pairs.
-        queries = np.concatenate((queries, queries[-1:]))
-    if steps == 0 or not directions:
-        # Exact as they are, of any length.
-        found, again_B = [_best(scores, book) for scores in book.scores(queries)[:rows]], [0] * rows
-    else:
-        found, again_B = _refined(queries, rows, book, beta=beta, gamma=gamma, steps=steps, epsilon=epsilon)
-    found = [one if number else _NOTHING for one, number in zip(found, number_B, strict=True)]
+    routed, again_B = _route(queries_BD, book, RouteRule(beta, gamma, steps, epsilon, threshold))
     shares = torch.tensor(again_B)
-    return _routed(found, threshold), Shares(shares, shares > FIRST)
+    return routed, Shares(shares, shares > FIRST)
 
 
 def nothing(queries_BD: torch.Tensor) -> Routed:
@@ -154,40 +148,56 @@ def nothing(queries_BD: torch.Tensor) -> Routed:
     return Routed(none_B, none_B, low_B, none_B, low_B)
 
 
-def _routed(found: Sequence[_Found], threshold: float) -> Routed:
-    best_B, second_B = np.array([(it.best, it.second) for it in found], np.int64).T.copy()
-    score_B, second_score_B = np.array([(it.score, it.second_score) for it in found], np.float32).T.copy()
+def _route(queries_BD: torch.Tensor, book: Book, rule: RouteRule) -> tuple[Routed, list[int]]:
+    """Route queries, and return how many keys were read again for each."""
+    queries = queries_BD.contiguous().numpy()
+    number_B = np.isfinite(queries).all(axis=1)
+    numbers = bool(number_B.all())
+    if not numbers:
+        queries = np.where(number_B[:, None], queries, np.float32(0.0))
+    found, again_B = _Found(len(queries)), [0] * len(queries)
+    if rule.steps == 0 or not rule.directions:
+        # Exact as they are, of any length.
+        for row, scores in enumerate(book.scores(queries)):
+            found.put(row, scores, book)
+    else:
+        again_B = _refined(queries, book, rule, found)
+    if not numbers:
+        found.entries[:, ~number_B], found.scores[:, ~number_B] = NO_ENTRY, -np.inf
+    return _routed(found, rule.threshold), again_B
+
+
+def _routed(found: _Found, threshold: float) -> Routed:
+    (best_B, second_B), (score_B, second_score_B) = found.entries, found.scores
     entry_B = np.where(score_B > np.float32(threshold), best_B, NO_ENTRY)
     return Routed(*map(torch.from_numpy, (entry_B, best_B, score_B, second_B, second_score_B)))
 
 
-def _refined(
-    queries: Array, count: int, book: Book, *, beta: float, gamma: float, steps: int, epsilon: float
-) -> tuple[list[_Found], list[int]]:
-    """Return the best two entries of `count` queries after refinement, and how many keys were read again for each."""
-    refined, chords, moving = queries, np.empty(count, np.float32), np.ones(count, np.bool_)
-    scores: Array = np.empty(0)
-    for _ in range(steps):
+def _refined(queries: Array, book: Book, rule: RouteRule, found: _Found) -> list[int]:
+    """Find the best two entries of each query after refinement, and return how many keys were read again for each."""
+    refined = queries
+    chords, moving = np.empty(len(queries), np.float32), np.ones(len(queries), np.bool_)
+    gamma, epsilon, scores = np.float32(rule.gamma), np.float32(rule.epsilon), np.empty(0, np.float32)
+    for _ in range(rule.steps):
         queries, refined = refined, np.empty_like(queries)
-        scores, pulled = book.sweep(queries, count, beta)
-        refine_rows(queries, pulled, np.float32(gamma), np.float32(epsilon), moving, refined, chords)
-    return _decided(refined, scores, [reach_of(chord) for chord in chords.tolist()], book)
+        scores, pulled = book.sweep(queries, rule.beta)
+        refine_rows(queries, pulled, gamma, epsilon, moving, refined, chords)
+    return _decided(refined, scores, [reach_of(chord) for chord in chords.tolist()], book, found)
 
 
-def _decided(refined: Array, scores_BN: Array, reaches: Sequence[float], book: Book) -> tuple[list[_Found], list[int]]:
+def _decided(refined: Array, scores_BN: Array, reaches: Sequence[float], book: Book, found: _Found) -> list[int]:
     """Decide queries, each `reaches` away from the one whose first scores these are."""
     count = scores_BN.shape[1]
-    found, again, left = list[_Found](), list[int](), list[int]()
-    twice = refined.repeat(2, axis=0)
+    again, left = list[int](), list[int]()
     for row, scores in enumerate(scores_BN):
-        pair, reach = twice[2 * row : 2 * row + 2], reaches[row]
+        query, reach = refined[row : row + 1], reaches[row]
         first = np.empty(min(FIRST, count), np.int64)
         lowest_first = highest_keys(scores, first)
-        found.append(_best(book.scores(pair, first)[0], book, first))
+        found.put(row, book.scores(query, first)[0], book, first)
         again.append(len(first))
         if len(first) == count:
             continue
-        cut = cut_for(_needed(scores, found[row], reach, book), reach)
+        cut = cut_for(_needed(scores, found, row, reach, book), reach)
         if lowest_first < cut:
             continue
         open_keys = (scores >= cut).nonzero()[0]
@@ -196,22 +206,18 @@ def _decided(refined: Array, scores_BN: Array, reaches: Sequence[float], book: B
             left.append(row)
         else:
             again[row] += len(open_keys)
-            found[row] = _best(book.scores(pair, open_keys)[0], book, open_keys)
+            found.put(row, book.scores(query, open_keys)[0], book, open_keys)
     if left:
-        rows = [*left, left[-1]] if len(left) % 2 else left
-        for row, scores in zip(left, book.scores(refined[rows]), strict=False):
-            found[row] = _best(scores, book)
-    return found, again
+        for row, scores in zip(left, book.scores(refined[left]), strict=True):
+            found.put(row, scores, book)
+    return again
 
 
-def _best(scores_k: Array, book: Book, places_k: Array | None = None) -> _Found:
-    """Return the best two entries of some keys with these scores, or of all keys."""
-    return _Found(*best_two(scores_k, book.places if places_k is None else places_k, book.owners, book.sequences))
-
-
-def _needed(scores_N: Array, found: _Found, reach: float, book: Book) -> float:
+def _needed(scores_N: Array, found: _Found, row: int, reach: float, book: Book) -> float:
     """Return a score that keys of two entries have at least; where one entry owns all keys, the best key's."""
-    if found.second != NO_ENTRY:
-        return found.second_score
-    others = scores_N[book.owners != found.best]
-    return lowest(float(others.max()), reach) if len(others) else found.score
+    best, second = found.entries[:, row].tolist()
+    score, second_score = found.scores[:, row].tolist()
+    if second != NO_ENTRY:
+        return float(second_score)
+    others = scores_N[book.owners != best]
+    return lowest(float(others.max()), reach) if len(others) else float(score)

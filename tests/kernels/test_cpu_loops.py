@@ -1,13 +1,17 @@
 """The compiled loops beside their definitions, and beside the engine that loads them."""
 
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
+from numba.extending import _Intrinsic
 
-from horen_vllm.kernels.cpu_kernels import best_two, highest_keys, refine_rows
+from horen_vllm.kernels import cpu_keys, cpu_rows
+from horen_vllm.kernels.cpu_rows import best_two, highest_keys, refine_rows
 
 
 def test_every_attribute_of_every_module_can_be_asked_for_its_fields() -> None:
@@ -16,6 +20,18 @@ def test_every_attribute_of_every_module_can_be_asked_for_its_fields() -> None:
         for value in list(vars(module).values()):
             if hasattr(value, "__dict__"):
                 assert vars(value).get("kernel") is None
+
+
+@pytest.mark.parametrize("module", [cpu_keys, cpu_rows])
+def test_what_a_kept_loop_calls_stands_in_its_file(module: ModuleType) -> None:
+    """numba looks at that file alone when it decides whether what it kept is still good."""
+    loops = [value for value in vars(module).values() if isinstance(value, Dispatcher)]
+    assert len(loops) >= 3
+    for loop in loops:
+        called = [vars(module).get(name) for name in loop.py_func.__code__.co_names]
+        for value in called:
+            if isinstance(value, (Dispatcher, _Intrinsic)):
+                assert (value.py_func if isinstance(value, Dispatcher) else value._defn).__module__ == module.__name__
 
 
 @settings(max_examples=60, deadline=None)
