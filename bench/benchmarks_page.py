@@ -66,10 +66,10 @@ def verdict(met: bool | None) -> str:
 
 def _serving(result: Result) -> Iterator[str]:
     settings = result["settings"]
-    yield f"## Serving, model of the {settings['shape']} shape"
+    yield f"## Serving, model of the {settings['shape']} shape, {settings['requests']} requests a round"
     yield ""
     yield (
-        f"{settings['requests']} requests a round, {settings['concurrency']} at a time, {settings['rounds']} pairs. "
+        f"{settings['concurrency']} requests at a time, {settings['rounds']} pairs of rounds. "
         "A cell names the keys, the entries in how many codebooks (all of one tenant; to the engine a codebook is one, "
         "whosever it is), the tokens of prompt and answer, and the share of requests that are edited; `unedited` asks "
         "the base model of a server with codebooks. The server holds every entry twice, once in a codebook where all "
@@ -97,7 +97,8 @@ def _serving_goal(row: Result) -> str:
 
 
 def _routing(result: Result) -> Iterator[str]:
-    yield f"## Routing alone, {result['device']}, {result['threads']} threads"
+    kinds = " and ".join(dict.fromkeys(row["kind"] for row in result["rows"]))
+    yield f"## Routing alone, {kinds} keys, {result['device']}, {result['threads']} threads"
     yield ""
     yield (
         "Times ours that the others take: the definition's three readings, one GEMM and top-k, FAISS's flat index. "
@@ -210,8 +211,12 @@ def _method(result: Result) -> Iterator[str]:
 
 _SECTIONS: Final[Mapping[str, Callable[[Result], Iterator[str]]]] = {
     "serving_cpu": _serving,
+    "serving_cpu_long": _serving,
+    "serving_cpu_more": _serving,
     "serving_gpu": _serving,
     "routing": _routing,
+    "routing_large": _routing,
+    "routing_wide": _routing,
     "routing_gpu": _routing,
     "updates": _updates,
     "memory": _memory,
