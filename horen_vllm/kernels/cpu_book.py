@@ -19,8 +19,8 @@ _PART: Final = 1 << 22
 """Numbers in a part at least: less is done before another thread has begun."""
 _PARTS: Final = 16
 """More would take long to add up."""
-_GENTLE: Final = 40.0
-"""Largest beta at which ``exp(beta (s - _TOP))`` keeps its precision in fp32 for any cosine."""
+_GENTLE: Final = 30.0
+"""Largest beta at which ``exp(beta (s - _TOP))``, times a key's number, keeps its precision in fp32 for any cosine."""
 _TOP: Final = 1.001
 """Above any cosine, with what the rounding of its vectors and products adds."""
 
@@ -71,7 +71,7 @@ class Book:
             sweep_keys(queries, self._keys, self._rows, np.float32(beta), *ends, scores, sums[part], tops[part])
 
         in_parallel(work, len(starts) - 1)
-        return scores, join_parts(sums, tops, np.float32(beta))
+        return scores, join_parts(sums, tops, scores.max(axis=1), np.float32(beta))
 
     def _starts(self, count: int) -> list[int]:
         """Return where the parts of so many keys begin, and where the last one ends."""

@@ -20,11 +20,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function at its first call, or take what another process compiled on such a machine.
 
     Sums may be cut into vectors, and products fused with them; not a number stays not a number. What was compiled is
-    kept until the function's own file changes, so what it calls has to stand there too.
+    kept until the function's own file changes, so what it calls has to stand there too; who changes the options here
+    deletes ``__pycache__``.
     """
     loop: Callable[..., Any]
     loop = njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})(function)
-    # Without a folder that may be written every process compiles by itself.
+    # Beside the source, else in the user's cache; where neither may be written every process compiles by itself.
     with suppress(RuntimeError):
         loop.enable_caching()  # type: ignore[attr-defined]
     return loop

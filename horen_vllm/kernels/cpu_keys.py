@@ -2,9 +2,8 @@
 
 What is summed over the width goes lane by lane into fused products, which no compiler reorders, and then lane to lane,
 halves first. So a query and a key have one product, to the bit, wherever they stand and whoever else is there.
-While a few keys are read, those that follow are asked from memory, so that it never waits; reads that are asked by the
-processor alone end at each page.
-Arrays are C-contiguous; nothing holds the interpreter's lock.
+While a few keys are read, memory is asked for those that follow: what a processor asks for by itself ends at each page.
+Arrays are C-contiguous, of float32 and int64; others are refused. Nothing holds the interpreter's lock.
 Shapes: B queries, P rows of the key buffer, N keys, D width.
 """
 
@@ -15,6 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from horen_vllm.kernels.cpu_compile import Array, compiled
@@ -34,6 +34,7 @@ _RECENT: Final = 256
 _ZERO: Final = np.float32(0.0)
 _BYTE, _INT, _INDEX = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
+_NUMBERS: Final = tuple(types.Array(types.float32, 2, "C", readonly=readonly) for readonly in (False, True))
 _SECOND_CACHE: Final = 2
 """Where what is asked in advance goes: it would push what is in use out of the first one."""
 
@@ -49,23 +50,20 @@ class _Tile:
         Of a query, of a key and of a sum.
     queries, keys, coming
         Where each begins; `coming` are the keys after these.
+    sums, added, weights
+        Where the sums begin, if any, and the keys that are added to them, and each query's weights for these.
     """
 
     def __init__(
-        self, builder: Any, width: Any, queries: Sequence[Any], keys: Sequence[Any], coming: Sequence[Any]
-    ) -> None:
+        self, builder: Any, width: Any, queries: Sequence[Any], keys: Sequence[Any], coming: Sequence[Any],
+        sums: Sequence[Any], added: Sequence[Any], weights: Sequence[Sequence[Any]],
+    ) -> None:  # fmt: skip
         self._builder, self._width, self._queries, self._keys = builder, width, queries, keys
         ahead = _lower(builder, width, _INDEX(AHEAD))
         self._edge = builder.sub(width, ahead)
         self._further = [builder.gep(key, [ahead]) for key in keys]
         self._coming = [builder.gep(key, [builder.neg(self._edge)]) for key in coming]
         self._scores = [[self._zero() for _ in keys] for _ in queries]
-        self._sums: Sequence[Any] = ()
-        self._added: Sequence[Any] = ()
-        self._weights: Sequence[Sequence[Any]] = ()
-
-    def adds(self, sums: Sequence[Any], added: Sequence[Any], weights: Sequence[Sequence[Any]]) -> None:
-        """Have the keys `added`, times each query's weights for them, added to the queries' sums."""
         self._sums, self._added = sums, added
         self._weights = [[self._everywhere(weight, _VECTOR) for weight in row] for row in weights]
 
@@ -87,9 +85,9 @@ class _Tile:
         builder = self._builder
         keys, added = ([self._load(key, at, mask) for key in some] for some in (self._keys, self._added))
         for row, query in enumerate(self._queries):
-            numbers = self._load(query, at, mask)
+            asked = self._load(query, at, mask)
             for key, score in zip(keys, self._scores[row], strict=True):
-                builder.store(self._fused(numbers, key, builder.load(score)), score)
+                builder.store(self._fused(asked, key, builder.load(score)), score)
             if self._sums:
                 total = self._load(self._sums[row], at, mask)
                 for key, weight in zip(added, self._weights[row], strict=True):
@@ -140,7 +138,10 @@ class _Tile:
         while count > 1:
             half, kind = count // 2, ir.VectorType(_INT, count // 2)
             halves = (kind(list(range(start, start + half))) for start in (0, half))
-            vector = self._builder.fadd(*(self._builder.shuffle_vector(vector, vector, lanes) for lanes in halves))
+            # numba lets sums be reordered that have no flag of their own. There is no product here to contract.
+            vector = self._builder.fadd(
+                *(self._builder.shuffle_vector(vector, vector, lanes) for lanes in halves), flags=("contract",)
+            )
             count = half
         return self._builder.extract_element(vector, _INT(0))
 
@@ -180,8 +181,8 @@ class _Arguments:
         """Return where the key of a number begins."""
         return self.row(keys, self._builder.load(self._builder.gep(self._values[rows].data, [number])))
 
-    def numbers(self, start: Any, count: int) -> list[Any]:
-        """Return the first numbers from a place on."""
+    def loaded(self, start: Any, count: int) -> list[Any]:
+        """Return so many numbers from a place on."""
         return [self._builder.load(self._builder.gep(start, [_INDEX(place)])) for place in range(count)]
 
 
@@ -198,6 +199,9 @@ def _tile(queries: int, keys: int, *, adds: bool) -> Any:
         _context: Any, batch: Any, first: Any, buffer: Any, rows: Any, where: Any, stop: Any, scores: Any,
         sums: Any, weights: Any,
     ) -> Any:  # fmt: skip
+        numbers = (batch, buffer, scores, sums, weights)
+        if rows != types.Array(types.int64, 1, "C") or any(it not in _NUMBERS for it in numbers):
+            raise TypingError("keys, queries, scores and sums have to be C-contiguous float32, and rows int64")
         signature = types.void(batch, first, buffer, rows, where, stop, scores, sums, weights)
         return signature, _generated(queries, keys, adds=adds)
 
@@ -210,23 +214,22 @@ def _generated(queries: int, keys: int, *, adds: bool) -> Callable[..., Any]:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         batch, first, buffer, rows, where, stop, scores, sums, weights = range(len(values))
         given = _Arguments(context, builder, signature, values)
-        last = given.after(stop, -1)
-        places = [_lower(builder, given.after(where, more), last) for more in range(3 * keys)]
+        last, before = given.after(stop, -1), keys if adds else 0
+        places = [_lower(builder, given.after(where, more), last) for more in range(before + 2 * keys)]
         starts = [given.key(buffer, rows, place) for place in places]
-        scored = keys if adds else 0
-        numbers = [given.after(first, row) for row in range(queries)]
-        loop = _Tile(
+        members = [given.after(first, row) for row in range(queries)]
+        found = _Tile(
             builder,
             given.width(buffer),
-            [given.row(batch, row) for row in numbers],
-            starts[scored : scored + keys],
-            starts[scored + keys : scored + 2 * keys],
-        )
-        if adds:
-            own = [given.numbers(given.row(weights, _INDEX(row)), keys) for row in range(queries)]
-            loop.adds([given.row(sums, row) for row in numbers], starts[:keys], own)
-        for row, found in zip(numbers, loop.run(), strict=True):
-            for place, score in zip(places[scored:], found, strict=False):
+            [given.row(batch, row) for row in members],
+            starts[before : before + keys],
+            starts[before + keys :],
+            [given.row(sums, row) for row in members] if adds else [],
+            starts[:before],
+            [given.loaded(given.row(weights, _INDEX(row)), before) for row in range(queries)],
+        ).run()
+        for row, own in zip(members, found, strict=True):
+            for place, score in zip(places[before : before + keys], own, strict=True):
                 builder.store(score, builder.gep(given.row(scores, row), [place]))
         return context.get_dummy_value()
 
@@ -281,19 +284,21 @@ def sweep_keys(
 
     A key's weight is ``exp(beta (s - top))``. A query's top is the one in `tops` [B] float32, or its highest score so
     far where that is higher; what was added before is then brought to it. Where a top rises depends on how many keys
-    are scored at once, so queries without one (minus infinity) go one by one, like those that are left over.
+    are weighed at once, so queries of narrow keys that have none (minus infinity) go one by one, like those left over.
     """
-    count = sums.shape[0]
-    many = count - count % TOGETHER if tops.min() > -np.inf else 0
+    count, weighed = sums.shape[0], PAIR if queries.shape[1] <= NARROW else TOGETHER
+    many = count - count % TOGETHER if weighed == TOGETHER or tops.min() > -np.inf else 0
     weights, recent = np.empty((TOGETHER, TOGETHER), np.float32), np.zeros_like(sums)
     score_keys(queries, keys, rows, start, min(start + TOGETHER, stop), scores)
     for where in range(start, stop, TOGETHER):
         for first in range(0, many, TOGETHER):
             for row in range(TOGETHER):
-                _weigh(scores, first + row, where, stop, beta, sums, recent, tops, weights[row])
+                for place in range(0, TOGETHER, weighed):
+                    own = weights[row, place : place + weighed]
+                    _weigh(scores, first + row, where + place, stop, beta, sums, recent, tops, own)
             _step_many(queries, first, keys, rows, where, stop, scores, recent, weights)
         for row in range(many, count):
-            if queries.shape[1] > NARROW:
+            if weighed == TOGETHER:
                 _weigh(scores, row, where, stop, beta, sums, recent, tops, weights[0])
                 _step_one(queries, row, keys, rows, where, stop, scores, recent, weights)
                 continue

@@ -18,19 +18,21 @@ _LEAST: Final = np.float32(1e-12)
 
 
 @compiled
-def join_parts(sums: Array, tops: Array, beta: float) -> Array:
-    """Return the sums [B, D] of several parts of the keys [parts, B, D], each brought to the highest top, in order.
+def join_parts(sums: Array, tops: Array, highest: Array, beta: float) -> Array:
+    """Return the sums [B, D] of several parts of the keys, each brought to the query's highest score, in order.
 
     Parameters
     ----------
     sums, tops
-        As `cpu_keys.sweep_keys` leaves them; [parts, B] float32. The first part's sums are written to.
+        [parts, B, D], [parts, B] float32, as `cpu_keys.sweep_keys` leaves them. The first part's sums are written to.
+    highest
+        [B] float32, of all scores. Sums that are relative to a far higher top are too small to be squared.
     """
     for row in range(sums.shape[1]):
-        highest, total = tops[:, row].max(), sums[0, row]
-        total *= np.exp(beta * (tops[0, row] - highest))
+        total = sums[0, row]
+        total *= np.exp(beta * (tops[0, row] - highest[row]))
         for part in range(1, sums.shape[0]):
-            factor, more = np.exp(beta * (tops[part, row] - highest)), sums[part, row]
+            factor, more = np.exp(beta * (tops[part, row] - highest[row])), sums[part, row]
             for i in range(total.shape[0]):
                 total[i] += factor * more[i]
     joined: Array = sums[0]

@@ -2,7 +2,10 @@
 
 import numpy as np
 import pytest
+from numba import njit
+from numba.core.errors import TypingError
 
+from horen_vllm.kernels import cpu_keys
 from horen_vllm.kernels.cpu_compile import Array
 from horen_vllm.kernels.cpu_keys import score_keys, sweep_keys
 
@@ -36,17 +39,48 @@ def test_a_product_has_the_same_bits_wherever_it_stands(width: int) -> None:
         assert (scored(queries[:size].copy(), keys, rows[::-1].copy())[:, ::-1] == together[:size]).all()
 
 
-def test_nothing_outside_of_a_part_is_written() -> None:
+def test_nothing_outside_of_a_part_is_read_or_written() -> None:
     queries, keys, rows = made(5, 20, 33)
-    scores = np.full((5, 20), np.nan, np.float32)
+    outside = [*range(3), *range(14, 20)]
+    keys[rows[outside]] = np.nan
+    scores, sums = np.full((5, 20), np.nan, np.float32), np.zeros_like(queries)
     score_keys(queries, keys, rows, 3, 14, scores)
     assert not np.isnan(scores[:, 3:14]).any()
-    assert np.isnan(scores[:, [*range(3), *range(14, 20)]]).all()
-    around = np.full((3, 33), 7.0, np.float32)
-    sweep_keys(queries[:1], keys, rows, np.float32(20), 3, 14, scores, around[1:2], np.full(1, -np.inf, np.float32))
-    assert (around[[0, 2]] == 7.0).all()
-    assert (around[1] != 7.0).any()
-    assert np.isnan(scores[:, [*range(3), *range(14, 20)]]).all()
+    assert np.isnan(scores[:, outside]).all()
+    scores[:] = np.nan
+    sweep_keys(queries, keys, rows, np.float32(20), 3, 14, scores, sums, np.full(5, -np.inf, np.float32))
+    assert np.isfinite(sums).all()
+    assert not np.isnan(scores[:, 3:14]).any()
+    assert np.isnan(scores[:, outside]).all()
+
+
+@pytest.mark.parametrize(("queries", "width"), [(1, 33), (1, 1030), (4, 33), (4, 16)])
+def test_a_tile_keeps_to_its_rows(queries: int, width: int) -> None:
+    """Also where the width ends within a vector."""
+    tile = {1: cpu_keys._step_narrow if width < 1024 else cpu_keys._step_one, 4: cpu_keys._step_many}[queries]
+    asked, keys, rows = made(queries + 2, 20, width)
+    scores, weights = np.full((queries + 2, 20), np.nan, np.float32), np.ones((4, 4), np.float32)
+    sums = np.full_like(asked, 7.0)
+
+    def step(asked: Array, keys: Array, rows: Array, scores: Array, sums: Array, weights: Array) -> None:
+        tile(asked, 1, keys, rows, 0, 20, scores, sums, weights)
+
+    njit(step)(asked, keys, rows, scores, sums, weights)
+    added = 2 if width < 1024 and queries == 1 else 4
+    assert (sums[[0, -1]] == 7.0).all()
+    assert np.allclose(sums[1:-1], 7.0 + keys[rows[:added]].sum(axis=0), atol=1e-5)
+    assert np.isnan(scores[[0, -1]]).all()
+    assert (~np.isnan(scores[1:-1])).sum() == queries * added
+
+
+def test_other_numbers_and_layouts_are_refused() -> None:
+    queries, keys, rows = made(1, 20, 32)
+    scores = np.empty((1, 10), np.float32)
+    for asked, book in ((queries.astype(np.float64), keys), (queries, keys[::2]), (queries[:, ::2], keys[:, ::2])):
+        with pytest.raises(TypingError, match="C-contiguous float32"):
+            score_keys(asked, book, rows[:10] // 2, 0, 10, scores)
+    with pytest.raises(TypingError, match="int64"):
+        score_keys(queries, keys, rows.astype(np.int32), 0, 10, scores)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -68,13 +102,13 @@ def test_weighted_keys_beside_the_definition(width: int, top: float, queries: in
 @pytest.mark.parametrize("width", [33, 1030])
 @pytest.mark.parametrize("top", [1.001, -np.inf])
 def test_a_query_adds_up_the_same_bits_in_every_batch(width: int, top: float) -> None:
-    asked, keys, rows = made(7, 300, width)
+    asked, keys, rows = made(7, 303, width)
     asked[5] = keys[rows[200]]
 
     def swept(queries: Array) -> Array:
-        scores, sums = np.empty((len(queries), 300), np.float32), np.zeros_like(queries)
+        scores, sums = np.empty((len(queries), 303), np.float32), np.zeros_like(queries)
         tops = np.full(len(queries), top, np.float32)
-        sweep_keys(queries, keys, rows, np.float32(20.0), 0, 300, scores, sums, tops)
+        sweep_keys(queries, keys, rows, np.float32(20.0), 0, 303, scores, sums, tops)
         return sums
 
     together = swept(asked)

@@ -89,6 +89,29 @@ def test_threads_and_parts_change_no_bit(method: tuple[float, int]) -> None:
         assert_same(alone, book.run(route_cpu, queries))
 
 
+@pytest.mark.parametrize("beta", [300.0, 30.0])
+def test_parts_without_a_near_key_count_for_little(beta: float) -> None:
+    """What each part is relative to differs from part to part at the higher beta."""
+    book = crowd(12, 20_000, 1030, 0.5)
+    book.beta, book.gamma, book.steps = beta, 0.6, 1
+    queries = book.keys[book.rows[[10, 19_990]]] + 0.02 * torch.randn(
+        2, 1030, generator=torch.Generator().manual_seed(1)
+    )
+    queries = F.normalize(queries, dim=-1)
+    check(book, queries, book.run(route_cpu, queries))
+
+
+@pytest.mark.parametrize("beta", [5.0, 20.0, 30.0, 31.0, 300.0])
+@pytest.mark.parametrize("cosine", [0.2, -0.2, -0.5, -0.99])
+def test_a_far_query_is_led_to_its_attractor(beta: float, cosine: float) -> None:
+    """Its weights are tiny beside those of a query near a key."""
+    axis, side = torch.eye(2, 1030)
+    keys = axis[None].repeat(3, 1)
+    book = Book(keys, torch.arange(3), torch.arange(3), torch.arange(3), gamma=0.3, steps=1, beta=beta)
+    query = (cosine * axis + (1.0 - cosine**2) ** 0.5 * side)[None]
+    check(book, query, book.run(route_cpu, query))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_equal_keys_score_equal_wherever_they_lie(method: tuple[float, int]) -> None:
     """More of them than are read again at first, so that each of them could hide the newest."""
