@@ -102,7 +102,8 @@ def _routing(result: Result) -> Iterator[str]:
     yield ""
     yield (
         "Times ours that the others take: the definition's three readings, one GEMM and top-k, FAISS's flat index. "
-        "Near queries resemble a key, far ones none. Readings: how often all keys are read, ours and the definition's."
+        "Near queries resemble a key, far ones none. Readings: how often all keys are read, ours and the definition's. "
+        "`first scores`: decided before refinement where that is certain (`horen serve --first-scores`)."
     )
     yield ""
     rows = []
@@ -213,6 +214,7 @@ _SECTIONS: Final[Mapping[str, Callable[[Result], Iterator[str]]]] = {
     "serving_cpu": _serving,
     "serving_cpu_long": _serving,
     "serving_cpu_more": _serving,
+    "serving_cpu_grid": _serving,
     "serving_gpu": _serving,
     "routing": _routing,
     "routing_large": _routing,

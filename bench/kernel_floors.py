@@ -112,11 +112,13 @@ def route_works(keys: int, width: int) -> list[Work]:
     owners = torch.arange(keys)
     moved = keys * (4 * width + _INDEX_BYTES)
 
-    def work(name: str, batch: int, steps: int, *, matrix: bool = False) -> Work:
+    def work(name: str, batch: int, steps: int, *, matrix: bool = False, first: bool = False) -> Work:
         rule: dict[str, Any] = {"beta": 20.0, "gamma": 0.01, "steps": steps, "epsilon": 0.0, "threshold": 0.5}
         queries = buffer[:batch].clone()
+        rule["sure_above"] = rule["threshold"] if first else None
         run = partial(route_triton, queries, buffer, owners, owners, owners, **rule, matrix=matrix)
-        products = _PARTS if matrix else 1 + steps
+        # The queries are keys themselves: first scores leave none open.
+        products = _PARTS if matrix else 1 if first else 1 + steps
         operations = 2 * batch * keys * width * products
         return Work(f"route {name}, {keys} keys, D={width}", moved, operations, BF16 if matrix else FP32, run)
 
@@ -124,6 +126,7 @@ def route_works(keys: int, width: int) -> list[Work]:
     return [
         work("M=0", 1, 0),
         work("M=1", 1, 1),
+        work("M=1, first scores", 1, 1, first=True),
         work(f"M=0, {many} queries", many, 0),
         work(f"M=1, {many} queries", many, 1),
         work(f"M=0, {many} queries, matrix units", many, 0, matrix=True),

@@ -31,6 +31,7 @@ from horen_vllm.kernels.route_kernels import (
     score_kernel,
     step_kernel,
 )
+from horen_vllm.kernels.settle_kernels import settle_kernel, weigh_kernel
 from horen_vllm.kernels.sweep_kernels import cut_kernel, matrix_kernel, shortlist_kernel, sweep_kernel
 
 ARCHITECTURES: Final = (80, 90)
@@ -40,13 +41,16 @@ SITE_WIDTH: Final = 14336
 """Of the site's input, for `pool`, whose block sizes do not depend on it."""
 OUTPUTS: Final = (2880, 4096, 8192)
 """Of the site's output: gpt-oss-20b, Llama-8B, and the widest that is common."""
+SETTLED: Final = {"": False, " open": True}
+"""By what a kernel's name ends: whether it takes only queries that first scores leave open."""
 DTYPES: Final = ("bf16", "fp16", "fp32")
 
 _TYPES: Final = {
     "p_scores": "*fp32", "p_block_max": "*fp32", "p_keys": "*fp32", "p_queries": "*fp32",
     "p_chunk_max": "*fp32", "p_first": "*fp32", "p_cut": "*fp32", "p_chord": "*fp32", "p_pull": "*fp32",
     "p_attractor": "*fp32", "p_refined": "*fp32", "p_best_score": "*fp32", "p_score": "*fp32",
-    "p_second_score": "*fp32", "p_sums": "*fp32", "p_token_slot": "*i32", "p_rules": "*fp32",
+    "p_second_score": "*fp32", "p_weighed": "*fp32",
+    "p_open": "*i32", "p_sums": "*fp32", "p_token_slot": "*i32", "p_rules": "*fp32",
 }  # fmt: skip
 """Of a parameter, by name; of the others, pointers are int64 and numbers int32, as the launchers pass them."""
 _WIDTH_STRIDES: Final = ("key_stride", "input_stride", "sum_stride", "output_stride", "value_stride")
@@ -83,8 +87,12 @@ def cases() -> Iterator[Case]:
         constants = {"D": SITE_WIDTH, "BLOCK_T": BLOCK_T, "BLOCK_D": BLOCK_D}
         yield Case(f"pool D={SITE_WIDTH} {dtype}", pool_kernel, constants, {"p_inputs": f"*{dtype}"})
     yield Case("shortlist", shortlist_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
-    yield Case("cut", cut_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
-    yield Case("merge", merge_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
+    yield Case("weigh", weigh_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
+    yield Case("settle", settle_kernel, {"BLOCK": route.MERGE_BLOCK}, {})
+    for name, settled in SETTLED.items():
+        constants = {"BLOCK": route.MERGE_BLOCK, "SETTLED": settled}
+        yield Case(f"cut{name}", cut_kernel, constants, {})
+        yield Case(f"merge{name}", merge_kernel, constants, {})
     for width in OUTPUTS:
         block = triton.next_power_of_2(width)
         for dtype in DTYPES:
@@ -96,16 +104,18 @@ def cases() -> Iterator[Case]:
 def _route_cases(width: int) -> Iterator[Case]:
     score = {"D": width, "BLOCK_N": BLOCK_N, "BLOCK_D": route.SCORE_BLOCK_D}
     pull = {"D": width, "BLOCK_N": BLOCK_N, "BLOCK_D": route.PULL_BLOCK_D, "BLOCK_K": route.MERGE_BLOCK}
-    if width <= route.WIDEST_SWEEP:
-        block_d, block_n, warps = route.sweep_shape(width)
-        sweep = {"D": width, "BLOCK_N": block_n, "BLOCK_D": block_d}
-        yield Case(f"sweep D={width}", sweep_kernel, sweep, {}, warps)
-    else:
-        yield Case(f"score D={width}", score_kernel, score, {})
-        yield Case(f"pull D={width}", pull_kernel, pull, {})
     attractor = {"D": width, "BLOCK_C": route.ATTRACTOR_BLOCK_C, "BLOCK_D": route.PULL_BLOCK_D}
-    yield Case(f"attractor D={width}", attractor_kernel, attractor, {})
-    yield Case(f"step D={width}", step_kernel, {"D": width, "BLOCK_D": route.STEP_BLOCK_D}, {})
+    step = {"D": width, "BLOCK_D": route.STEP_BLOCK_D}
+    yield Case(f"score D={width}", score_kernel, score, {})
+    for name, settled in SETTLED.items():
+        if width <= route.WIDEST_SWEEP:
+            block_d, block_n, warps = route.sweep_shape(width)
+            sweep = {"D": width, "SETTLED": settled, "BLOCK_N": block_n, "BLOCK_D": block_d}
+            yield Case(f"sweep{name} D={width}", sweep_kernel, sweep, {}, warps)
+        else:
+            yield Case(f"pull{name} D={width}", pull_kernel, {**pull, "SETTLED": settled}, {})
+        yield Case(f"attractor{name} D={width}", attractor_kernel, {**attractor, "SETTLED": settled}, {})
+        yield Case(f"step{name} D={width}", step_kernel, {**step, "SETTLED": settled}, {})
     yield Case(f"rank D={width}", rank_kernel, {**score, "CHOSEN": False}, {})
     yield Case(f"rank again D={width}", rank_kernel, {**score, "CHOSEN": True}, {})
     matrix = {

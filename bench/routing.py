@@ -3,7 +3,8 @@
 ``python -m bench.routing`` writes ``bench/results/routing.json``; with ``--device cuda`` the kernels run. Rounds are
 paired: every round asks the same new queries of every side and method, some near a key and some far from all, in orders
 that turn round, and ratios are taken within a round. An interval is that of the median by order statistics, at least
-95 %. A row is one method asked one sort of queries; `bench.routing_verdicts` says which goal it has.
+95 %. A row is one method asked one sort of queries; `bench.routing_verdicts` says which goal it has. Refining methods
+have two: refined scores for every query, and first scores where these are certain.
 
 ``mixed``: many codebooks with one query each, in one call as the plugin makes it for a step, against a call for each.
 On a CPU that one call goes codebook after codebook.
@@ -19,7 +20,20 @@ import typer
 from rich.console import Console
 
 from bench.provenance import provenance, quietness, write_result
-from bench.routing_books import FAR, KINDS, METHODS, MIB, NEAR, RAW, WHITENED, Keys, Kind, made_keys, near_queries
+from bench.routing_books import (
+    FAR,
+    KINDS,
+    METHODS,
+    MIB,
+    NEAR,
+    RAW,
+    WHITENED,
+    Keys,
+    Kind,
+    forms_of,
+    made_keys,
+    near_queries,
+)
 from bench.routing_clock import Clock, clock_for, paired
 from bench.routing_sides import (
     ONE_CALL,
@@ -34,6 +48,7 @@ from bench.routing_verdicts import Row, mixed_summary, of_method, summary
 
 SORTS: Final = {"near": NEAR, "far": FAR}
 """Of queries, and their cosine to a key."""
+_FORMS: Final = [(method, form, rule) for method in METHODS for form, rule in forms_of(method).items()]
 _COUNTED_SEED: Final = 99
 _BOOKS: Final = 64
 
@@ -100,13 +115,13 @@ def measure(kind: Kind, keys: Keys, batch: int, rounds: int, memory: int, clock:
     }
     times = paired(sides_of(keys, copy, memory=memory), queries, rounds, clock)
     rows = []
-    for method, rule in METHODS.items():
+    shape = {"kind": kind.name, "width": kind.width, "entries": len(keys.numbers), "batch": batch}
+    for method, form, rule in _FORMS:
         for sort, cosine in SORTS.items():
             counted = near_queries(keys, 16, cosine, _COUNTED_SEED)
             row = Row(kind, method, rule, batch, keys.buffer.is_cuda, keys_read_again(keys, counted, rule))
-            shape = {"kind": kind.name, "width": kind.width, "entries": len(keys.numbers), "batch": batch}
-            found = summary(row, of_method(times[sort], method), keys, copy.moved)
-            rows.append({**shape, "method": method, "sort": sort, **found})
+            found = summary(row, of_method(times[sort], method, form), keys, copy.moved)
+            rows.append({**shape, "method": form, "sort": sort, **found})
     return rows
 
 

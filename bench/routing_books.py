@@ -40,6 +40,18 @@ METHODS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+def forms_of(method: str) -> dict[str, dict[str, Any]]:
+    """Return the forms of route that a method has, by the names that rows give them, with what `dispatch.route` takes.
+
+    The second decides by first scores where they are certain.
+    """
+    rule = METHODS[method]
+    forms = {method: rule}
+    if rule["steps"]:
+        forms[f"{method}, first scores"] = {**rule, "sure_above": rule["threshold"]}
+    return forms
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """A revision that fills a buffer in order, one key an entry."""

@@ -2,7 +2,7 @@
 
 ``python -m bench.routing_shares`` writes ``bench/results/routing_shares.json``. Keys and queries are made ones, and
 those of the demo model's prompts as the server would make them: the identity space, the window of the preset. Counts,
-no times. ``score_only_undecided`` is the share that scores alone would leave open, were nothing but the entry asked.
+no times. ``first_scores_undecided`` is the share that first scores leave open.
 """
 
 import random
@@ -23,7 +23,6 @@ from horen_vllm.editor.contexts import build_contexts
 from horen_vllm.editor.forward.clean import queries
 from horen_vllm.editor.keying import Keying
 from horen_vllm.editor.memory import MemoryLimit
-from horen_vllm.kernels.bounds import cut_for, highest, lowest, widest_reach
 from horen_vllm.kernels.route_cpu import route_counted
 from horen_vllm.registry.models import EditSpec
 
@@ -61,21 +60,19 @@ def _row(source: str, sort: str, method: str, keys: Keys, found: torch.Tensor) -
         "entries": len(keys.numbers),
         "method": method,
         "matched": float((routed.entry >= 0).double().mean()),
-        "score_only_undecided": sum(_open(row, rule) for row in (found @ keys.buffer.T)) / len(found),
+        "first_scores_undecided": _undecided(found, keys, rule),
         "undecided": float(shares.undecided.double().mean()),
         "keys_read_again_median": float(shares.again.double().median()),
         "share_of_keys_read_again_mean": float(again.mean()),
     }
 
 
-def _open(scores: torch.Tensor, rule: dict[str, Any]) -> bool:
-    """Return whether scores alone leave open which entry matches, if any; an entry has one key here."""
-    weights = torch.softmax(rule["beta"] * scores.double(), dim=0)
-    reach = widest_reach(float(weights @ scores.double()), rule["gamma"]) if rule["steps"] else 0.0
-    best, second = scores.topk(2).values.tolist()
-    if highest(best, reach) <= rule["threshold"]:
-        return False
-    return not (lowest(best, reach) > rule["threshold"] and second < cut_for(lowest(best, reach), reach))
+def _undecided(found: torch.Tensor, keys: Keys, rule: dict[str, Any]) -> float:
+    if not rule["steps"]:
+        return 0.0
+    numbers = keys.numbers
+    _, shares = route_counted(found, keys.buffer, numbers, numbers, numbers, **rule, sure_above=rule["threshold"])
+    return float((shares.again > 0).double().mean())
 
 
 def _real(edits: int, asked: int) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import torch
 
-from bench.routing_books import METHODS, MIB, Keys
+from bench.routing_books import METHODS, MIB, Keys, forms_of
 from bench.routing_clock import Side
 from horen_vllm.core.match import KeyTable, Routed, route_tensors
 from horen_vllm.core.presets import MethodParameters
@@ -54,10 +54,13 @@ def copy_of(keys: Keys) -> Copy:
 
 
 def sides_of(keys: Keys, copy: Copy, *, memory: int) -> dict[str, Side]:
-    """Return all sides: of a method ``name:method``, the others alone; FAISS where its copy fits in `memory` MiB."""
+    """Return all sides: of a method ``name:method``, of ours ``name:form``, the others alone.
+
+    FAISS is among them where its copy fits in `memory` MiB.
+    """
     sides: dict[str, Side] = {}
     for method, rule in METHODS.items():
-        sides[f"{OURS}:{method}"] = _ours(keys, rule)
+        sides |= {f"{OURS}:{form}": _ours(keys, own) for form, own in forms_of(method).items()}
         sides[f"{THREE}:{method}"] = _three_passes(keys, rule)
         if keys.buffer.is_cuda and not rule["steps"]:
             sides[f"{MATRIX}:{method}"] = partial(_ours_by_matrix_units, keys, rule)

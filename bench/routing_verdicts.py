@@ -45,7 +45,7 @@ class Row:
         steps: int = self.rule["steps"]
         if steps == 0:
             return 1.0
-        twice = self.on_gpu and self.kind.width > WIDEST_SWEEP
+        twice = self.on_gpu and self.kind.width > WIDEST_SWEEP and "sure_above" not in self.rule
         return (2 if twice else 1) * steps + (self.again or 0.0)
 
     @property
@@ -106,10 +106,10 @@ def summary(row: Row, times: Times, keys: Keys, moved: int) -> dict[str, Any]:
     }
 
 
-def of_method(times: Times, method: str) -> dict[str, Sequence[Taken]]:
-    """Return the sides of one method under their plain names, and those that have none."""
+def of_method(times: Times, method: str, form: str) -> dict[str, Sequence[Taken]]:
+    """Return the sides of one method under their plain names, ours in one form, and those that have none."""
     named = {name.partition(":"): found for name, found in times.items()}
-    return {side: found for (side, _, of), found in named.items() if of in {"", method}}
+    return {side: found for (side, _, of), found in named.items() if of in {"", form if side == OURS else method}}
 
 
 def mixed_summary(times: Times, one: str, others: str) -> dict[str, Any]:
@@ -135,6 +135,6 @@ def _note(row: Row, goal: float | None) -> str | None:
     if goal != RAW_GOAL or row.naive_readings / row.readings >= goal:
         return None
     most = f"at most {row.naive_readings / row.readings:.2f} times where time is readings"
-    if row.on_gpu and row.kind.width > WIDEST_SWEEP:
+    if row.on_gpu and row.kind.width > WIDEST_SWEEP and "sure_above" not in row.rule:
         return f"keys wider than {WIDEST_SWEEP:,} are read twice a step on a GPU: {most}"
     return f"{100 * (row.again or 0.0):.0f} % of the keys are read again after refinement: {most}"

@@ -19,7 +19,7 @@ import torch
 from bench.made_entries import EntryForm
 from horen_vllm.artifact import EntryArtifact, encode_entry
 from horen_vllm.artifacts.folder import ArtifactFolder
-from horen_vllm.core.presets import MethodParameters, ValueMode, preset_parameters
+from horen_vllm.core.presets import MethodParameters, SpanMode, ValueMode, preset_parameters
 from horen_vllm.core.routing import RoutingSpace
 from horen_vllm.fingerprint import model_fingerprint, read_config
 from horen_vllm.ids import DEFAULT_TENANT, CodebookName
@@ -137,7 +137,7 @@ def _write(
     files = _Files(folder / codebook.tenant / codebook.codebook)
     parameters = _parameters(target)
     if space is not None:
-        parameters = replace(parameters, preset="calibrated", steps=0, space=files.put(space))
+        parameters = replace(parameters, preset="calibrated", steps=0, span=SpanMode.CONTENT, space=files.put(space))
     described = StaticDescription(
         name=codebook,
         model="bench",
@@ -211,7 +211,7 @@ def _space_file(target: Target) -> bytes:
         fingerprint=target.fingerprint,
         site=target.site,
         window_ratio=parameters.window_ratio,
-        span=parameters.span,
+        span=SpanMode.CONTENT,
         prompts=1,
         source="random",
     )

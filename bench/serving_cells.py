@@ -8,6 +8,7 @@ from typing import Final
 
 from bench.serving_books import RAW, WHITENED, Books
 from bench.serving_sides import LORA_MODEL, MODEL
+from bench.serving_workloads import CHAT
 
 SHORT, LONG, PREFIXED = "32-32", "128-128", "prefix-384-32"
 EMPTY: Final = Books(WHITENED, 0, 1)
@@ -152,7 +153,7 @@ def grid(*, on_gpu: bool) -> list[Cell]:
     sizes = product((RAW, WHITENED), (1_000, 10_000, 50_000, 100_000), (1, 64))
     books = [EMPTY, *(Books(*size) for size in sizes)]
     every = [Cell(*cell) for cell in product(books, (LONG, SHORT), (0.0, 0.1, 1.0, None))]
-    prefixed = [Cell(it, PREFIXED, share) for it in (EMPTY, _LARGE) for share in (0.0, 1.0)]
+    prefixed = [Cell(*it) for it in product((EMPTY, _LARGE), (PREFIXED, CHAT), (0.0, 1.0))]
     cells: dict[str, Cell] = {}
     for cell in (*core(on_gpu=on_gpu), *every, *prefixed):
         if not cell.share or (cell.books and cell.books.entries):

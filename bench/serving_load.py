@@ -10,10 +10,11 @@ import numpy as np
 from vllm.benchmarks.lib.endpoint_request_func import (
     RequestFuncInput,
     RequestFuncOutput,
+    async_request_openai_chat_completions,
     async_request_openai_completions,
 )
 
-from bench.serving_workloads import Workload
+from bench.serving_workloads import Prompt, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +57,24 @@ def run_round(url: str, models: Sequence[str], workload: Workload, number: int, 
     Raises
     ------
     RuntimeError
-        When a request fails, or an answer has not as many tokens as it must have.
+        When a request fails, or a prompt or an answer has not as many tokens as it must have.
     """
     inputs = _inputs(url, models, workload, workload.of_round(number), salt)
     return asyncio.run(_run(inputs, workload, concurrency))
 
 
 async def _run(asked: Sequence[RequestFuncInput], workload: Workload, concurrency: int) -> Round:
-    inputs = iter(asked)
+    inputs, ask = iter(asked), async_request_openai_completions
+    if workload.is_chat:
+        ask = async_request_openai_chat_completions
     outputs: list[RequestFuncOutput] = []
 
     async def ask_on() -> None:
         for one in inputs:
-            output = await async_request_openai_completions(one, session)
-            if not output.success or output.output_tokens != workload.answer:
-                raise RuntimeError(f"{one.model}: {output.output_tokens} tokens, {output.error}")
+            output = await ask(one, session)
+            if not output.success or (output.prompt_len, output.output_tokens) != (one.prompt_len, one.output_len):
+                tokens = f"{output.prompt_len} and {output.output_tokens} tokens"
+                raise RuntimeError(f"{one.model}: {tokens}, {output.error}")
             outputs.append(output)
 
     timeout = aiohttp.ClientTimeout(total=3600)
@@ -83,13 +87,14 @@ async def _run(asked: Sequence[RequestFuncInput], workload: Workload, concurrenc
 
 
 def _inputs(
-    url: str, models: Sequence[str], workload: Workload, prompts: Sequence[list[int]], salt: str
+    url: str, models: Sequence[str], workload: Workload, prompts: Sequence[Prompt], salt: str
 ) -> list[RequestFuncInput]:
+    where = "chat/completions" if workload.is_chat else "completions"
     return [
         RequestFuncInput(
             prompt=prompt,
-            api_url=f"{url}/v1/completions",
-            prompt_len=len(prompt),
+            api_url=f"{url}/v1/{where}",
+            prompt_len=len(workload.prompts[0]),
             output_len=workload.answer,
             model=model,
             ignore_eos=True,

@@ -74,9 +74,9 @@ class Rule:
 
     def cached(self, *, routed: bool) -> int:
         """Return how many of a round's prompt tokens come from the cache, once the shared prefix is in it."""
-        length = len(self.workload.prompts[0])
+        length, (start, stop) = len(self.workload.prompts[0]), self.workload.span
         # The last token of a prompt is computed in any case.
-        most = query_window(length, self.window_ratio)[0] if routed else length - 1
+        most = start + query_window(stop - start, self.window_ratio)[0] if routed else length - 1
         return self.requests * (min(self.workload.shared, most) // self.block) * self.block
 
 

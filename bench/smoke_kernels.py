@@ -133,6 +133,7 @@ def _route(sizes: Sizes) -> Iterator[Report]:
         error, right = against_definition(queries, buffer[rows], owners, together, rule)
         detail = f"largest error {error:.1e}, decisions right: {right}, rows independent: {independent}"
         yield f"route M={steps}", right and independent and error < 1e-6, detail
+    yield _settled(queries, (buffer, rows, owners, sequences), {**rule, "gamma": 0.01, "steps": 1})
     yield _matrix(queries, (buffer, rows, owners, sequences), {**rule, "gamma": 0.0, "steps": 0})
     copies = route_triton(buffer[rows[3]][None], buffer, rows, owners, sequences, **{**rule, "gamma": 0.0, "steps": 0})
     holders = owners[torch.tensor([3, sizes.keys // 2, sizes.keys - 1])]
@@ -143,6 +144,18 @@ def _route(sizes: Sizes) -> Iterator[Report]:
         newest and bool(copies.score == copies.runner_up_score),
         f"entry {int(copies.best)} of {ranked}",
     )
+
+
+def _settled(queries: torch.Tensor, book: tuple[torch.Tensor, ...], rule: dict[str, Any]) -> Report:
+    """Check that first scores find the same entries, about a threshold that leaves one query open."""
+    rule["threshold"] = float(route_triton(queries, *book, **rule).score[0])
+    exact, found = (route_triton(queries, *book, **rule, sure_above=bound) for bound in (None, rule["threshold"]))
+    alone = [route_triton(query[None], *book, **rule, sure_above=rule["threshold"]) for query in queries]
+    independent = all(torch.equal(one.score[0], found.score[row]) for row, one in enumerate(alone))
+    refined = [float(one) == float(other) for one, other in zip(exact.score, found.score, strict=True)]
+    right = torch.equal(exact.entry, found.entry) and refined[0]
+    detail = f"rows that were refined: {sum(refined)} of {len(refined)}, rows independent: {independent}"
+    return "route by first scores", right and independent, detail
 
 
 def _matrix(queries: torch.Tensor, book: tuple[torch.Tensor, ...], rule: dict[str, Any]) -> Report:
@@ -159,7 +172,7 @@ def _mixed(sizes: Sizes) -> Report:
     for number, count in enumerate((3, sizes.keys, 0, 1, 17, sizes.keys // 2)):
         # A revision's columns may begin anywhere.
         own = slice(number % 3, number % 3 + count)
-        rule = RouteRule(20.0 + number, 0.1, number % 3, 1e-5, 0.5)
+        rule = RouteRule(20.0 + number, 0.1, number % 3, 1e-5, 0.5, sure_above=0.5 if number == 1 else None)
         group = RouteGroup(1 + number % 2, rows[own], owners[own], sequences, rule)
         asked = F.normalize(torch.randn(group.queries, sizes.inputs), dim=-1)
         alone.append(_alone(asked, buffer, group))
@@ -185,7 +198,9 @@ def _compiles_once(sizes: Sizes) -> Report:
     for count, batch, steps in ((1, 1, 0), (16, 2, 1), (17, 3, 3), (100, 16, 2)):
         rule: dict[str, Any] = {"beta": 20.0, "gamma": 0.1, "steps": steps, "epsilon": 1e-5, "threshold": 0.5}
         queries = F.normalize(torch.randn(batch, sizes.inputs), dim=-1)
-        dispatch.route(queries, buffer, rows[:count].clone(), owners[:count].clone(), sequences, **rule)
+        for sure_above in (None, 0.5):
+            own = rows[:count].clone(), owners[:count].clone()
+            dispatch.route(queries, buffer, *own, sequences, **rule, sure_above=sure_above)
         group = RouteGroup(batch, rows[1:count], owners[1:count], sequences, RouteRule(20.0, 0.1, steps, 1e-5, 0.5))
         dispatch.route_mixed(queries.repeat(count, 1), buffer, [group] * count)
         column = torch.arange(batch)

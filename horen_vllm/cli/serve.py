@@ -39,6 +39,10 @@ KeyBudgetOption = Annotated[
 ValueBudgetOption = Annotated[
     int | None, typer.Option("--value-budget-mib", min=1, help="Server memory for value vectors (64).")
 ]
+FirstScoresOption = Annotated[
+    bool,
+    typer.Option("--first-scores", help="Decide by scores before refinement where they are certain, and report those."),
+]
 
 
 def serve(
@@ -59,6 +63,7 @@ def serve(
     max_model_len: LengthOption = None,
     key_budget_mib: KeyBudgetOption = None,
     value_budget_mib: ValueBudgetOption = None,
+    first_scores: FirstScoresOption = False,
 ) -> None:
     """Run vLLM's OpenAI server with the plugin on 127.0.0.1.
 
@@ -77,6 +82,7 @@ def serve(
         max_model_len=max_model_len,
         key_budget_mib=key_budget_mib,
         value_budget_mib=value_budget_mib,
+        first_scores=first_scores,
         extra=tuple(ctx.args),
     )
     command = server_command(settings)

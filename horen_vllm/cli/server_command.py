@@ -50,13 +50,17 @@ class ServerSettings:
     """Memory for keys and routing spaces, in MiB; the plugin's default when None."""
     value_budget_mib: int | None = None
     """Memory for value vectors, in MiB; the plugin's default when None."""
+    first_scores: bool = False
+    """Whether requests are decided by scores before refinement where these are certain."""
     extra: tuple[str, ...] = ()
     """More arguments for vLLM; they come last, so they win."""
 
-    def additional_config(self) -> dict[str, dict[str, str | int]]:
+    def additional_config(self) -> dict[str, dict[str, str | int | bool]]:
         """Return vLLM's ``additional_config``: what the plugin must know before the model is loaded."""
         budgets = {"key_budget_mib": self.key_budget_mib, "value_budget_mib": self.value_budget_mib}
-        return {"horen": {"site": self.model.site} | {name: mib for name, mib in budgets.items() if mib is not None}}
+        given = {name: mib for name, mib in budgets.items() if mib is not None}
+        # What is at its default is left out: vLLM compiles again for another configuration.
+        return {"horen": {"site": self.model.site, **given, **({"first_scores": True} if self.first_scores else {})}}
 
 
 def server_command(settings: ServerSettings) -> tuple[str, ...]:

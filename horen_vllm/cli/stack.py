@@ -71,6 +71,8 @@ class StackSettings:
     """Memory of the server for keys, in MiB; the plugin's default when None."""
     value_budget_mib: int | None = None
     """Memory of the server for value vectors, in MiB; the plugin's default when None."""
+    first_scores: bool = False
+    """Whether requests are decided by scores before refinement where these are certain."""
     server_args: tuple[str, ...] = ()
     """More arguments for vLLM."""
     ready_timeout_s: float = 600.0
@@ -348,6 +350,7 @@ def _server(plan: StackPlan) -> PartSpec:
         max_model_len=plan.settings.max_model_len,
         key_budget_mib=plan.settings.key_budget_mib,
         value_budget_mib=plan.settings.value_budget_mib,
+        first_scores=plan.settings.first_scores,
         extra=plan.settings.server_args,
     )
     return PartSpec(

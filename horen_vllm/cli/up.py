@@ -17,6 +17,7 @@ from horen_vllm.cli.interrupts import stop_on_signals
 from horen_vllm.cli.serve import (
     CompileOption,
     DtypeOption,
+    FirstScoresOption,
     KeyBudgetOption,
     LengthOption,
     PortOption,
@@ -50,6 +51,7 @@ def up(
     max_model_len: LengthOption = None,
     key_budget_mib: KeyBudgetOption = None,
     value_budget_mib: ValueBudgetOption = None,
+    first_scores: FirstScoresOption = False,
     ready_timeout: Annotated[
         float, typer.Option(min=1.0, metavar="SECONDS", help="How long everything may take to start.")
     ] = 600.0,
@@ -73,6 +75,7 @@ def up(
         max_model_len=max_model_len,
         key_budget_mib=key_budget_mib,
         value_budget_mib=value_budget_mib,
+        first_scores=first_scores,
         server_args=tuple(ctx.args),
         ready_timeout_s=ready_timeout,
     )

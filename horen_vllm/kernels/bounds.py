@@ -9,6 +9,8 @@ from typing import Final
 
 SLACK: Final = 1.25e-4
 """By how much a first score may be off: 2^-24 times the longest chain of sums (README), a hundredfold what is seen."""
+MOST_BETA: Final = 2000.0
+"""Largest beta at which a mean score tells anything: the factor by which weights may differ is e there."""
 _ANGLE_SLACK: Final = 1e-5
 """By how much a reach may be off, in radians."""
 
@@ -24,16 +26,45 @@ def widest_reach(agreement: float, gamma: float) -> float:
     Parameters
     ----------
     agreement
-        ``S = sum p_i s_i``, the softmax's mean score. The attractor's length is at most 1, so its cosine with the
-        query is at least S where that is positive.
+        What ``S = sum p_i s_i``, the softmax's mean score, is at least. The attractor's length is at most 1, so its
+        cosine with the query is at least S where that is positive.
     gamma
         Damping.
     """
-    if agreement <= SLACK:
-        return math.asin(gamma / (1.0 - gamma)) if gamma < 0.5 else math.pi
-    cosine = min(1.0, agreement - SLACK)
+    if not agreement > 0.0:
+        return math.asin(gamma / (1.0 - gamma)) + _ANGLE_SLACK if gamma < 0.5 else math.pi
+    cosine = min(1.0, agreement)
     sine = math.sqrt(1.0 - cosine * cosine)
     return math.atan2(gamma * sine, (1.0 - gamma) + gamma * cosine) + _ANGLE_SLACK
+
+
+def least_agreement(mean: float, top: float, beta: float) -> float:
+    """Return what S is at least by exact scores, where first ones have this mean under the softmax, and this maximum.
+
+    The attractor is added up with weights from scores that are computed, too, so two weights may differ by a factor of
+    ``exp(4 beta SLACK)``; the mean distance of a score from S is at most twice that of the highest. Where `beta` is so
+    large that rounding decides nothing is known, which is -1.
+    """
+    if beta > MOST_BETA:
+        return -1.0
+    return mean - SLACK - 2.0 * math.expm1(4.0 * beta * SLACK) * max(0.0, top - mean)
+
+
+def settles(best: float, second: float, threshold: float, above: float, reach: float) -> bool:
+    """Return whether the first scores of the best entry and of the best beside it decide, wherever the query is led.
+
+    Parameters
+    ----------
+    threshold
+        No match up to this score.
+    above
+        A match above this score, whichever entry has it; at least `threshold`.
+    """
+    # Refined scores are computed, too, and may be off by as much as first ones.
+    if highest(best, reach) + SLACK <= threshold:
+        return True
+    least = lowest(best, reach) - SLACK
+    return least > above and highest(second, reach) + SLACK < least
 
 
 def lowest(score: float, reach: float) -> float:

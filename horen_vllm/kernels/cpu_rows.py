@@ -94,6 +94,18 @@ def highest_keys(scores: Array, places: Array) -> Any:
 
 
 @compiled
+def mean_score(scores: Array, beta: float) -> Any:
+    """Return ``sum p_i s_i`` of scores [N] float32, N >= 1, with ``p = softmax(beta s)``; in float64."""
+    top = scores.max()
+    total = weighted = 0.0
+    for place in range(scores.shape[0]):
+        weight = np.exp(beta * (scores[place] - top))
+        total += weight
+        weighted += weight * scores[place]
+    return weighted / total
+
+
+@compiled
 def best_two(scores: Array, places: Array, owners: Array, sequences: Array) -> tuple[int, float, int, float]:
     """Return the best entry by its best key, that key's score, and the same of the best one beside it; -1 for none.
 

@@ -1,6 +1,7 @@
 """Which form runs: the Triton kernels for CUDA tensors; for all others torch, and numba's loops where keys are read."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -26,11 +27,12 @@ def warm_up(keys_PD: torch.Tensor, dtype: torch.dtype) -> None:
 
 
 def warm_up_route(keys_PD: torch.Tensor) -> None:
-    """Compile the route kernels for keys of this width, with refinement and without; on a CPU once for all widths."""
+    """Compile the route kernels for keys of this width, in all forms; on a CPU once for all widths."""
     zero = torch.zeros(1, dtype=torch.int64, device=keys_PD.device)
     query_1D = torch.zeros_like(keys_PD[:1])
-    for steps in (0, 1):
-        route(query_1D, keys_PD, zero, zero, zero, beta=1.0, gamma=0.5, steps=steps, epsilon=0.0, threshold=0.0)
+    rule: dict[str, Any] = {"beta": 1.0, "gamma": 0.5, "epsilon": 0.0, "threshold": 0.0}
+    for steps, sure_above in ((0, None), (1, None), (1, 0.0)):
+        route(query_1D, keys_PD, zero, zero, zero, **rule, steps=steps, sure_above=sure_above)
 
 
 def pool(
@@ -59,6 +61,7 @@ def route(
     epsilon: float,
     threshold: float,
     directions: bool = True,
+    sure_above: float | None = None,
 ) -> Routed:
     """Route queries through a revision's keys; parameters as `route_cpu` says."""
     form = route_triton if queries_BD.is_cuda else route_cpu
@@ -74,6 +77,7 @@ def route(
         epsilon=epsilon,
         threshold=threshold,
         directions=directions,
+        sure_above=sure_above,
     )
 
 

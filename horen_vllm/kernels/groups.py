@@ -5,16 +5,17 @@ no bit of its result, and nobody waits for another's keys. Work is numbered on t
 Shapes: G groups, B queries, N keys of a group, E its entries, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 
 BLOCK_N: Final = 16
 """Keys that are ranked at once."""
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,12 @@ class RouteRule:
     epsilon: float
     threshold: float
     directions: bool = True
+    sure_above: float | None = None
+
+    @property
+    def settles(self) -> bool:
+        """Whether first scores may decide. More than one step takes the plain way; without any they are exact."""
+        return self.sure_above is not None and self.steps == 1 and self.directions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class RouteGroup:
     queries
         How many: rows of the batch, those that follow the group before.
     key_rows, owners
-        [N] int64, rows of the key buffer and the entry of each, in [0, E).
+        [N] int64, rows of the key buffer and the entry of each, in [0, E). Groups may share both.
     sequences
         [E] int64, distinct edit sequence numbers >= 0. Groups may share the tensor.
     """
@@ -83,7 +90,7 @@ class Column(IntEnum):
 
 
 class Parameter(IntEnum):
-    """What the table says of a group's rule, in float32."""
+    """What the table says of a group's rule, in float32; an even number of them: they share the numbers' memory."""
 
     BETA = 0
     KEEP = 1
@@ -91,6 +98,8 @@ class Parameter(IntEnum):
     GAMMA = 2
     EPSILON = 3
     THRESHOLD = 4
+    SURE_ABOVE = 5
+    """Of groups that settle; else not looked at."""
 
 
 class RouteTable:
@@ -100,6 +109,8 @@ class RouteTable:
     ----------
     groups
         In the order of the batch's queries, not all of them empty.
+    settles
+        Which of them have a place in the table: those that may settle, or the others.
     width
         Of a key.
     part
@@ -119,23 +130,29 @@ class RouteTable:
         Of each group, never increasing.
     """
 
-    def __init__(self, groups: Sequence[RouteGroup], width: int, *, part: int, device: torch.device) -> None:
-        firsts = np.cumsum([0, *(group.queries for group in groups)]).tolist()
-        placed = [pair for pair in zip(groups, firsts, strict=False) if not pair[0].is_empty]
+    def __init__(
+        self, groups: Sequence[RouteGroup], width: int, *, settles: bool = False, part: int, device: torch.device
+    ) -> None:
+        rows = np.cumsum([0, *(group.queries for group in groups)]).tolist()
+        placed = [
+            (group, row)
+            for group, row in zip(groups, rows, strict=False)
+            if not group.is_empty and group.rule.settles == settles
+        ]
         # A large codebook's chunks are the longest: they must not be the last to begin.
         placed.sort(key=lambda pair: (pair[0].rule.steps, len(pair[0].key_rows)), reverse=True)
         self.groups = [group for group, _ in placed]
         self.steps = [group.rule.steps for group in self.groups]
         self._ends: dict[Column, list[int]] = {}
-        self.key_rows = _joined([group.key_rows for group in self.groups])
-        self.owners = _joined([group.owners for group in self.groups])
-        distinct = {id(group.sequences): group.sequences for group in self.groups}
-        self.sequences = _joined(list(distinct.values()))
-        lengths = [len(sequences) for sequences in distinct.values()]
-        starts = dict(zip(distinct, np.cumsum([0, *lengths]).tolist(), strict=False))
         columns = self._columns(width, part)
         columns[Column.QUERY] = [first for _, first in placed]
-        columns[Column.SEQUENCE] = [starts[id(group.sequences)] for group in self.groups]
+        pairs = {(id(group.key_rows), id(group.owners)): (group.key_rows, group.owners) for group in self.groups}
+        self.key_rows, self.owners = (_joined(list(parts)) for parts in zip(*pairs.values(), strict=True))
+        starts = _starts({pair: rows for pair, (rows, _) in pairs.items()})
+        columns[Column.KEY] = [starts[id(group.key_rows), id(group.owners)] for group in self.groups]
+        distinct = {id(group.sequences): group.sequences for group in self.groups}
+        self.sequences, firsts = _joined(list(distinct.values())), _starts(distinct)
+        columns[Column.SEQUENCE] = [firsts[id(group.sequences)] for group in self.groups]
         self.numbers = _on_device(_packed(columns, [group.rule for group in self.groups]), device)
         self.rules = self.numbers.view(torch.float32)
 
@@ -164,7 +181,6 @@ class RouteTable:
         self._count(columns, Column.CHUNK, columns[Column.CHUNKS])
         self._count(columns, Column.BLOCK, columns[Column.BLOCKS])
         self._count(columns, Column.PART, columns[Column.PARTS])
-        columns[Column.KEY, 1:] = np.cumsum(columns[Column.KEYS])[:-1]
         return columns
 
     def _count(self, columns: np.ndarray, column: Column, of_each_query: np.ndarray | int) -> None:
@@ -185,13 +201,19 @@ def chunking(keys: int, width: int) -> tuple[int, int]:
 
 
 def _packed(columns: np.ndarray, rules: Sequence[RouteRule]) -> torch.Tensor:
-    parameters = np.zeros((len(Parameter) + 1, len(rules)), dtype=np.float32)
+    parameters = np.zeros((len(Parameter), len(rules)), dtype=np.float32)
     parameters[Parameter.BETA] = [rule.beta for rule in rules]
     parameters[Parameter.KEEP] = [1.0 - rule.gamma for rule in rules]
     parameters[Parameter.GAMMA] = [rule.gamma for rule in rules]
     parameters[Parameter.EPSILON] = [rule.epsilon for rule in rules]
     parameters[Parameter.THRESHOLD] = [rule.threshold for rule in rules]
+    parameters[Parameter.SURE_ABOVE] = [np.inf if rule.sure_above is None else rule.sure_above for rule in rules]
     return torch.from_numpy(np.concatenate([columns.reshape(-1), parameters.reshape(-1).view(np.int64)]))
+
+
+def _starts(distinct: Mapping[K, torch.Tensor]) -> dict[K, int]:
+    """Return where each tensor begins once all are joined."""
+    return dict(zip(distinct, np.cumsum([0, *map(len, distinct.values())]).tolist(), strict=False))
 
 
 def _joined(columns: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -24,6 +24,7 @@ from horen_vllm.kernels.route_kernels import (
     score_kernel,
     step_kernel,
 )
+from horen_vllm.kernels.settle_kernels import settle_kernel, weigh_kernel
 from horen_vllm.kernels.sweep_kernels import cut_kernel, matrix_kernel, shortlist_kernel, sweep_kernel
 
 SCORE_BLOCK_D = 512
@@ -58,6 +59,26 @@ class _Keys:
         return self.buffer.new_empty(self.table.total(column, groups), *more)
 
 
+@dataclass(frozen=True, slots=True)
+class _First:
+    """Scores of unrefined queries, the best of each part and block by them, and what they leave open.
+
+    Attributes
+    ----------
+    scores, block_max
+        Of each query, float32: [N] and [blocks].
+    shortlist
+        Scores [parts, 2] float32 and owners [parts, 2] int64.
+    open
+        [B] int32, 0 where a query's decision is written already.
+    """
+
+    scores: torch.Tensor
+    block_max: torch.Tensor
+    shortlist: tuple[torch.Tensor, torch.Tensor]
+    open: torch.Tensor
+
+
 def route_mixed_triton(queries_BD: torch.Tensor, keys_PD: torch.Tensor, groups: Sequence[RouteGroup]) -> Routed:
     """Launch the kernels for queries of several groups; same contract as ``dispatch.route_mixed``."""
     return _route(queries_BD, keys_PD, groups)
@@ -76,6 +97,7 @@ def route_triton(
     epsilon: float,
     threshold: float,
     directions: bool = True,
+    sure_above: float | None = None,
     matrix: bool = False,
 ) -> Routed:
     """Launch the kernels for queries of one group; same contract as `route_cpu`.
@@ -83,7 +105,7 @@ def route_triton(
     With `matrix` (and without refinement) first scores come from the matrix units, from products of bfloat16 parts;
     those only choose the keys that are scored in float32, so results are the same to the bit.
     """
-    rule = RouteRule(beta, gamma, steps, epsilon, threshold, directions)
+    rule = RouteRule(beta, gamma, steps, epsilon, threshold, directions, sure_above)
     group = RouteGroup(queries_BD.shape[0], key_rows_N, owners_N, sequences_E, rule)
     return _route(queries_BD, keys_PD, [group], matrix=matrix and directions and steps == 0)
 
@@ -99,23 +121,36 @@ def _route(
 ) -> Routed:
     if all(group.is_empty for group in groups):
         return nothing(queries_BD)
-    keys = _keys(keys_PD, groups)
     routed = _unwritten(queries_BD, some_empty=any(group.is_empty for group in groups))
     queries_BD = queries_BD.contiguous()
-    if matrix:
-        first = _matrix_scores(queries_BD, keys)
-        cut_B = _cut(first, torch.zeros_like(queries_BD[:, 0]), keys, len(keys.table))
-        _decide(queries_BD, keys, routed, len(keys.table), first, cut_B)
-    elif refined := keys.table.refined(0):
-        queries_BD, first, chord_B = _refine(queries_BD, keys)
-        _decide(queries_BD, keys, routed, refined, first, _cut(first, chord_B, keys, refined))
-    else:
-        _decide(queries_BD, keys, routed)
+    # One after the other: neither changes what the other's kernels do.
+    for settles in (True, False):
+        if any(not group.is_empty and group.rule.settles == settles for group in groups):
+            _launch(queries_BD, _keys(keys_PD, groups, settles=settles), routed, settles=settles, matrix=matrix)
     return routed
 
 
-def _keys(keys_PD: torch.Tensor, groups: Sequence[RouteGroup]) -> _Keys:
-    return _Keys(keys_PD, RouteTable(groups, keys_PD.shape[1], part=MERGE_BLOCK, device=keys_PD.device))
+def _keys(keys_PD: torch.Tensor, groups: Sequence[RouteGroup], *, settles: bool = False) -> _Keys:
+    table = RouteTable(groups, keys_PD.shape[1], settles=settles, part=MERGE_BLOCK, device=keys_PD.device)
+    return _Keys(keys_PD, table)
+
+
+def _launch(queries_BD: torch.Tensor, keys: _Keys, routed: Routed, *, settles: bool, matrix: bool) -> None:
+    """Decide the queries of a table's groups."""
+    refined = keys.table.refined(0)
+    if matrix:
+        scores = _matrix_scores(queries_BD, keys)
+        shortlist = _shortlist(scores, keys, len(keys.table))
+        cut_B = _cut(shortlist, torch.zeros_like(queries_BD[:, 0]), keys, len(keys.table))
+        _decide(queries_BD, keys, routed, len(keys.table), scores, cut_B)
+    elif refined:
+        first = _settle(queries_BD, keys, routed) if settles else None
+        queries_BD, scores, chord_B = _refine(queries_BD, keys, first)
+        shortlist = _shortlist(scores, keys, refined) if first is None else first.shortlist
+        open_B = None if first is None else first.open
+        _decide(queries_BD, keys, routed, refined, scores, _cut(shortlist, chord_B, keys, refined, open_B), open_B)
+    else:
+        _decide(queries_BD, keys, routed)
 
 
 def _unwritten(queries_BD: torch.Tensor, *, some_empty: bool) -> Routed:
@@ -130,25 +165,54 @@ def _unwritten(queries_BD: torch.Tensor, *, some_empty: bool) -> Routed:
     return Routed(entry, best, score, second, second_score)
 
 
-def _refine(queries_BD: torch.Tensor, keys: _Keys) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the refined queries, and how those before the last step scored and how far it led [B]."""
+def _settle(queries_BD: torch.Tensor, keys: _Keys, routed: Routed) -> _First:
+    """Decide what is certain without refinement; all groups of the table take one step."""
+    table, groups = keys.table, len(keys.table)
+    scores, block_max = keys.new(Column.SCORE, groups), keys.new(Column.BLOCK, groups)
+    weighed, open_B = keys.new(Column.PART, groups, 3), torch.zeros_like(queries_BD[:, 0], dtype=torch.int32)
+    _score(queries_BD, keys, scores, block_max, groups)
+    best_score, best_owner = shortlist = _shortlist(scores, keys, groups)
+    # fmt: off
+    weigh_kernel[(table.total(Column.PART, groups),)](
+        scores, table.numbers, table.rules, weighed, groups, BLOCK=MERGE_BLOCK,
+    )
+    settle_kernel[(table.total(Column.ROW, groups),)](
+        best_score, best_owner, weighed, table.sequences, table.numbers, table.rules, open_B,
+        routed.entry, routed.best, routed.score, routed.runner_up, routed.runner_up_score, groups, BLOCK=MERGE_BLOCK,
+    )
+    # fmt: on
+    return _First(scores, block_max, shortlist, open_B)
+
+
+def _refine(
+    queries_BD: torch.Tensor, keys: _Keys, first: _First | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the refined queries, and how those before the last step scored and how far it led [B].
+
+    Of queries that are settled nothing is written.
+    """
     table, width, refined = keys.table, keys.width, keys.table.refined(0)
     queries_BD = queries_BD.clone()
-    scores, chunk_max = keys.new(Column.SCORE, refined), keys.new(Column.CHUNK, refined)
+    scores = keys.new(Column.SCORE, refined) if first is None else first.scores
+    chunk_max = keys.new(Column.CHUNK, refined)
     pull = keys.new(Column.CHUNK, refined, width)
     attractor, chord = torch.empty_like(queries_BD), torch.empty_like(queries_BD[:, 0])
-    read = _sweep if width <= WIDEST_SWEEP else _score_and_pull
+    open_B, settled = (chord, False) if first is None else (first.open, True)
     for step in range(max(table.steps)):
         moving = table.refined(step)
         rows = table.total(Column.ROW, moving)
-        read(queries_BD, keys, scores, chunk_max, pull, moving)
+        if width <= WIDEST_SWEEP:
+            _sweep(queries_BD, keys, scores, chunk_max, pull, moving, first)
+        else:
+            _pull(queries_BD, keys, scores, chunk_max, pull, moving, first)
         # fmt: off
         attractor_kernel[(triton.cdiv(width, PULL_BLOCK_D), rows)](
-            pull, chunk_max, table.numbers, table.rules, attractor, len(table),
-            D=width, BLOCK_C=ATTRACTOR_BLOCK_C, BLOCK_D=PULL_BLOCK_D,
+            pull, chunk_max, table.numbers, table.rules, attractor, open_B, len(table),
+            D=width, SETTLED=settled, BLOCK_C=ATTRACTOR_BLOCK_C, BLOCK_D=PULL_BLOCK_D,
         )
         step_kernel[(rows,)](
-            queries_BD, attractor, table.numbers, table.rules, chord, len(table), D=width, BLOCK_D=STEP_BLOCK_D,
+            queries_BD, attractor, table.numbers, table.rules, chord, open_B, len(table),
+            D=width, SETTLED=settled, BLOCK_D=STEP_BLOCK_D,
         )
         # fmt: on
     return queries_BD, scores, chord
@@ -161,35 +225,45 @@ def _sweep(
     chunk_max: torch.Tensor,
     pull: torch.Tensor,
     groups: int,
+    first: _First | None,
 ) -> None:
+    """Score all keys and add them up."""
     table = keys.table
     block_d, block_n, warps = sweep_shape(keys.width)
     sweep_kernel[(table.total(Column.CHUNK, groups),)](
         queries_BD, keys.buffer, table.key_rows, table.numbers, table.rules, scores, chunk_max, pull,
-        keys.stride, len(table), D=keys.width, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps,
+        chunk_max if first is None else first.open, keys.stride, len(table),
+        D=keys.width, SETTLED=first is not None, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps,
     )  # fmt: skip
 
 
-def _score_and_pull(
+def _score(queries_BD: torch.Tensor, keys: _Keys, scores: torch.Tensor, block_max: torch.Tensor, groups: int) -> None:
+    table = keys.table
+    score_kernel[(table.total(Column.BLOCK, groups),)](
+        queries_BD, keys.buffer, table.key_rows, table.numbers, scores, block_max, keys.stride, len(table),
+        D=keys.width, BLOCK_N=BLOCK_N, BLOCK_D=SCORE_BLOCK_D,
+    )  # fmt: skip
+
+
+def _pull(
     queries_BD: torch.Tensor,
     keys: _Keys,
     scores: torch.Tensor,
     chunk_max: torch.Tensor,
     pull: torch.Tensor,
     groups: int,
+    first: _First | None,
 ) -> None:
+    """Add all keys up, which have to be scored before."""
     table = keys.table
-    block_max = keys.new(Column.BLOCK, groups)
-    # fmt: off
-    score_kernel[(table.total(Column.BLOCK, groups),)](
-        queries_BD, keys.buffer, table.key_rows, table.numbers, scores, block_max, keys.stride, len(table),
-        D=keys.width, BLOCK_N=BLOCK_N, BLOCK_D=SCORE_BLOCK_D,
-    )
+    block_max = keys.new(Column.BLOCK, groups) if first is None else first.block_max
+    if first is None:
+        _score(queries_BD, keys, scores, block_max, groups)
     pull_kernel[(table.total(Column.CHUNK, groups) * triton.cdiv(keys.width, PULL_BLOCK_D),)](
         scores, block_max, keys.buffer, table.key_rows, table.numbers, table.rules, chunk_max, pull,
-        keys.stride, len(table), D=keys.width, BLOCK_N=BLOCK_N, BLOCK_D=PULL_BLOCK_D, BLOCK_K=MERGE_BLOCK,
-    )
-    # fmt: on
+        chunk_max if first is None else first.open, keys.stride, len(table),
+        D=keys.width, SETTLED=first is not None, BLOCK_N=BLOCK_N, BLOCK_D=PULL_BLOCK_D, BLOCK_K=MERGE_BLOCK,
+    )  # fmt: skip
 
 
 def _matrix_scores(queries_BD: torch.Tensor, keys: _Keys) -> torch.Tensor:
@@ -204,20 +278,30 @@ def _matrix_scores(queries_BD: torch.Tensor, keys: _Keys) -> torch.Tensor:
     return scores
 
 
-def _cut(first: torch.Tensor, chord_B: torch.Tensor, keys: _Keys, groups: int) -> torch.Tensor:
-    """Return the first score [B] that a key needs to be read again, for queries of the first `groups`."""
+def _shortlist(scores: torch.Tensor, keys: _Keys, groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best two entries of each part by first scores, for queries of the first `groups`."""
     table = keys.table
     parts = table.total(Column.PART, groups)
     best_score, best_owner = keys.new(Column.PART, groups, 2), table.owners.new_empty(parts, 2)
-    cut_B = torch.empty_like(chord_B)
-    # fmt: off
     shortlist_kernel[(parts,)](
-        first, table.owners, table.numbers, best_score, best_owner, len(table), BLOCK=MERGE_BLOCK,
-    )
+        scores, table.owners, table.sequences, table.numbers, best_score, best_owner, len(table), BLOCK=MERGE_BLOCK,
+    )  # fmt: skip
+    return best_score, best_owner
+
+
+def _cut(
+    shortlist: tuple[torch.Tensor, torch.Tensor],
+    chord_B: torch.Tensor,
+    keys: _Keys,
+    groups: int,
+    open_B: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the first score [B] that a key needs to be read again, for queries of the first `groups`."""
+    table, cut_B = keys.table, torch.empty_like(chord_B)
     cut_kernel[(table.total(Column.ROW, groups),)](
-        best_score, best_owner, table.sequences, table.numbers, chord_B, cut_B, len(table), BLOCK=MERGE_BLOCK,
-    )
-    # fmt: on
+        *shortlist, table.sequences, table.numbers, chord_B, cut_B, chord_B if open_B is None else open_B, len(table),
+        SETTLED=open_B is not None, BLOCK=MERGE_BLOCK,
+    )  # fmt: skip
     return cut_B
 
 
@@ -228,8 +312,12 @@ def _decide(
     chosen: int = 0,
     first: torch.Tensor | None = None,
     cut_B: torch.Tensor | None = None,
+    open_B: torch.Tensor | None = None,
 ) -> None:
-    """Write the best two entries among all keys; of the `chosen` first groups among those that reach the cut."""
+    """Write the best two entries among all keys; of the `chosen` first groups among those that reach the cut.
+
+    Where some are `open`, of the others nothing is written.
+    """
     table = keys.table
     some, everything = table.total(Column.BLOCK, chosen), table.total(Column.BLOCK, len(table))
     best_score, best_owner = keys.new(Column.BLOCK, len(table), 2), table.owners.new_empty(everything, 2)
@@ -245,7 +333,7 @@ def _decide(
         )
     merge_kernel[(table.total(Column.ROW, len(table)),)](
         best_score, best_owner, table.sequences, table.numbers, table.rules,
-        routed.entry, routed.best, routed.score, routed.runner_up, routed.runner_up_score, len(table),
-        BLOCK=MERGE_BLOCK,
+        routed.entry, routed.best, routed.score, routed.runner_up, routed.runner_up_score,
+        routed.entry if open_B is None else open_B, len(table), SETTLED=open_B is not None, BLOCK=MERGE_BLOCK,
     )
     # fmt: on

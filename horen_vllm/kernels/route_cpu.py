@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from horen_vllm.core.match import NO_ENTRY, Routed
-from horen_vllm.kernels.bounds import cut_for, lowest, reach_of
+from horen_vllm.kernels.bounds import cut_for, least_agreement, lowest, reach_of, settles, widest_reach
 from horen_vllm.kernels.cpu_book import Book
 from horen_vllm.kernels.cpu_compile import Array
-from horen_vllm.kernels.cpu_rows import best_two, highest_keys, refine_rows
+from horen_vllm.kernels.cpu_rows import best_two, highest_keys, mean_score, refine_rows
 from horen_vllm.kernels.groups import RouteGroup, RouteRule
 
 FIRST: Final = 16
@@ -89,6 +89,7 @@ def route_cpu(
     epsilon: float,
     threshold: float,
     directions: bool = True,
+    sure_above: float | None = None,
 ) -> Routed:
     """Route queries as ``core.match.route_tensors`` does, with the keys read where they lie.
 
@@ -113,12 +114,17 @@ def route_cpu(
         A row matches when its best score is greater.
     directions
         Whether queries and keys are unit vectors. False (GRACE's, of any length): `steps` must be 0.
+    sure_above
+        None: scores are those of refined queries. Else, with one step, rows whose decision is certain by the scores of
+        unrefined queries are decided by these, and have them and the best two entries by them; certain is a match
+        above `sure_above`, the highest bound that any entry has (at least `threshold`), and no match at `threshold`.
+        `entry` is the same as with None.
     """
     if 0 in (queries_BD.shape[0], key_rows_N.shape[0]):
         return nothing(queries_BD)
     book = Book(keys_PD, key_rows_N, owners_N, sequences_E)
-    routed, _ = _route(queries_BD, book, RouteRule(beta, gamma, steps, epsilon, threshold, directions))
-    return routed
+    rule = RouteRule(beta, gamma, steps, epsilon, threshold, directions, sure_above)
+    return _route(queries_BD, book, rule)[0]
 
 
 def route_counted(
@@ -133,10 +139,12 @@ def route_counted(
     steps: int,
     epsilon: float,
     threshold: float,
+    sure_above: float | None = None,
 ) -> tuple[Routed, Shares]:
     """Route one query or more through one key or more as `route_cpu` does, and tell what was read again."""
     book = Book(keys_PD, key_rows_N, owners_N, sequences_E)
-    routed, again_B = _route(queries_BD, book, RouteRule(beta, gamma, steps, epsilon, threshold))
+    rule = RouteRule(beta, gamma, steps, epsilon, threshold, sure_above=sure_above)
+    routed, again_B = _route(queries_BD, book, rule)
     shares = torch.tensor(again_B)
     return routed, Shares(shares, shares > FIRST)
 
@@ -160,6 +168,8 @@ def _route(queries_BD: torch.Tensor, book: Book, rule: RouteRule) -> tuple[Route
         # Exact as they are, of any length.
         for row, scores in enumerate(book.scores(queries)):
             found.put(row, scores, book)
+    elif rule.settles:
+        again_B = _settled(queries, book, rule, found)
     else:
         again_B = _refined(queries, book, rule, found)
     if not numbers:
@@ -171,6 +181,31 @@ def _routed(found: _Found, threshold: float) -> Routed:
     (best_B, second_B), (score_B, second_score_B) = found.entries, found.scores
     entry_B = np.where(score_B > np.float32(threshold), best_B, NO_ENTRY)
     return Routed(*map(torch.from_numpy, (entry_B, best_B, score_B, second_B, second_score_B)))
+
+
+def _settled(queries: Array, book: Book, rule: RouteRule, found: _Found) -> list[int]:
+    """Decide by first scores where they are certain, else after refinement; return as `_refined`."""
+    again, left = [0] * len(queries), list[int]()
+    for row, scores in enumerate(book.scores(queries)):
+        found.put(row, scores, book)
+        best, second = found.scores[:, row].tolist()
+        if not _certain(scores, best, second, rule):
+            left.append(row)
+    if left:
+        refined = _Found(len(left))
+        read = _refined(queries[left], book, rule, refined)
+        found.entries[:, left], found.scores[:, left] = refined.entries, refined.scores
+        for row, count in zip(left, read, strict=True):
+            again[row] = len(book.places) + count
+    return again
+
+
+def _certain(scores_N: Array, best: float, second: float, rule: RouteRule) -> bool:
+    above = -np.inf if rule.sure_above is None else rule.sure_above
+    if settles(best, second, rule.threshold, above, widest_reach(0.0, rule.gamma)):
+        return True
+    agreement = least_agreement(float(mean_score(scores_N, np.float32(rule.beta))), best, rule.beta)
+    return settles(best, second, rule.threshold, above, widest_reach(agreement, rule.gamma))
 
 
 def _refined(queries: Array, book: Book, rule: RouteRule, found: _Found) -> list[int]:

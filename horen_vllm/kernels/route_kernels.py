@@ -102,18 +102,24 @@ def pull_kernel(
     p_rules: tl.tensor,
     p_chunk_max: tl.tensor,
     p_pull: tl.tensor,
+    p_open: tl.tensor,
     key_stride: tl.tensor,
     num_groups: tl.tensor,
     D: tl.constexpr,
+    SETTLED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ) -> None:
     """Write one chunk's share [B, C, D] of ``sum exp(beta (s - max)) k``, and the maximum [B, C] of all keys.
 
-    For keys too wide for `sweep_kernel`. Grid: (chunks of all queries * D blocks,).
+    For keys too wide for `sweep_kernel`. With SETTLED nothing is done for queries that are not `open` [B]; so in the
+    kernels below. Grid: (chunks of all queries * D blocks,).
     """
     group, row, i_chunk = share_of(p_table, num_groups, tl.program_id(0) // tl.cdiv(D, BLOCK_D), AT_CHUNK)
+    if SETTLED:  # noqa: SIM102 - decided when it is compiled
+        if tl.load(p_open + place_of(p_table, num_groups, group, AT_QUERY) + row) == 0:
+            return
     num_keys = count_of(p_table, num_groups, group, AT_KEYS)
     num_blocks = count_of(p_table, num_groups, group, AT_BLOCKS)
     chunk = count_of(p_table, num_groups, group, AT_SIZE)
@@ -150,13 +156,18 @@ def attractor_kernel(
     p_table: tl.tensor,
     p_rules: tl.tensor,
     p_attractor: tl.tensor,
+    p_open: tl.tensor,
     num_groups: tl.tensor,
     D: tl.constexpr,
+    SETTLED: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
     """Merge the chunks' shares into ``T(q)`` [B, D] (Theorem 2.1) times a factor. Grid: (D blocks, all queries)."""
     group, row, i_b = row_of(p_table, num_groups, tl.program_id(1))
+    if SETTLED:  # noqa: SIM102 - decided when it is compiled
+        if tl.load(p_open + i_b) == 0:
+            return
     num_chunks = count_of(p_table, num_groups, group, AT_CHUNKS)
     beta = rule_of(p_rules, num_groups, group, RULE_BETA)
     i_first = place_of(p_table, num_groups, group, AT_CHUNK) + row * num_chunks
@@ -183,8 +194,10 @@ def step_kernel(
     p_table: tl.tensor,
     p_rules: tl.tensor,
     p_chord: tl.tensor,
+    p_open: tl.tensor,
     num_groups: tl.tensor,
     D: tl.constexpr,
+    SETTLED: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
     """Take one damped step (eq. 3) in place unless the row is at its attractor (Alg. 1), and write its length.
@@ -192,6 +205,9 @@ def step_kernel(
     Grid: (all queries,).
     """
     group, _, i_b = row_of(p_table, num_groups, tl.program_id(0))
+    if SETTLED:  # noqa: SIM102 - decided when it is compiled
+        if tl.load(p_open + i_b) == 0:
+            return
     keep = rule_of(p_rules, num_groups, group, RULE_KEEP)
     gamma = rule_of(p_rules, num_groups, group, RULE_GAMMA)
     epsilon = rule_of(p_rules, num_groups, group, RULE_EPSILON)
@@ -333,11 +349,16 @@ def merge_kernel(
     p_score: tl.tensor,
     p_second: tl.tensor,
     p_second_score: tl.tensor,
+    p_open: tl.tensor,
     num_groups: tl.tensor,
+    SETTLED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     """Write a row's decision from the blocks' candidates [B, 2K]. Grid: (all queries,)."""
     group, row, i_b = row_of(p_table, num_groups, tl.program_id(0))
+    if SETTLED:  # noqa: SIM102 - decided when it is compiled
+        if tl.load(p_open + i_b) == 0:
+            return
     num_blocks = count_of(p_table, num_groups, group, AT_BLOCKS)
     num_candidates = 2 * num_blocks
     first = 2 * (place_of(p_table, num_groups, group, AT_BLOCK) + row * num_blocks)

@@ -41,17 +41,23 @@ def sweep_kernel(
     p_scores: tl.tensor,
     p_chunk_max: tl.tensor,
     p_pull: tl.tensor,
+    p_open: tl.tensor,
     key_stride: tl.tensor,
     num_groups: tl.tensor,
     D: tl.constexpr,
+    SETTLED: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:
     """Write one chunk's scores [B, N], maximum m [B, C] and ``sum exp(beta (s - m)) k`` [B, C, D].
 
-    A key is loaded once and stays in registers, whole, for both. Grid: (chunks of all queries,).
+    A key is loaded once and stays in registers, whole, for both. With SETTLED nothing is done for queries that are not
+    `open` [B]. Grid: (chunks of all queries,).
     """
     group, row, i_chunk = share_of(p_table, num_groups, tl.program_id(0), AT_CHUNK)
+    if SETTLED:  # noqa: SIM102 - decided when it is compiled
+        if tl.load(p_open + place_of(p_table, num_groups, group, AT_QUERY) + row) == 0:
+            return
     num_keys = count_of(p_table, num_groups, group, AT_KEYS)
     chunk = count_of(p_table, num_groups, group, AT_SIZE)
     beta = rule_of(p_rules, num_groups, group, RULE_BETA)
@@ -133,10 +139,11 @@ def matrix_kernel(
     tl.store(at, tl.where(is_number, b_scores, _LOW), mask=asked[:, None] & listed[None, :])
 
 
-@triton.jit(do_not_specialize=["num_groups"], do_not_specialize_on_alignment=["p_owners"])
+@triton.jit(do_not_specialize=["num_groups"], do_not_specialize_on_alignment=["p_owners", "p_sequences"])
 def shortlist_kernel(
     p_scores: tl.tensor,
     p_owners: tl.tensor,
+    p_sequences: tl.tensor,
     p_table: tl.tensor,
     p_best_score: tl.tensor,
     p_best_owner: tl.tensor,
@@ -154,10 +161,12 @@ def shortlist_kernel(
     b_scores = tl.load(p_own_scores + i_n, mask=i_n < num_keys, other=_LOW)
     p_own_owners = p_owners + place_of(p_table, num_groups, group, AT_KEY)
     b_owners = tl.load(p_own_owners + i_n, mask=b_scores > _LOW, other=-1)
-    score, _, owner = _best(b_scores, b_owners, b_owners)
+    p_sequences += place_of(p_table, num_groups, group, AT_SEQUENCE)
+    b_sequences = tl.load(p_sequences + b_owners, mask=b_scores > _LOW, other=-1)
+    score, _, owner = _best(b_scores, b_sequences, b_owners)
     others = b_owners != owner
     second_score, _, second = _best(
-        tl.where(others, b_scores, _LOW), tl.where(others, b_owners, -1), tl.where(others, b_owners, -1)
+        tl.where(others, b_scores, _LOW), tl.where(others, b_sequences, -1), tl.where(others, b_owners, -1)
     )
     num_parts = count_of(p_table, num_groups, group, AT_PARTS)
     at = (place_of(p_table, num_groups, group, AT_PART) + row * num_parts + part) * 2
@@ -185,10 +194,15 @@ def cut_kernel(
     p_table: tl.tensor,
     p_chord: tl.tensor,
     p_cut: tl.tensor,
+    p_open: tl.tensor,
     num_groups: tl.tensor,
+    SETTLED: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Write the first score [B] below which no key can be among the best two entries. Grid: (all queries,)."""
+    """Write the first score [B] below which no key can be among the best two entries. Grid: (all queries,).
+
+    With SETTLED no key can for queries that are not `open` [B].
+    """
     group, row, i_b = row_of(p_table, num_groups, tl.program_id(0))
     num_parts = count_of(p_table, num_groups, group, AT_PARTS)
     num_candidates = 2 * num_parts
@@ -201,4 +215,7 @@ def cut_kernel(
     # The entries' own later scores are at least `needed`; a key that cannot get there is out.
     needed = _turned_away(tl.where(second != -1, second_score, score), chord)
     cut = _turned_away(needed, chord) - _SLACK
-    tl.store(p_cut + i_b, tl.where(needed > -1.0, cut, _LOW))
+    cut = tl.where(needed > -1.0, cut, _LOW)
+    if SETTLED:
+        cut = tl.where(tl.load(p_open + i_b) == 0, float("inf"), cut)
+    tl.store(p_cut + i_b, cut)

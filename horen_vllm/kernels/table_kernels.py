@@ -15,7 +15,9 @@ AT_SCORE, AT_SIZE = (tl.constexpr(it.value) for it in (Column.SCORE, Column.SIZE
 AT_CHUNK, AT_CHUNKS = (tl.constexpr(it.value) for it in (Column.CHUNK, Column.CHUNKS))
 AT_BLOCK, AT_BLOCKS = (tl.constexpr(it.value) for it in (Column.BLOCK, Column.BLOCKS))
 AT_PART, AT_PARTS = (tl.constexpr(it.value) for it in (Column.PART, Column.PARTS))
-RULE_BETA, RULE_KEEP, RULE_GAMMA, RULE_EPSILON, RULE_THRESHOLD = (tl.constexpr(it.value) for it in Parameter)
+RULE_BETA, RULE_KEEP, RULE_GAMMA, RULE_EPSILON, RULE_THRESHOLD, RULE_SURE_ABOVE = (
+    tl.constexpr(it.value) for it in Parameter
+)
 _RULES = tl.constexpr(2 * len(Column))
 """Where the parameters begin, in float32 columns."""
 _SEARCHED = tl.constexpr(128)

@@ -137,6 +137,7 @@ def _make_site(worker: Any, linear: Any, settings: EngineSettings) -> EditSite:
         positions=compat.positions_buffer(worker.model_runner),
         ranks=Ranks(group) if group.world_size > 1 else None,
         slack=_slack(config.speculative_config),
+        first_scores=settings.first_scores,
     )
 
 

@@ -69,7 +69,7 @@ class RevisionView:
         the same on the host.
     floors
         [E + 1] float64, the score up to which each entry does not fire, whatever the threshold; None where no entry
-        has one. `host_floors` are the same on the host.
+        has one. `host_floors` are the same on the host, `highest_floor` is their maximum.
     """
 
     codebook: str
@@ -89,6 +89,7 @@ class RevisionView:
     host_radii: Sequence[float]
     floors: torch.Tensor | None = None
     host_floors: Sequence[float] = ()
+    highest_floor: float = -math.inf
     pins: int = field(default=0)
 
     @property
@@ -159,6 +160,7 @@ def build_view(
         host_radii=radii,
         floors=torch.tensor(floors, dtype=torch.float64, device=device) if floors else None,
         host_floors=floors,
+        highest_floor=max(floors, default=-math.inf),
     )
 
 

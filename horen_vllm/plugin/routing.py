@@ -7,6 +7,7 @@ Shapes: R requests, Q queries, W width of a query.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Final
 
 import torch
@@ -53,12 +54,16 @@ class _Contest:
     queries: int
     bound: float
     """What a score has to exceed."""
+    sure_above: float | None = None
+    """As `kernels.route_cpu.route_cpu` says."""
 
     def group(self) -> RouteGroup:
         """Return it as the kernels take it."""
         rule, keys = self.view.parameters, self.keys
         directions = self.view.radii is None
-        own = RouteRule(rule.beta, rule.gamma, rule.steps, rule.epsilon, self.bound, directions)
+        own = RouteRule(
+            rule.beta, rule.gamma, rule.steps, rule.epsilon, self.bound, directions, sure_above=self.sure_above
+        )
         return RouteGroup(self.queries, keys.rows, keys.owners, self.view.sequences, own)
 
 
@@ -97,12 +102,21 @@ class Router:
         The tensor-parallel ranks that share a decision; None for one.
     sums_of
         The sums [Q, D] of some queries' tokens.
+    first_scores
+        Whether scores before refinement decide, and are reported, where they are certain. Requests that ask for the
+        nearest entries have refined scores in any case, and anchored entries, which may compete with each other.
     """
 
     def __init__(
-        self, codebooks: PagedCodebooks, ranks: Ranks | None, sums_of: Callable[[Sequence[Ask]], torch.Tensor]
+        self,
+        codebooks: PagedCodebooks,
+        ranks: Ranks | None,
+        sums_of: Callable[[Sequence[Ask]], torch.Tensor],
+        *,
+        first_scores: bool = False,
     ) -> None:
         self._codebooks = codebooks
+        self._first_scores = first_scores
         self._ranks = ranks
         self._reduce: Reduce = ranks.sum if ranks is not None else whole
         self._sums_of = sums_of
@@ -127,9 +141,7 @@ class Router:
     def _verdict(self, asked: _Asked) -> Verdict:
         groups, requests = asked.groups, asked.requests
         with_radii = groups[0].view.radii is not None
-        contests = [
-            _Contest(group.view, group.view.open, len(group.requests), _open_bound(group.view)) for group in groups
-        ] + [
+        contests = [contest for group in groups for contest in self._open_contests(group)] + [
             _Contest(ask.tracked.view, keys, 1, ask.tracked.view.parameters.anchored_threshold)
             for ask, keys in zip(asked.apart, asked.rivals, strict=True)
         ]
@@ -147,6 +159,18 @@ class Router:
         of_apart = rows_of(found, slice(len(requests), None))
         anchored = best_of(of_apart, places, lambda entries: looked_up(groups, entries, _sequences), anchored_bounds)
         return joint_verdict(verdict, group_verdict(anchored, anchored_bounds, _floors_of(groups, anchored.best)))
+
+    def _open_contests(self, group: ViewGroup) -> Iterator[_Contest]:
+        """Yield the contests of a revision's open entries, in the order of its requests."""
+        view = group.view
+        contest = _Contest(view, view.open, len(group.requests), _open_bound(view))
+        if not self._first_scores:
+            yield contest
+            return
+        # How others are reported must not hang on who asks for more.
+        for explains, alike in groupby(group.requests, key=lambda tracked: tracked.tag.explain > 0):
+            sure_above = None if explains else max(contest.bound, view.highest_floor)
+            yield replace(contest, queries=len(list(alike)), sure_above=sure_above)
 
     def _found(self, queries: torch.Tensor, contests: Sequence[_Contest]) -> Routed:
         """Return the best two entries of each query [Q] among the keys that compete for it."""

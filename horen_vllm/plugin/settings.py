@@ -25,6 +25,8 @@ class EngineSettings:
     """Ranges of a prompt's tokens that can be left out of a query for masked subjects, for each running request."""
     static_dir: str | None = None
     """Folder of codebooks to serve without a registry (``horen codebook save``)."""
+    first_scores: bool = False
+    """Whether requests are decided by scores before refinement where these are certain, and told those."""
     poison_freed: bool = False
     """Whether rows that belong to no entry hold NaN, so that a wrong read cannot go unseen: for tests."""
 
@@ -71,6 +73,7 @@ class EngineSettings:
         if not isinstance(self.static_dir, str | None):
             message = f"additional_config.horen.static_dir = {self.static_dir!r}: give the path of a folder."
             raise InvalidArgument(message, code="invalid_engine_settings")
-        if not isinstance(self.poison_freed, bool):
-            message = f"additional_config.horen.poison_freed = {self.poison_freed!r}: give true or false."
-            raise InvalidArgument(message, code="invalid_engine_settings")
+        for name in ("first_scores", "poison_freed"):
+            if not isinstance(getattr(self, name), bool):
+                message = f"additional_config.horen.{name} = {getattr(self, name)!r}: give true or false."
+                raise InvalidArgument(message, code="invalid_engine_settings")

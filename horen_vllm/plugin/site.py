@@ -39,6 +39,8 @@ class EditSite:
         The tensor-parallel ranks that share a decision; None for one.
     slack
         As `RequestTable` says.
+    first_scores
+        As `Router` says.
 
     Attributes
     ----------
@@ -56,6 +58,7 @@ class EditSite:
         positions: torch.Tensor,
         ranks: Ranks | None = None,
         slack: int = 0,
+        first_scores: bool = False,
     ) -> None:
         device = codebooks.store.keys.device
         self.codebooks = codebooks
@@ -63,7 +66,7 @@ class EditSite:
         self.op_calls = self.routed = 0
         self.routing_seconds = 0.0
         self._positions = positions
-        self._router = Router(codebooks, ranks, self._sums_of)
+        self._router = Router(codebooks, ranks, self._sums_of, first_scores=first_scores)
         self._slots = SlotTables(num_slots, positions.shape[0], device)
         self._sums = torch.zeros(self.requests.num_sums, codebooks.store.d_in, device=device)
         self._captures = device.type == "cuda"

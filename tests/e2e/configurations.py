@@ -37,6 +37,8 @@ class Configuration:
         See ``cpu_platform.insist``.
     parallel_share
         Share of requests with n = 2; vLLM's rejection sampler takes none of the parameters that make them greedy.
+    first_scores
+        Whether scores before refinement decide where they are certain.
     tiny_model
         Random model that is served instead of the demo model, a name of ``tiny_model.MAKERS``; None: the demo model.
     expects
@@ -49,6 +51,7 @@ class Configuration:
     backend_split: bool = False
     async_scheduling: bool = False
     parallel_share: float = 0.12
+    first_scores: bool = False
     tiny_model: str | None = None
     expects: tuple[str, ...] = ()
 
@@ -68,6 +71,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
     ),
     "v1-odd-chunks": Configuration({**EAGER, "max_num_batched_tokens": 9}),
     "v1-no-cache": Configuration({**EAGER, "enable_prefix_caching": False}),
+    "v1-first-scores": Configuration(EAGER, first_scores=True, expects=("first_scores",)),
     "v1-async": Configuration({**EAGER, **FEW_BLOCKS}, async_scheduling=True, expects=("preemptions",)),
     "v1-compile": Configuration(COMPILED),
     "v1-backend-split": Configuration(

@@ -8,7 +8,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,6 +32,8 @@ class OracleAnswer:
     edit_id: str | None = None
     best_id: str | None = None
     score: float = -math.inf
+    first_score: float = -math.inf
+    """Best score before refinement by one step; of other codebooks nobody may say one."""
     runner_up_score: float = -math.inf
     threshold: float = 2.0
     other_margin: float = -math.inf
@@ -129,6 +131,9 @@ class Oracle:
             return None
         (answer.score, _, entry), *others = contest.ranked
         answer.best_id = entry.edit_id
+        if book.steps == 1:
+            unrefined, _ = decided(replace(book, steps=0), self.inputs(prompt), window, text or OracleText())
+            answer.first_score = unrefined.ranked[0][0]
         answer.runner_up_score = others[0][0] if others else -math.inf
         if contest.margin <= 0:
             return None

@@ -109,14 +109,21 @@ class Soak:
 
 
 def soak(
-    llm: Any, oracle: Oracle, folder: Path, *, requests: int, seed: int, parallel_share: float = 0.12
+    llm: Any,
+    oracle: Oracle,
+    folder: Path,
+    *,
+    requests: int,
+    seed: int,
+    parallel_share: float = 0.12,
+    first_scores: bool = False,
 ) -> dict[str, Any]:
     """Run a soak on a started ``LLMEngine`` and return its report."""
     engine = SteppedEngine(llm)
     load, library = _world(oracle, seed)
     load.parallel_share = parallel_share
     updates = Updates(engine, library, folder, seed + 3, MOVE_RATE)
-    judge = Judge(oracle, {name: shelf.revisions for name, shelf in library.shelves.items()})
+    judge = Judge(oracle, {name: shelf.revisions for name, shelf in library.shelves.items()}, first_scores)
     run = Soak(engine, load, updates, judge, seed + 4)
     before = {name: engine.metric(metric) for name, metric in METRICS.items()}
     begun = time.monotonic()
@@ -221,11 +228,12 @@ def run(
     if options.get("tensor_parallel_size", 1) > 1:
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
     begun = time.monotonic()
-    with stepped_engine(model, site, horen=BUDGETS, dtype="float32", **options) as llm:
+    horen = {**BUDGETS, "first_scores": configuration.first_scores}
+    with stepped_engine(model, site, horen=horen, dtype="float32", **options) as llm:
         started = time.monotonic() - begun
-        share = configuration.parallel_share
+        share, first = configuration.parallel_share, configuration.first_scores
         oracle = Oracle(model, site)
-        report = soak(llm, oracle, folder, requests=requests, seed=seed, parallel_share=share)
+        report = soak(llm, oracle, folder, requests=requests, seed=seed, parallel_share=share, first_scores=first)
         if with_controls and report["exception"] is None:
             report["controls"] = controls(llm, oracle, folder)
     report = {"configuration": name, "seed": seed, "start_seconds": round(started, 1), **report}

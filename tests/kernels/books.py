@@ -27,6 +27,7 @@ class Book:
     epsilon: float = 1e-5
     threshold: float = 0.3
     beta: float = 20.0
+    sure_above: float | None = None
 
     def run(self, form: object, queries: torch.Tensor, **options: bool) -> Routed:
         assert callable(form)
@@ -41,13 +42,14 @@ class Book:
             steps=self.steps,
             epsilon=self.epsilon,
             threshold=self.threshold,
+            sure_above=self.sure_above,
             **options,
         )
         return routed
 
     def group(self, queries: int) -> RouteGroup:
         """Return the book as a group of a batch of several books."""
-        rule = RouteRule(self.beta, self.gamma, self.steps, self.epsilon, self.threshold)
+        rule = RouteRule(self.beta, self.gamma, self.steps, self.epsilon, self.threshold, sure_above=self.sure_above)
         return RouteGroup(queries, self.rows, self.owners, self.sequences, rule)
 
     def scores(self, queries: torch.Tensor) -> torch.Tensor:
@@ -111,6 +113,29 @@ def check(book: Book, queries: torch.Tensor, routed: Routed) -> None:
             assert second != best
             assert abs(float(routed.runner_up_score[row]) - float(others.max())) < MARGIN
             assert float(scores[second]) > float(others.max()) - MARGIN
+
+
+def check_settled(book: Book, queries: torch.Tensor, form: object) -> list[bool]:
+    """Assert that a book's entries are those of refined scores, and return which rows have scores of first queries.
+
+    Parameters
+    ----------
+    book
+        With `sure_above`.
+    """
+    found, exact = book.run(form, queries), replace(book, sure_above=None).run(form, queries)
+    assert torch.equal(found.entry, exact.entry)
+    check(replace(book, sure_above=None), queries, exact)
+    settled = list[bool]()
+    for row in range(len(queries)):
+        own, refined = (Routed(*(getattr(it, name)[row : row + 1] for name in FIELDS)) for it in (found, exact))
+        settled.append(any(not torch.equal(getattr(own, name), getattr(refined, name)) for name in FIELDS))
+        if settled[-1]:
+            check(replace(book, steps=0), queries[row : row + 1], own)
+            fires = int(own.entry) != NO_ENTRY
+            assert book.sure_above is not None
+            assert not fires or float(refined.score) > book.sure_above
+    return settled
 
 
 def assert_same(one: Routed, other: Routed) -> None:

@@ -3,14 +3,14 @@
 import pytest
 
 from bench.kernels_aot import ARCHITECTURES, WIDTHS, Case, assembler_report, cases, compile_case
-from horen_vllm.kernels import inject, pool, route_kernels, sweep_kernels
+from horen_vllm.kernels import inject, pool, route_kernels, settle_kernels, sweep_kernels
 from horen_vllm.kernels.route import WIDEST_SWEEP, sweep_shape
 
 CASES = list(cases())
 
 
 def test_no_kernel_is_left_out() -> None:
-    modules = (inject, pool, route_kernels, sweep_kernels)
+    modules = (inject, pool, route_kernels, settle_kernels, sweep_kernels)
     kernels = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     assert kernels == {case.kernel.__name__ for case in CASES}
 

@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from horen_vllm.kernels.bounds import cut_for, highest, lowest, reach_of, widest_reach
+from horen_vllm.kernels.bounds import (
+    SLACK,
+    cut_for,
+    highest,
+    least_agreement,
+    lowest,
+    reach_of,
+    settles,
+    widest_reach,
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -29,12 +38,30 @@ def test_the_bounds_hold(seed: int, width: int, gamma: float, share: float, beta
     target = F.normalize(weights @ keys, dim=0)
     refined = F.normalize((1 - gamma) * query + gamma * target, dim=0)
     reach = reach_of(float((refined - query).norm()))
-    assert widest_reach(float(weights @ scores), gamma) >= reach - 2e-5
+    mean, top = float(weights @ scores), float(scores.max())
+    assert widest_reach(0.0, gamma) >= widest_reach(mean, gamma) >= reach - 2e-5
+    rough = scores + SLACK * (2.0 * torch.rand(len(scores), generator=generator, dtype=torch.float64) - 1.0)
+    rough_mean = float(torch.softmax(beta * rough, dim=0) @ rough)
+    assert least_agreement(rough_mean, float(rough.max()), beta) <= mean <= top
     after = keys @ refined
     for first, score in zip(scores.tolist(), after.tolist(), strict=True):
         assert lowest(first, reach) <= score <= highest(first, reach)
         for needed in (score, score - 1e-3, -1.0):
             assert first >= cut_for(needed, reach)
+
+
+def test_what_settles() -> None:
+    reach = widest_reach(0.0, 0.1)
+    assert settles(0.6, 0.5, 0.85, 0.85, reach)
+    assert settles(0.6, 0.6, 0.85, 0.85, reach)
+    assert not settles(0.8, 0.5, 0.85, 0.85, reach)
+    assert not settles(0.9, 0.5, 0.85, 0.85, reach)
+    assert settles(0.95, 0.5, 0.85, 0.85, reach)
+    assert not settles(0.95, 0.5, 0.85, 0.95, reach)
+    assert not settles(0.95, 0.9, 0.85, 0.85, reach)
+    assert settles(0.95, -math.inf, 0.85, 0.85, reach)
+    assert not settles(1.0, -math.inf, 0.85, 0.85, math.pi)
+    assert settles(-math.inf, -math.inf, -0.999, -0.9, reach) is (highest(-1.0, reach) + SLACK <= -0.999)
 
 
 def test_a_query_that_did_not_move_needs_only_the_slack() -> None:

@@ -87,8 +87,21 @@ def test_the_table_finds_each_groups_own(drawn: list[tuple[int, int, int]]) -> N
         assert (table.owners[keys] == number).all()
         first = numbers[Column.SEQUENCE][place]
         assert torch.equal(table.sequences[first : first + number + 1], group.sequences)
-        own = (20.0 + number, 0.75, 0.25, 0.5, -torch.inf)
+        own = (20.0 + number, 0.75, 0.25, 0.5, -torch.inf, torch.inf)
         assert tuple(float(rules[parameter, place]) for parameter in Parameter) == own
+
+
+def test_groups_that_may_settle_have_a_table_of_their_own() -> None:
+    column = torch.arange(3)
+    rules = [
+        RouteRule(20.0, 0.1, steps, 1e-5, 0.5, directions, sure_above)
+        for steps, directions, sure_above in ((1, True, None), (1, True, 0.6), (2, True, 0.6), (0, False, 0.6))
+    ]
+    groups = [RouteGroup(2, column, column, column, rule) for rule in rules]
+    tables = [RouteTable(groups, 8, settles=settles, part=PART, device=CPU) for settles in (True, False)]
+    assert [[groups.index(group) for group in table.groups] for table in tables] == [[1], [2, 0, 3]]
+    assert int(tables[0].numbers[Column.QUERY]) == 2
+    assert float(tables[0].rules[2 * len(Column) + Parameter.SURE_ABOVE]) == pytest.approx(0.6)
 
 
 def test_groups_that_share_their_sequences_share_them_in_the_table() -> None:
@@ -96,4 +109,13 @@ def test_groups_that_share_their_sequences_share_them_in_the_table() -> None:
     groups = [RouteGroup(1, column, column, sequences, RouteRule(20.0, 0.0, 0, 0.0, 0.5)) for _ in range(5)]
     table = RouteTable(groups, 8, part=PART, device=CPU)
     assert torch.equal(table.sequences, sequences)
-    assert len(table.key_rows) == 15
+    assert torch.equal(table.key_rows, column)
+    assert table.numbers[Column.KEY * 5 : Column.KEY * 5 + 5].tolist() == [0] * 5
+
+
+def test_keys_with_other_owners_are_not_shared() -> None:
+    column = torch.arange(3)
+    groups = [RouteGroup(1, column, column + at, column, RouteRule(20.0, 0.0, 0, 0.0, 0.5)) for at in (0, 0, 1)]
+    table = RouteTable(groups, 8, part=PART, device=CPU)
+    assert table.owners.tolist() == [0, 1, 2, 0, 1, 2, 1, 2, 3]
+    assert table.numbers[Column.KEY * 3 : Column.KEY * 3 + 3].tolist() == [0, 3, 6]

@@ -11,7 +11,7 @@ import torch
 
 from bench import routing
 from bench.ratios import ratios_of
-from bench.routing_books import KINDS, METHODS, RAW, WHITENED, WIDE, Kind, made_keys, near_queries
+from bench.routing_books import KINDS, METHODS, RAW, WHITENED, WIDE, Kind, forms_of, made_keys, near_queries
 from bench.routing_clock import WARM, CpuClock, Taken, paired, turns, writes_before
 from bench.routing_sides import ONE_CALL, SINGLE_CALLS, copy_of, keys_read_again, mixed_groups, mixed_sides, sides_of
 from bench.routing_verdicts import Row, judged, met, of_method, summary
@@ -132,14 +132,37 @@ def test_all_sides_of_a_method_are_asked_and_find_the_same_entry(monkeypatch: py
     copy.run()
     assert copy.moved == 2 * 50 * 32 * 4
     sides = sides_of(keys, copy, memory=1)
-    names = of_method({name: [] for name in sides}, "horen-paper")
-    assert list(names) == ["ours", "three_passes", "gemm_top_k", "faiss_flat", "copy"]
+    numbered: dict[str, list[Taken]] = {name: [Taken(float(place))] for place, name in enumerate(sides)}
+    for form in ("horen-paper", "horen-paper, first scores"):
+        found = of_method(numbered, "horen-paper", form)
+        assert set(found) == {"ours", "three_passes", "gemm_top_k", "faiss_flat", "copy"}
+        assert (found["ours"], found["three_passes"]) == (
+            numbered[f"ours:{form}"],
+            numbered["three_passes:horen-paper"],
+        )
     queries = near_queries(keys, 4, 0.95, 3)
     ours, theirs = sides["ours:cosine"](queries), sides["three_passes:cosine"](queries)
     assert isinstance(ours, Routed)
     assert isinstance(theirs, Routed)
     assert ours.entry.tolist() == theirs.entry.tolist() == sides["faiss_flat"](queries)[1][:, 0].tolist()
     assert "faiss_flat" not in sides_of(keys, copy, memory=0)
+
+
+def test_first_scores_find_the_entry_of_refined_ones_in_one_reading() -> None:
+    keys = made_keys(SMALL, 50, "cpu")
+    sides = sides_of(keys, copy_of(keys), memory=1)
+    for method, (plain, first) in {name: tuple(forms_of(name)) for name in METHODS if METHODS[name]["steps"]}.items():
+        for cosine in (0.95, 0.3):
+            queries = near_queries(keys, 4, cosine, 3)
+            found = [sides[f"ours:{form}"](queries) for form in (plain, first)]
+            assert isinstance(found[0], Routed)
+            assert isinstance(found[1], Routed)
+            assert found[0].entry.tolist() == found[1].entry.tolist()
+            rule = forms_of(method)[first]
+            again = keys_read_again(keys, queries, rule)
+            assert again == 0.0
+            on_gpu = Row(WIDE[0], method, rule, 1, on_gpu=True)
+            assert on_gpu.naive_readings / on_gpu.readings == 3.0
 
 
 def test_the_keys_that_are_read_again_are_counted() -> None:
@@ -167,7 +190,7 @@ def test_a_run_writes_rows_that_the_regression_check_reads(tmp_path: Path) -> No
     routing.main(entries=[30], kind=["raw"], batch=[1], memory=1, mixed=70, out=out)
     result = json.loads(out.read_text())
     assert [(one["method"], one["sort"]) for one in result["rows"]] == [
-        (method, sort) for method in METHODS for sort in ("near", "far")
+        (form, sort) for method in METHODS for form in forms_of(method) for sort in ("near", "far")
     ]
     assert {one["goal"] for one in result["rows"]} == {None, 2.5}
     assert len(ratios_of(out)) == len(result["rows"]) * 3 + len(METHODS)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from bench import provenance as provenance_module
 from bench import serving_results, serving_rows
@@ -18,7 +19,9 @@ from bench.serving_load import Round, _inputs, _summary
 from bench.serving_results import Results
 from bench.serving_rows import PLAIN, RoundNumbers, Rule, compared, failed, measured, met
 from bench.serving_sides import LORA_MODEL, MODEL, Server, common_flags, counted
-from bench.serving_workloads import ROUNDS, load_workload
+from bench.serving_workloads import CHAT, FOLDER, ROUNDS, load_workload
+from bench.serving_workloads import main as write_workloads
+from horen_vllm.demo.paths import demo_model_dir
 from horen_vllm.fingerprint import model_fingerprint
 from horen_vllm.static import list_static, read_static
 
@@ -112,11 +115,45 @@ def test_rounds_that_cannot_be_told_apart_are_refused() -> None:
         # 384 prompt tokens, 352 of them shared; the window takes ceil(.6 * 384) = 231, so it begins at 153.
         pytest.param(PREFIXED, 32, 352, 128, id="prefixed"),
         pytest.param(PREFIXED, 16, 352, 144, id="prefixed-small-blocks"),
+        # A chat's window lies in its question, behind all that is shared.
+        pytest.param(CHAT, 32, 352, 352, id="chat"),
     ],
 )
 def test_what_comes_from_the_prefix_cache(name: str, block: int, plain: int, routed: int) -> None:
     rule = Rule(load_workload(name, 3), 2, block, 0.6)
     assert (rule.cached(routed=False), rule.cached(routed=True)) == (3 * plain, 3 * routed)
+
+
+def test_chats_are_of_one_length_in_every_round_and_share_their_system_prompt(tmp_path: Path) -> None:
+    workload = load_workload(CHAT, 64)
+    tokenizer: Any = AutoTokenizer.from_pretrained(demo_model_dir(), local_files_only=True)
+    start, stop = workload.span
+    for number in (0, 7, 42, 899):
+        chats = workload.of_round(number)
+        for place in (0, 1, 63):
+            chat: Any = chats[place]
+            ids: Any = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+            assert tuple(ids[:start]) == workload.prompts[0][:start]
+            assert tuple(ids[start + 3 :]) == workload.prompts[place][start + 3 :]
+            assert (len(ids), stop, tokenizer.decode(ids[start : start + 3])) == (384, 383, f"{number:03}")
+    assert len({str(chat) for number in range(20) for chat in workload.of_round(number)}) == 20 * 64
+
+
+def test_the_files_are_what_their_maker_writes(tmp_path: Path) -> None:
+    write_workloads(tmp_path)
+    for path in FOLDER.glob("*.json"):
+        assert (tmp_path / path.name).read_text() == path.read_text(), path.name
+
+
+def test_chats_are_asked_as_chats() -> None:
+    workload = load_workload(CHAT, 2)
+    asked = _inputs("http://x", ["a"] * 2, workload, workload.of_round(4), "a")
+    assert {it.api_url for it in asked} == {"http://x/v1/chat/completions"}
+    assert [it.prompt_len for it in asked] == [384, 384]
+    messages: Any = asked[1].prompt
+    system, user = messages
+    assert (system["role"], system["content"]) == ("system", workload.system)
+    assert (user["role"], user["content"]) == ("user", f"004{workload.questions[1]}")
 
 
 def test_all_sides_get_the_same_prompts_under_salts_of_their_own() -> None:

@@ -32,7 +32,7 @@ def test_everything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = json.loads(out.read_text())
     assert found["failed"] == {}
     assert set(found["rates"]) == {BYTES, FP32, BF16}
-    assert len(found["floors"]) == 5 + 2
+    assert len(found["floors"]) == 6 + 2
     assert all(row["floor_milliseconds"] > 0.0 for row in found["floors"])
     assert [row["kernel"].partition(" ")[0].strip(",") for row in found["shapes"]] == [
         "sweep", "rank", "rank", "pool", "inject",

@@ -92,8 +92,8 @@ def test_equal_candidates_may_meet_from_turn_to_turn_of_the_merge(newer: int) ->
     group = RouteGroup(1, keys, keys, sequences, RouteRule(20.0, 0.0, 0, 0.0, threshold=0.5))
     table = RouteTable([group], 8, part=MERGE_BLOCK, device=keys.device)
     merge_kernel[(1,)](
-        scores, owners, sequences, table.numbers, table.rules, entry, best, score, second, second_score, 1,
-        BLOCK=MERGE_BLOCK,
+        scores, owners, sequences, table.numbers, table.rules, entry, best, score, second, second_score, entry, 1,
+        SETTLED=False, BLOCK=MERGE_BLOCK,
     )  # fmt: skip
     assert (int(entry), int(best), int(second)) == (newer, newer, 1 - newer)
     assert float(score) == float(second_score) == float(scores.max())

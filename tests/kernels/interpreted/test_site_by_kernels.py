@@ -8,12 +8,13 @@ from horen_vllm.kernels.route import route_mixed_triton
 from tests.unit.plugin.mixed_books import KINDS, ask, inputs_of, make_site
 
 
-def test_a_step_of_many_codebooks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("first_scores", [False, True])
+def test_a_step_of_many_codebooks(monkeypatch: pytest.MonkeyPatch, *, first_scores: bool) -> None:
     count = 2 * len(KINDS)
     inputs, order = inputs_of(count), torch.randperm(count, generator=torch.Generator().manual_seed(3)).tolist()
-    expected, written = ask(make_site(count), order, inputs)
+    expected, written = ask(make_site(count, first_scores=first_scores), order, inputs)
     monkeypatch.setattr(dispatch, "route_mixed", route_mixed_triton)
-    reports, outputs = ask(make_site(count), order, inputs)
+    reports, outputs = ask(make_site(count, first_scores=first_scores), order, inputs)
     assert torch.equal(outputs, written)
     for name, report in expected.items():
         for field in ("edit_id", "runner_up", "threshold"):

@@ -70,8 +70,9 @@ def test_the_cut_is_that_of_the_bounds(first: float, second: float, chord: float
     cut = torch.empty(1)
     keys = route._keys(torch.eye(2), [Book(torch.eye(2), torch.arange(2), torch.arange(2), torch.arange(2)).group(1)])
     cut_kernel[(1,)](
-        scores, owners, torch.arange(2), keys.table.numbers, torch.tensor([chord]), cut, 1, BLOCK=route.MERGE_BLOCK
-    )
+        scores, owners, torch.arange(2), keys.table.numbers, torch.tensor([chord]), cut, cut, 1,
+        SETTLED=False, BLOCK=route.MERGE_BLOCK,
+    )  # fmt: skip
     reach = 2.0 * float(torch.tensor(0.5 * chord).asin())
     needed = lowest(other, reach)
     if needed <= -1.0 + 1e-6:
@@ -86,7 +87,7 @@ def test_only_keys_above_the_cut_are_read_again() -> None:
     queries = queries_of(book, 2, 3)
     keys = route._keys(book.keys, [book.group(2)])
     first = queries @ book.keys[book.rows].T
-    cut = route._cut(first, torch.zeros(2), keys, 1)
+    cut = route._cut(route._shortlist(first, keys, 1), torch.zeros(2), keys, 1)
     kept = (first >= cut[:, None]).any(dim=0)
     assert 2 <= int(kept.sum()) < 40
     expected = book.run(route_triton, queries)

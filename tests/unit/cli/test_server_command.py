@@ -54,6 +54,13 @@ def test_budgets_reach_the_plugin(settings: ServerSettings) -> None:
     assert EngineSettings.from_additional_config(config) is not None
 
 
+def test_first_scores_reach_the_plugin(settings: ServerSettings) -> None:
+    config = json.loads(dict(pairwise(server_command(replace(settings, first_scores=True))))["--additional-config"])
+    read = EngineSettings.from_additional_config(config)
+    assert read is not None
+    assert read.first_scores
+
+
 def test_a_cpu_gets_its_block_size_and_cache(settings: ServerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_module, "on_cpu", lambda: True)
     assert "--block-size" in server_command(settings)

@@ -64,13 +64,14 @@ def entries_of(kind: str, number: int) -> list[Numbered]:
     return made
 
 
-def make_site(slots: int) -> EditSite:
+def make_site(slots: int, *, first_scores: bool = False) -> EditSite:
     """Return a site that serves codebooks of all kinds."""
     codebooks = make_codebooks(512, 256, texts=spoken_texts())
     for number, kind in enumerate(KINDS[:-1]):
         space = make_space() if kind in ("spoken", "twice") else None
         publish(codebooks, update_of(kind, 3 + number, entries_of(kind, number), rule=rule_of(kind), space=space))
-    return EditSite(codebooks, num_slots=slots, positions=torch.arange(PROMPT).repeat(slots))
+    positions = torch.arange(PROMPT).repeat(slots)
+    return EditSite(codebooks, num_slots=slots, positions=positions, first_scores=first_scores)
 
 
 def ask(

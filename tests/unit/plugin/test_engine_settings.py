@@ -23,6 +23,7 @@ def test_settings_are_read_with_their_defaults_and_the_build_mark_is_ignored() -
     defaults = EngineSettings(site=SITE, key_budget_mib=256, value_budget_mib=64, subject_ranges=4)
     assert read({"site": SITE, "build": "0.1"}) == defaults
     given: dict[str, Any] = {"key_budget_mib": 1, "value_budget_mib": 2, "static_dir": "books", "poison_freed": True}
+    given["first_scores"] = True
     assert read({"site": SITE, **given}) == EngineSettings(site=SITE, **given)
 
 
@@ -48,6 +49,7 @@ def test_a_request_may_have_no_room_for_masked_subjects_or_a_lot(ranges: int) ->
         ({"site": SITE, "subject_ranges": True}, "subject_ranges"),
         ({"site": SITE, "static_dir": 3}, "static_dir"),
         ({"site": SITE, "static_dir": ["books"]}, "static_dir"),
+        ({"site": SITE, "first_scores": 1}, "first_scores"),
         ({"site": SITE, "poison_freed": 1}, "poison_freed"),
         ({"site": SITE, "poison_freed": "true"}, "poison_freed"),
         (True, "horen"),
