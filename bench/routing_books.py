@@ -6,6 +6,8 @@ from typing import Any, Final
 import torch
 from torch.nn import functional as F
 
+from horen_vllm.plugin.key_buffer import KeyBuffer
+
 MIB: Final = 1 << 20
 
 
@@ -66,10 +68,10 @@ class Keys:
 
 
 def made_keys(kind: Kind, count: int, device: str, seed: int = 1) -> Keys:
-    """Return unit keys with the mean cosine of their kind."""
+    """Return unit keys with the mean cosine of their kind, in a server's buffer."""
     generator = torch.Generator(device).manual_seed(seed)
     common = F.normalize(torch.randn(kind.width, generator=generator, device=device), dim=0)
-    buffer = torch.randn(count, kind.width, generator=generator, device=device)
+    buffer = KeyBuffer(count * kind.width, torch.device(device)).rows(kind.width).normal_(generator=generator)
     for rows in torch.split(buffer, 4096):
         rows.copy_(F.normalize(kind.share**0.5 * common + (1.0 - kind.share) ** 0.5 * F.normalize(rows, dim=1), dim=1))
     return Keys(buffer, torch.arange(count, device=device))

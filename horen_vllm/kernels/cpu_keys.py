@@ -27,6 +27,8 @@ PAIR: Final = 2
 """Keys of `NARROW` numbers at most that one query adds up while the next two are scored; four of others."""
 NARROW: Final = 1024
 """Up to this width two keys, the next two, the query and its sum fit into a core's first cache; twice four do not."""
+STREAMED: Final = 1 << 22
+"""Numbers from which on keys of `NARROW` numbers at most are scored one by one for a query: memory is faster so."""
 AHEAD: Final = 4096
 """Numbers that memory is asked for in advance, for each key; of the keys after the next where those are narrower."""
 _RECENT: Final = 256
@@ -236,6 +238,7 @@ def _generated(queries: int, keys: int, *, adds: bool) -> Callable[..., Any]:
     return generate
 
 
+_score_next = _tile(1, 1, adds=False)
 _score_one = _tile(1, TOGETHER, adds=False)
 _score_many = _tile(TOGETHER, TOGETHER, adds=False)
 _step_narrow = _tile(1, PAIR, adds=True)
@@ -251,11 +254,16 @@ def score_keys(queries: Array, keys: Array, rows: Array, start: int, stop: int, 
     wherever the two stand, and whoever else is there.
     """
     many = queries.shape[0] - queries.shape[0] % TOGETHER
+    streamed = queries.shape[1] <= NARROW and (stop - start) * queries.shape[1] >= STREAMED
     for where in range(start, stop, TOGETHER):
         for row in range(0, many, TOGETHER):
             _score_many(queries, row, keys, rows, where, stop, scores, queries, queries)
         for row in range(many, queries.shape[0]):
-            _score_one(queries, row, keys, rows, where, stop, scores, queries, queries)
+            if not streamed:
+                _score_one(queries, row, keys, rows, where, stop, scores, queries, queries)
+                continue
+            for place in range(where, min(where + TOGETHER, stop)):
+                _score_next(queries, row, keys, rows, place, stop, scores, queries, queries)
 
 
 @compiled

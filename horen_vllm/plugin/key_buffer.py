@@ -5,6 +5,7 @@ Codebooks in different routing spaces have keys of different widths, and share o
 
 import threading
 
+import numpy as np
 import torch
 
 from horen_vllm.core.paging import RowAllocator
@@ -29,7 +30,7 @@ class KeyBuffer:
     """
 
     def __init__(self, size: int, device: torch.device, *, poison: bool = False) -> None:
-        self.numbers = torch.zeros(size, dtype=torch.float32, device=device)
+        self.numbers = _zeros(size, device)
         if poison:
             self.numbers.fill_(torch.nan)
         self._allocator = RowAllocator(size)
@@ -62,6 +63,13 @@ class KeyBuffer:
         """Return used, free and budgeted numbers."""
         with self._lock:
             return usage(self._allocator)
+
+
+def _zeros(size: int, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=torch.float32, device=device)
+    # numpy asks Linux for large pages: with small ones a sweep waits for the page table, too.
+    return torch.from_numpy(np.zeros(size, dtype=np.float32))
 
 
 def usage(rows: RowAllocator) -> dict[str, int]:

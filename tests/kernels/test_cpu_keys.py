@@ -39,6 +39,17 @@ def test_a_product_has_the_same_bits_wherever_it_stands(width: int) -> None:
         assert (scored(queries[:size].copy(), keys, rows[::-1].copy())[:, ::-1] == together[:size]).all()
 
 
+@pytest.mark.parametrize("width", [512, 1010, 1024])
+def test_keys_that_are_taken_one_by_one_have_the_same_bits(width: int) -> None:
+    count = cpu_keys.STREAMED // width + 3
+    queries, keys, rows = made(5, count, width)
+    alone, together = scored(queries[:1], keys, rows), scored(queries, keys, rows)
+    assert np.allclose(together, queries @ keys[rows].T, atol=1e-5)
+    few = np.concatenate([scored(queries, keys, rows[first : first + 900]) for first in range(0, count, 900)], axis=1)
+    assert (together == few).all()
+    assert (alone == few[:1]).all()
+
+
 def test_nothing_outside_of_a_part_is_read_or_written() -> None:
     queries, keys, rows = made(5, 20, 33)
     outside = [*range(3), *range(14, 20)]
