@@ -215,6 +215,7 @@ _SECTIONS: Final[Mapping[str, Callable[[Result], Iterator[str]]]] = {
     "serving_cpu_long": _serving,
     "serving_cpu_more": _serving,
     "serving_cpu_grid": _serving,
+    "serving_cpu_chat": _serving,
     "serving_gpu": _serving,
     "routing": _routing,
     "routing_large": _routing,
